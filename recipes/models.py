@@ -1,0 +1,151 @@
+"""Models: this repo's LoRA defaults, and one way to load causal LMs and reward models for all steps."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import trl
+from accelerate import PartialState
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from trl import TrlParser, get_quantization_config
+from trl.trainer.reward_trainer import suppress_seqcls_warning
+
+from data_prep.files import UserError
+from recipes.tokens import encode_completion, encode_prompt, load_tokenizer
+
+
+@dataclass
+class ModelConfig(trl.ModelConfig):
+    """TRL's model flags with this repo's LoRA defaults. Each recipe sets the task type."""
+
+    use_peft: bool = field(default=True, metadata={"help": "Train LoRA adapters; False trains every weight."})
+    lora_target_modules: list[str] | None = field(
+        default_factory=lambda: ["all-linear"],
+        metadata={"help": "LoRA target modules. 'all-linear' fits every architecture; names do not."},
+    )
+
+
+def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
+    """`TrlParser` (flags, or YAML by `--config` with flags on top); a mistake is one sentence and exit code 2."""
+    try:
+        return TrlParser(dataclasses).parse_args_and_config(args=argv)
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+def _from_pretrained(auto_class, model_args: trl.ModelConfig, trust_remote_code: bool, **kwargs) -> PreTrainedModel:
+    name = model_args.model_name_or_path
+    if not name:
+        raise UserError("--model_name_or_path is missing: give a model folder or a Hub model id")
+    shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **shared)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: no model there; give a model folder or a Hub model id ({str(error).splitlines()[0]})"
+        ) from error
+    if config.is_encoder_decoder:
+        raise UserError(f"{name} is an encoder-decoder ({config.model_type}); these recipes train decoder-only models")
+    quantization = get_quantization_config(model_args)
+    if quantization is not None:
+        kwargs |= {"quantization_config": quantization, "device_map": {"": PartialState().local_process_index}}
+    dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
+    try:
+        return auto_class.from_pretrained(
+            name, dtype=dtype, attn_implementation=model_args.attn_implementation, use_safetensors=True, **shared, **kwargs
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: cannot be loaded as {auto_class.__name__}: {str(error).splitlines()[0]}") from error
+
+
+def load_causal_lm(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Loads a decoder-only LM (safetensors only) with dtype, attention and quantization from TRL's model flags."""
+    return _from_pretrained(AutoModelForCausalLM, model_args, trust_remote_code)
+
+
+def load_sequence_classifier(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Loads the body of a model with a new scalar head (`num_labels=1`), the start of a reward model."""
+    with suppress_seqcls_warning():
+        return _from_pretrained(AutoModelForSequenceClassification, model_args, trust_remote_code, num_labels=1)
+
+
+def last_token_scores(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Scores [rows] of right-padded rows, read at each row's last token (its eos), also where pad = eos.
+
+    The head's own forward would look for the last id that is not pad. Encoders pool in their own way and mask padding.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not hasattr(base, "score"):
+        return model(input_ids=input_ids, attention_mask=attention_mask).logits.squeeze(-1)
+    body = getattr(base, base.base_model_prefix)
+    hidden = body(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    last = attention_mask.sum(1) - 1
+    return base.score(hidden[torch.arange(len(hidden), device=hidden.device), last]).squeeze(-1)
+
+
+class RewardModel:
+    """A trained reward model with its tokenizer and bias: `score` is r(prompt, completion) - the number every step uses.
+
+    Attributes:
+        model: sequence classifier with one label (a `PeftModel` when `path` holds an adapter).
+        tokenizer: the tokenizer saved with it.
+        bias: added to every score, so that labeler demonstrations score 0 on average (paper, section 3.5).
+        base: path or id of the base model, the one the adapter was trained on.
+    """
+
+    def __init__(self, model, tokenizer, bias: float = 0.0, base: str | None = None):
+        self.model, self.tokenizer, self.bias, self.base = model.eval(), tokenizer, bias, base
+
+    @torch.no_grad()
+    def score_ids(self, rows: list[list[int]], batch_size: int = 32) -> list[float]:
+        """Scores rows of `prompt ids + completion ids + eos`; similar lengths share a batch."""
+        scores: list[float] = [0.0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            longest = len(rows[chunk[-1]])
+            ids = torch.tensor([rows[i] + [self.tokenizer.pad_token_id] * (longest - len(rows[i])) for i in chunk])
+            mask = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in chunk])
+            values = last_token_scores(self.model, ids.to(self.model.device), mask.to(self.model.device))
+            for i, value in zip(chunk, values.float().tolist(), strict=True):
+                scores[i] = value + self.bias
+        return scores
+
+    def score(self, prompts: list, completions: list, batch_size: int = 32) -> list[float]:
+        """Scores prompts (text or messages) with completions (text or messages), one float each."""
+        rows = [
+            encode_prompt(self.tokenizer, p) + encode_completion(self.tokenizer, c)
+            for p, c in zip(prompts, completions, strict=True)
+        ]
+        return self.score_ids(rows, batch_size)
+
+
+def load_reward(
+    path: str, base: str | None = None, dtype: str = "float32", trust_remote_code: bool = False, device: str | None = None
+) -> RewardModel:
+    """Loads what `recipes/reward.py` saved (adapter or full model), or any Hub sequence classifier with one label.
+
+    Args:
+        path: folder or Hub id. With `adapter_config.json` the adapter is put on its base.
+        base: base model, where the one named in the adapter has moved.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from peft import PeftConfig, PeftModel
+
+    folder = Path(path)
+    try:
+        peft_config = PeftConfig.from_pretrained(path)
+    except ValueError:
+        peft_config = None  # a full model
+    base = base or (peft_config.base_model_name_or_path if peft_config else path)
+    model = load_sequence_classifier(ModelConfig(model_name_or_path=base, dtype=dtype), trust_remote_code)
+    if peft_config is not None:
+        model = PeftModel.from_pretrained(model, path)
+    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    head = folder / "reward_head.json"
+    if not folder.is_dir():
+        head = Path(try_to_load_from_cache(path, "reward_head.json") or head)
+    bias = json.loads(head.read_text())["bias"] if head.is_file() else 0.0
+    return RewardModel(model.to(device) if device else model, tokenizer, bias, base)

@@ -1,0 +1,113 @@
+"""Tiny models from configs, with a real byte-level BPE tokenizer trained on this repo's words. Nothing is downloaded."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
+
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+WORDS = [p.read_text() for p in Path(__file__).parent.glob("*.py")]
+
+# Sizes that every architecture's config understands; the rest of each config is its default.
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 2,
+    "pad_token_id": 0,
+}  # fmt: skip
+
+
+def make_tokenizer(chat_template: str | None = CHATML, pad_token: str | None = "<|endoftext|>"):
+    """A 512-token byte-level BPE tokenizer: ids 0 <|endoftext|>, 1 <|im_start|>, 2 <|im_end|> (eos)."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    raw.train_from_iterator(
+        WORDS,
+        trainers.BpeTrainer(
+            vocab_size=512, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        ),
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token=pad_token, bos_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def make_model(kind: str = "llama", seed: int = 0, **changes):
+    """A 2-layer causal LM of one architecture, random weights of a size that makes outputs differ clearly."""
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 512, **SIZES}
+    if kind == "gpt2":
+        sizes = {"vocab_size": 512, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512} | {
+            k: sizes[k] for k in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
+    if kind == "opt":
+        sizes |= {"ffn_dim": 64, "word_embed_proj_dim": 32}
+    config = AutoConfig.for_model(kind, **{**sizes, **changes})
+    return AutoModelForCausalLM.from_config(config)
+
+
+def save_model(folder: Path, kind: str = "llama", tokenizer=None, **changes) -> str:
+    """Saves a tiny model with its tokenizer; returns the path the recipes take."""
+    make_model(kind, **changes).save_pretrained(folder)
+    (tokenizer or make_tokenizer()).save_pretrained(folder)
+    return str(folder)
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> str:
+    return save_model(tmp_path_factory.mktemp("tiny") / "llama")
+
+
+TOPICS = ["tea", "rain", "music", "chess", "bread", "snow", "cats", "the sea", "trains", "apples", "books", "stars"]
+
+
+@pytest.fixture(scope="session")
+def demonstrations() -> list[dict]:
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"Tell me about {t}, please."}],
+            "completion": [{"role": "assistant", "content": f"I like {t}."}],
+            "source": "test", "category": "generation",
+        }
+        for t in TOPICS
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def comparisons() -> list[dict]:
+    """Rankings with K from 2 to 4, ties included; the better completion is the more cheerful one."""
+    rows = []
+    for i, t in enumerate(TOPICS):
+        completions = [f"{t} is great, I love it!", f"{t} is fine.", f"{t} is awful.", f"I hate {t}."][: 2 + i % 3]
+        ranks = [1, 2, 3, 3][: 2 + i % 3]
+        rows.append({"prompt": [{"role": "user", "content": f"What of {t}?"}], "completions": completions, "ranks": ranks})
+    return rows
