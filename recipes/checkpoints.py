@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
-from data_prep.files import UserError
+from data_prep.files import UserError, write_json
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -33,3 +33,12 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
         return None
     found = whole_checkpoints(args.output_dir)
     return str(found[-1]) if found else None
+
+
+def mark_finished(output_dir: str | Path) -> None:
+    """Called by a recipe when everything it writes is there; run again, the recipe then has nothing to do."""
+    write_json(Path(output_dir) / "finished.json", {"finished": True})
+
+
+def is_finished(output_dir: str | Path) -> bool:
+    return (Path(output_dir) / "finished.json").is_file()

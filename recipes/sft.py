@@ -1,0 +1,154 @@
+"""Step 1: supervised fine-tuning on demonstrations (InstructGPT, section 3.5), over TRL's `SFTTrainer`.
+
+    accelerate launch recipes/sft.py --config recipes/configs/demo/sft.yaml
+
+Takes prompt-completion rows (`prompt`, `completion`: text or messages; file, folder or Hub id), trains on the completion
+and its eos, and writes to `--output_dir` the LoRA adapter and, in `merged/`, the merged model that the reward model and
+PPO start from. Run again it continues from its last checkpoint.
+
+The paper: cosine schedule, 16 epochs, residual dropout 0.2 (architectures of today have none: LoRA dropout stands in),
+and the checkpoint picked by reward-model score on validation prompts (`--select_by_reward`).
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import trl
+from trl import SFTTrainer, get_peft_config
+
+from data_prep.files import UserError, atomic_folder, command, load_rows, write_json
+from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished, whole_checkpoints
+from recipes.generation import generate_ids
+from recipes.models import HardwareDefaults, ModelConfig, load_causal_lm, load_policy, load_reward, parse
+from recipes.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
+
+
+@dataclass
+class ScriptArguments(trl.ScriptArguments):
+    """TRL's data flags and the paper's choice of checkpoint."""
+
+    dataset_test_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
+    select_by_reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "Reward model (folder or Hub id). Instead of training, pick among the saved checkpoints the one whose "
+            "answers to the validation prompts score highest, as the paper did, and write its adapter and merged model."
+        },
+    )
+    select_prompts: int = field(default=64, metadata={"help": "Validation prompts to answer for --select_by_reward."})
+    select_max_new_tokens: int = field(default=64, metadata={"help": "Longest answer for --select_by_reward."})
+
+
+@dataclass
+class SFTConfig(HardwareDefaults, trl.SFTConfig):
+    """TRL's SFT flags; the loss is on the completion, and only its tokens reach the LM head."""
+
+    completion_only_loss: bool | None = field(default=True, metadata={"help": "Loss on the completion only."})
+    eval_on_start: bool = field(default=True, metadata={"help": "Evaluate once before training."})
+
+
+def tokenize(rows, tokenizer, max_length: int | None, name: str):
+    """Rows -> `input_ids` (prompt + completion + eos) and `completion_mask`; longer ones are left out and counted."""
+
+    def encode(row):
+        prompt, completion = encode_prompt(tokenizer, row["prompt"]), encode_completion(tokenizer, row["completion"])
+        return {"input_ids": prompt + completion, "completion_mask": [0] * len(prompt) + [1] * len(completion)}
+
+    encoded = rows.map(encode, remove_columns=rows.column_names, desc=f"tokenizing {name}")
+    short = encoded.filter(lambda row: max_length is None or len(row["input_ids"]) <= max_length)
+    if len(short) < len(encoded):
+        print(f"{name}: {len(encoded) - len(short)} rows longer than --max_length {max_length} tokens left out")
+    if not len(short):
+        raise UserError(f"{name}: every row is longer than --max_length {max_length} tokens")
+    return short
+
+
+def save_merged(adapter: str, output_dir: str, trust_remote_code: bool) -> None:
+    """Writes `merged/`: base + adapter as one plain model with its tokenizer (from a 4-bit run: on the base in 16 bits)."""
+    model, tokenizer = load_policy(adapter, "auto", trust_remote_code)
+    with atomic_folder(Path(output_dir) / "merged") as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+
+
+def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> None:
+    """Answers validation prompts with every saved checkpoint and keeps the one the reward model likes best."""
+    checkpoints = whole_checkpoints(training_args.output_dir)
+    if not checkpoints:
+        raise UserError(f"{training_args.output_dir}: no whole checkpoint to select from; train with --save_strategy epoch")
+    rows = load_rows(script_args.dataset_name, script_args.dataset_test_split, script_args.dataset_config, ["prompt"])
+    prompts = rows["prompt"][: script_args.select_prompts]
+    reward, scores = load_reward(script_args.select_by_reward), {}
+    for checkpoint in checkpoints:
+        model, tokenizer = load_policy(str(checkpoint), trust_remote_code=training_args.trust_remote_code)
+        torch.manual_seed(training_args.seed)
+        ids = [encode_prompt(tokenizer, p) for p in prompts]
+        answers = generate_ids(model, tokenizer, ids, script_args.select_max_new_tokens)
+        values = reward.score(prompts, [decode_completion(tokenizer, a) for a in answers])
+        scores[checkpoint.name] = sum(values) / len(values)
+        print(f"{checkpoint.name}: mean reward {scores[checkpoint.name]:.4f} on {len(prompts)} validation prompts")
+    best = max(scores, key=scores.get)
+    chosen = Path(training_args.output_dir) / best
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        if (chosen / name).is_file():
+            (Path(training_args.output_dir) / name).write_bytes((chosen / name).read_bytes())
+    save_merged(str(chosen), training_args.output_dir, training_args.trust_remote_code)
+    write_json(Path(training_args.output_dir) / "selected_by_reward.json", {"checkpoint": best, "mean_reward": scores})
+
+
+def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
+    if not script_args.dataset_name:
+        raise UserError("--dataset_name is missing: demonstrations as a file, a folder or a Hub dataset id")
+    if script_args.select_by_reward:
+        return select_by_reward(script_args, training_args)
+    if is_finished(training_args.output_dir):
+        return print(f"{training_args.output_dir} holds a finished run; delete it to train again")
+
+    ################
+    # Data
+    ################
+    tokenizer = load_tokenizer(
+        model_args.model_name_or_path, model_args.model_revision, training_args.trust_remote_code, training_args.chat_template_path
+    )
+    source, columns = script_args.dataset_name, ["prompt", "completion"]
+    load = lambda split: tokenize(  # noqa: E731
+        load_rows(source, split, script_args.dataset_config, columns), tokenizer, training_args.max_length, f"{source} {split}"
+    )
+    train_dataset = load(script_args.dataset_train_split)
+    eval_dataset = load(script_args.dataset_test_split) if training_args.eval_strategy != "no" else None
+
+    ################
+    # Train
+    ################
+    training_args.chat_template_path = None  # settled above, for every later step
+    model_args.lora_task_type = "CAUSAL_LM"
+    trainer = SFTTrainer(
+        model=load_causal_lm(model_args, training_args.trust_remote_code),
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+
+    ################
+    # Save
+    ################
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        save_merged(training_args.output_dir, training_args.output_dir, training_args.trust_remote_code)
+        mark_finished(training_args.output_dir)
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=source)
+
+
+@command
+def cli(argv: list[str] | None = None) -> None:
+    main(*parse((ScriptArguments, SFTConfig, ModelConfig), argv))
+
+
+if __name__ == "__main__":
+    cli()
