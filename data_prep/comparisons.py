@@ -65,7 +65,12 @@ def main(argv: list[str] | None = None) -> None:
         for split, rows in splits.items():
             if rows:
                 write_rows(beside / f"{split}.jsonl", rows)
-        report = {"in": total, "kept": {s: len(r) for s, r in splits.items()}, "pairs": dict(pairs), "removed": dict(left_out)}
+        report = {
+            "in": total,
+            "kept": {s: len(r) for s, r in splits.items()},
+            "pairs": dict(pairs),
+            "removed": dict(left_out),
+        }
         write_json(beside / "report.json", report)
     print(f"{args.output_dir}: {report}")
 

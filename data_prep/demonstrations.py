@@ -30,13 +30,19 @@ def split_of(row: dict, splits: dict[str, str], validation: float) -> str | None
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", nargs="+", required=True, help="files, folders or Hub ids with prompt and completion")
+    parser.add_argument(
+        "--input", nargs="+", required=True, help="files, folders or Hub ids with prompt and completion"
+    )
     parser.add_argument("--prompts", type=Path, help="output folder of data_prep.prompts, for rows with prompt_id")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--min_words", type=int, default=1, help="fewest words of a completion")
     parser.add_argument("--max_words", type=int, default=10_000, help="most words of a completion")
-    parser.add_argument("--validation", type=float, default=0.05, help="share of rows without prompt_id for validation")
-    parser.add_argument("--per_source", type=int, help="at most this many training rows of one source (the first ones)")
+    parser.add_argument(
+        "--validation", type=float, default=0.05, help="share of rows without prompt_id for validation"
+    )
+    parser.add_argument(
+        "--per_source", type=int, help="at most this many training rows of one source (the first ones)"
+    )
     args = parser.parse_args(argv)
 
     splits = {}
@@ -87,7 +93,9 @@ def main(argv: list[str] | None = None) -> None:
             "coverage": coverage(kept["train"]),
         }  # fmt: skip
         write_json(beside / "report.json", report)
-    print(f"{args.output_dir}: {len(kept['train'])} demonstrations to train on, {len(kept['validation'])} for validation")
+    print(
+        f"{args.output_dir}: {len(kept['train'])} demonstrations to train on, {len(kept['validation'])} for validation"
+    )
 
 
 if __name__ == "__main__":

@@ -121,13 +121,24 @@ def chitchat_rows(data: dict) -> tuple[list[dict], list[dict]]:
             for m, text in enumerate(turn["messages"]):
                 if not text.endswith("?") or len(text.split()) < 4:
                     continue
-                row = {"id": f"{conversation_id}-{t}-{m}", "prompt": text, "user_id": turn["sender"], "timestamp": turn["timestamp"]}
+                row = {
+                    "id": f"{conversation_id}-{t}-{m}",
+                    "prompt": text,
+                    "user_id": turn["sender"],
+                    "timestamp": turn["timestamp"],
+                }
                 log.append(row)
                 last = m == len(turn["messages"]) - 1
                 answer = " ".join(parts[t + 1]["messages"]) if last and t + 1 < len(parts) else ""
                 if 4 <= len(answer.split()) <= 40:
                     answers.append(
-                        {"prompt": text, "completion": answer, "prompt_id": row["id"], "user_id": row["user_id"], "source": "chitchat-dataset"}
+                        {
+                            "prompt": text,
+                            "completion": answer,
+                            "prompt_id": row["id"],
+                            "user_id": row["user_id"],
+                            "source": "chitchat-dataset",
+                        }
                     )
     return log, answers
 
@@ -174,7 +185,9 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise UserError(f"{args.output_dir}: no space left on this disk; about 1.2 GB are needed, nothing was kept") from error
+        raise UserError(
+            f"{args.output_dir}: no space left on this disk; about 1.2 GB are needed, nothing was kept"
+        ) from error
     print(
         f"{args.output_dir}: model ({MODEL_NAME}), {len(log)} prompts of {len({r['user_id'] for r in log})} users, "
         f"{len(answers)} human answers"

@@ -118,7 +118,9 @@ def read_jsonl(path: str | Path) -> list[dict]:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise UserError(f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno})") from error
+                    raise UserError(
+                        f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno})"
+                    ) from error
                 if not isinstance(row, dict):
                     raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
                 rows.append(row)

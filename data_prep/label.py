@@ -9,6 +9,7 @@ demo: its taste is known exactly, so a learned reward can be held against it.
 
 import argparse
 import functools
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,11 +29,19 @@ def _tools():
     return SentimentIntensityAnalyzer(), profanity
 
 
+@functools.lru_cache(maxsize=100_000)
+def is_profane(word: str) -> bool:
+    """Whether better-profanity's word list (spelling variants included) has this word; it is slow, so words are cached."""
+    return _tools()[1].contains_profanity(word)
+
+
+def profane_words(text: str) -> int:
+    return sum(map(is_profane, re.findall(r"[^\s.,!?;:\"()]+", text.lower())))
+
+
 def scripted_score(text: str) -> float:
     """The scripted labeler's score of one completion: VADER compound minus profane words (higher is better)."""
-    sentiment, profanity = _tools()
-    hits = profanity.censor(text).count("****") - text.count("****")
-    return sentiment.polarity_scores(text)["compound"] - hits
+    return _tools()[0].polarity_scores(text)["compound"] - profane_words(text)
 
 
 def scripted_reward(prompts: list, completions: list[str], **columns) -> list[float]:
@@ -58,7 +67,7 @@ def rank_row(row: dict, tie: float) -> dict:
         **row,
         "ranks": ranks_from_scores(scores, tie),
         "quality": [round(4 + 3 * s) for s in clipped],
-        "flags": [["profanity"] if s < -1 else [] for s in scores],
+        "flags": [["profanity"] if profane_words(c) else [] for c in row["completions"]],
         "labeler": "scripted",
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
     }

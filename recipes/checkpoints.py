@@ -27,7 +27,9 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     asked = args.resume_from_checkpoint
     if isinstance(asked, str) and asked.lower() not in ("true", "false"):
         if not is_whole(Path(asked)):
-            raise UserError(f"--resume_from_checkpoint {asked}: no whole checkpoint there (no readable trainer_state.json)")
+            raise UserError(
+                f"--resume_from_checkpoint {asked}: no whole checkpoint there (no readable trainer_state.json)"
+            )
         return asked
     if isinstance(asked, str) and asked.lower() == "false":
         return None

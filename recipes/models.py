@@ -18,6 +18,7 @@ from trl import TrlParser, get_quantization_config
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 
 from data_prep.files import UserError
+from recipes.generation import left_pad
 from recipes.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
@@ -74,7 +75,12 @@ def _from_pretrained(auto_class, model_args: trl.ModelConfig, trust_remote_code:
     dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
     try:
         return auto_class.from_pretrained(
-            name, dtype=dtype, attn_implementation=model_args.attn_implementation, use_safetensors=True, **shared, **kwargs
+            name,
+            dtype=dtype,
+            attn_implementation=model_args.attn_implementation,
+            use_safetensors=True,
+            **shared,
+            **kwargs,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: cannot be loaded as {auto_class.__name__}: {str(error).splitlines()[0]}") from error
@@ -103,6 +109,26 @@ def load_policy(
     if adapter:
         model = PeftModel.from_pretrained(model, path).merge_and_unload()
     return model.eval().to(PartialState().device), load_tokenizer(path, trust_remote_code=trust_remote_code)
+
+
+@torch.no_grad()
+def completion_logprobs(
+    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], batch_size: int = 32
+) -> list[float]:
+    """log p(completion ids | prompt ids) in nats of each pair; logits are computed for completion tokens only."""
+    totals, order = [0.0] * len(pairs), sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        ids, mask = left_pad([pairs[i][0] + pairs[i][1] for i in chunk], 0, model.device)
+        keep = max(len(pairs[i][1]) for i in chunk)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep + 1).logits[
+            :, :-1
+        ]
+        logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, -keep:, None]).squeeze(-1)
+        for i, row in zip(chunk, logprobs, strict=True):
+            totals[i] = row[keep - len(pairs[i][1]) :].sum().item()
+    return totals
 
 
 def last_token_scores(model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -157,7 +183,11 @@ class RewardModel:
 
 
 def load_reward(
-    path: str, base: str | None = None, dtype: str = "float32", trust_remote_code: bool = False, device: str | None = None
+    path: str,
+    base: str | None = None,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
+    device: str | None = None,
 ) -> RewardModel:
     """Loads what `recipes/reward.py` saved (adapter or full model), or any Hub sequence classifier with one label.
 

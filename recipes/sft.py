@@ -76,7 +76,9 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
     """Answers validation prompts with every saved checkpoint and keeps the one the reward model likes best."""
     checkpoints = whole_checkpoints(training_args.output_dir)
     if not checkpoints:
-        raise UserError(f"{training_args.output_dir}: no whole checkpoint to select from; train with --save_strategy epoch")
+        raise UserError(
+            f"{training_args.output_dir}: no whole checkpoint to select from; train with --save_strategy epoch"
+        )
     rows = load_rows(script_args.dataset_name, script_args.dataset_test_split, script_args.dataset_config, ["prompt"])
     prompts = rows["prompt"][: script_args.select_prompts]
     reward, scores = load_reward(script_args.select_by_reward), {}
@@ -109,11 +111,17 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     # Data
     ################
     tokenizer = load_tokenizer(
-        model_args.model_name_or_path, model_args.model_revision, training_args.trust_remote_code, training_args.chat_template_path
+        model_args.model_name_or_path,
+        model_args.model_revision,
+        training_args.trust_remote_code,
+        training_args.chat_template_path,
     )
     source, columns = script_args.dataset_name, ["prompt", "completion"]
     load = lambda split: tokenize(  # noqa: E731
-        load_rows(source, split, script_args.dataset_config, columns), tokenizer, training_args.max_length, f"{source} {split}"
+        load_rows(source, split, script_args.dataset_config, columns),
+        tokenizer,
+        training_args.max_length,
+        f"{source} {split}",
     )
     train_dataset = load(script_args.dataset_train_split)
     eval_dataset = load(script_args.dataset_test_split) if training_args.eval_strategy != "no" else None

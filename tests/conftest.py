@@ -41,7 +41,10 @@ def make_tokenizer(chat_template: str | None = CHATML, pad_token: str | None = "
     raw.train_from_iterator(
         WORDS,
         trainers.BpeTrainer(
-            vocab_size=512, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+            vocab_size=512,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
         ),
     )
     tokenizer = PreTrainedTokenizerFast(
@@ -109,5 +112,7 @@ def comparisons() -> list[dict]:
     for i, t in enumerate(TOPICS):
         completions = [f"{t} is great, I love it!", f"{t} is fine.", f"{t} is awful.", f"I hate {t}."][: 2 + i % 3]
         ranks = [1, 2, 3, 3][: 2 + i % 3]
-        rows.append({"prompt": [{"role": "user", "content": f"What of {t}?"}], "completions": completions, "ranks": ranks})
+        rows.append(
+            {"prompt": [{"role": "user", "content": f"What of {t}?"}], "completions": completions, "ranks": ranks}
+        )
     return rows

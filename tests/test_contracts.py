@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import CHATML, make_tokenizer, save_model, write_jsonl
+from conftest import CHATML, make_tokenizer, save_model
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
@@ -56,7 +56,10 @@ def test_empty_prompt_and_missing_model_are_user_errors(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
 def test_rows_go_through_every_format(tmp_path, ending):
-    rows = [{"prompt": "é\n", "completions": ["a", "b"], "ranks": [1, 2]}, {"prompt": "x", "completions": ["c"], "ranks": [1]}]
+    rows = [
+        {"prompt": "é\n", "completions": ["a", "b"], "ranks": [1, 2]},
+        {"prompt": "x", "completions": ["c"], "ranks": [1]},
+    ]
     write_rows(tmp_path / f"rows.{ending}", rows)
     assert load_rows(tmp_path / f"rows.{ending}").to_list() == rows
     assert [p.name for p in tmp_path.iterdir()] == [f"rows.{ending}"]

@@ -11,7 +11,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from recipes.sft import ModelConfig, ScriptArguments, SFTConfig, cli, main, parse, tokenize
+from recipes.sft import cli, tokenize
 from recipes.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
@@ -35,7 +35,9 @@ def test_writes_adapter_and_merged_model_and_learns(arguments, tmp_path, tiny_mo
         p.name for p in out.iterdir()
     }
     assert {p.name for p in out.rglob("*.bin")} <= {"training_args.bin"}  # Trainer's own note; weights are safetensors
-    losses = [e["eval_loss"] for e in json.loads((out / "trainer_state.json").read_text())["log_history"] if "eval_loss" in e]
+    losses = [
+        e["eval_loss"] for e in json.loads((out / "trainer_state.json").read_text())["log_history"] if "eval_loss" in e
+    ]
     assert len(losses) == 5 and losses[-1] < losses[0]  # before training and after each epoch
     # every LoRA B moved from zero, and the merged model answers as base + adapter
     weights = load_file(out / "adapter_model.safetensors")
@@ -82,7 +84,10 @@ def test_stopped_and_run_again_it_ends_as_if_never_stopped(arguments, tmp_path):
 
 def test_full_fine_tuning_moves_every_weight(arguments, tmp_path, tiny_model):
     cli([*arguments, "--use_peft", "False", "--max_steps", "2"])
-    before, after = load_file(f"{tiny_model}/model.safetensors"), load_file(tmp_path / "sft" / "merged" / "model.safetensors")
+    before, after = (
+        load_file(f"{tiny_model}/model.safetensors"),
+        load_file(tmp_path / "sft" / "merged" / "model.safetensors"),
+    )
     assert all(not torch.equal(before[name], after[name].float()) for name in before)
 
 
@@ -98,12 +103,16 @@ def test_user_mistakes_are_one_sentence(arguments, tmp_path, capsys):
     assert "gone.jsonl: no such file" in stops("--dataset_name", str(tmp_path / "gone.jsonl"))
     assert "no tokenizer" in stops("--model_name_or_path", str(tmp_path))
     assert "--max_length 3" in stops("--max_length", "3")
-    assert "empty prompt" in stops("--dataset_name", write_jsonl(tmp_path / "e.jsonl", [{"prompt": " ", "completion": "a"}]))
+    assert "empty prompt" in stops(
+        "--dataset_name", write_jsonl(tmp_path / "e.jsonl", [{"prompt": " ", "completion": "a"}])
+    )
 
 
 def test_over_long_rows_are_counted(tiny_model, demonstrations, capsys):
     from datasets import Dataset
 
-    rows = Dataset.from_list([*demonstrations, {**demonstrations[0], "prompt": [{"role": "user", "content": "word " * 99}]}])
+    rows = Dataset.from_list(
+        [*demonstrations, {**demonstrations[0], "prompt": [{"role": "user", "content": "word " * 99}]}]
+    )
     assert len(tokenize(rows, load_tokenizer(tiny_model), 64, "rows")) == len(demonstrations)
     assert "1 rows longer than --max_length 64" in capsys.readouterr().out
