@@ -1,0 +1,178 @@
+"""Step 2: a reward model from ranked outputs (InstructGPT, section 3.5), over TRL's `RewardTrainer`.
+
+    accelerate launch recipes/reward.py --config recipes/configs/demo/reward.yaml
+
+Takes rankings (`prompt`, `completions` [K], `ranks` [K], 1 = best, equal = tie; file, folder or Hub id) or plain
+`chosen`/`rejected` rows, puts a scalar head on the SFT model, and learns each ranking as one batch element. Writes the
+LoRA adapter with its head, `reward_head.json` (the bias that makes `--demonstrations` score 0 on average) and
+`metrics.json` (held-out rankings) to `--output_dir`; `recipes.models.load_reward` reads it. Run again it continues from
+its last checkpoint. With `--score FILE` the model in `--output_dir` scores prompt-completion rows instead:
+
+    python -m recipes.reward --output_dir outputs/demo/reward --score rows.jsonl --score_output scored.jsonl
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trl
+from accelerate import PartialState
+from torch import nn
+from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
+from trl import get_peft_config
+
+from data_prep.files import UserError, command, load_rows, write_json, write_rows
+from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished
+from recipes.models import ModelConfig, load_reward, load_sequence_classifier, parse
+from recipes.ranking_metrics import labeler_agreement, ranking_metrics
+from recipes.rankings import key_of, load_train_and_eval
+from recipes.tokens import load_tokenizer
+from recipes.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
+
+
+@dataclass
+class ScriptArguments(trl.ScriptArguments):
+    """TRL's data flags and ours."""
+
+    dataset_test_split: str = field(
+        default="validation",
+        metadata={"help": "Held-out rankings: a split of the data, or a file or folder of their own."},
+    )
+    eval_fraction: float = field(
+        default=0.1, metadata={"help": "Share of prompts to hold out where the data has no such split; 0 = none."}
+    )
+    demonstrations: str | None = field(
+        default=None, metadata={"help": "Prompt-completion rows that shall score 0 on average (sets the bias)."}
+    )
+    score: str | None = field(
+        default=None, metadata={"help": "Score these prompt-completion rows with the model in --output_dir, and stop."}
+    )
+    score_output: str = field(default="scored.jsonl", metadata={"help": "Where the scored rows go."})
+
+
+def init_head(model: PreTrainedModel) -> None:
+    """A new head's weights ~ N(0, 1/(d+1)), as in Stiennon et al. 2020 (arXiv 2009.01325); a trained one is kept."""
+    is_new = not any("SequenceClassification" in name for name in model.config.architectures or [])
+    if is_new and hasattr(model, "score"):
+        nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.score.in_features + 1))
+
+
+def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) -> None:
+    """Writes the rows of `--score` with a `score` each."""
+    if not is_finished(training_args.output_dir):
+        raise UserError(f"--output_dir {training_args.output_dir}: no trained reward model there to score with")
+    rows = load_rows(script_args.score, columns=["prompt", "completion"])
+    reward = load_reward(
+        training_args.output_dir, trust_remote_code=training_args.trust_remote_code, device=str(PartialState().device)
+    )
+    scores = reward.score(rows["prompt"], rows["completion"], training_args.per_device_eval_batch_size)
+    write_rows(script_args.score_output, ({**row, "score": s} for row, s in zip(rows, scores, strict=True)))
+    print(f"{script_args.score_output}: {len(scores)} rows, mean score {sum(scores) / len(scores):.4f}")
+
+
+def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
+    """Everything known about the held-out rankings: accuracy and its ceiling, also of labelers never trained on."""
+    predicted = trainer.predict(trainer.eval_dataset)
+    (ranks, keys), scores = predicted.label_ids, predicted.predictions
+    metrics = ranking_metrics(scores, ranks, prompts=keys[:, 0])
+    rows, train = trainer.eval_dataset, trainer.train_dataset
+    metrics["agreement"] = labeler_agreement(rows.select_columns(["prompt", "completions", "ranks"]).to_list())
+    metrics["held_out_labelers"] = None
+    if "labeler" in rows.column_names and "labeler" in train.column_names:
+        new = sorted(set(rows["labeler"]) - set(train["labeler"]) - {None})
+        chosen = [key in {key_of(name) for name in new} for key in keys[:, 1].tolist()]
+        if any(chosen):
+            found = ranking_metrics(scores[chosen], ranks[chosen], prompts=keys[chosen, 0])
+            wanted = ("accuracy", "accuracy_low", "accuracy_high", "n_pairs")
+            metrics["held_out_labelers"] = {"labelers": new} | {name: found[name] for name in wanted}
+    return metrics
+
+
+def main(script_args: ScriptArguments, training_args: RankedRewardConfig, model_args: ModelConfig) -> None:
+    if script_args.score:
+        return score_file(script_args, training_args)
+    if not script_args.dataset_name:
+        raise UserError("--dataset_name is missing: rankings as a file, a folder or a Hub dataset id")
+    if is_finished(training_args.output_dir):
+        return print(f"{training_args.output_dir} holds a finished run; delete it to train again")
+
+    ################
+    # Data
+    ################
+    tokenizer = load_tokenizer(
+        model_args.model_name_or_path,
+        model_args.model_revision,
+        training_args.trust_remote_code,
+        training_args.chat_template_path,
+    )
+    training_args.chat_template_path = None  # settled here, for every later step
+    train_dataset, eval_dataset = load_train_and_eval(
+        script_args.dataset_name,
+        script_args.dataset_train_split,
+        script_args.dataset_test_split,
+        script_args.eval_fraction,
+        training_args.seed,
+        script_args.dataset_config,
+    )
+    if eval_dataset is None and training_args.eval_strategy != "no":
+        raise UserError(
+            "--eval_strategy needs held-out rankings: give --dataset_test_split or an --eval_fraction above 0"
+        )
+    demonstrations = None
+    if script_args.demonstrations:
+        demonstrations = load_rows(script_args.demonstrations, columns=["prompt", "completion"])
+
+    ################
+    # Model
+    ################
+    set_seed(training_args.seed)  # the head is random
+    model = load_sequence_classifier(model_args, training_args.trust_remote_code)
+    init_head(model)
+    model_args.lora_task_type = "SEQ_CLS"  # also keeps the head `score` with the adapter
+
+    ################
+    # Train
+    ################
+    patience = training_args.early_stopping_patience
+    trainer = RankedRewardTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+        callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
+    )
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+
+    ################
+    # Evaluate and save
+    ################
+    metrics = {} if eval_dataset is None else held_out_metrics(trainer)
+    bias = (
+        0.0 if demonstrations is None else -trainer.mean_score(demonstrations["prompt"], demonstrations["completion"])
+    )
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        head = {"bias": bias, "pad_token_id": tokenizer.pad_token_id, "base": model_args.model_name_or_path}
+        write_json(Path(training_args.output_dir) / "reward_head.json", head)
+        if metrics:
+            write_json(Path(training_args.output_dir) / "metrics.json", metrics)
+            print(
+                "held-out accuracy {accuracy:.3f} [{accuracy_low:.3f}, {accuracy_high:.3f}], {n_pairs} pairs".format(
+                    **metrics
+                )
+            )
+        mark_finished(training_args.output_dir)
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+
+
+@command
+def cli(argv: list[str] | None = None) -> None:
+    main(*parse((ScriptArguments, RankedRewardConfig, ModelConfig), argv))
+
+
+if __name__ == "__main__":
+    cli()
