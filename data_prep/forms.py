@@ -22,7 +22,9 @@ SPEAKER = re.compile(
     r"^[ \t]*(?:human|user|ai|assistant|bot|chatbot|me|you|friend|customer|agent|therapist|patient|interviewer|student|teacher|person \w)[ \t]*:",
     re.I | re.M,
 )
-LABEL = re.compile(r"^[ \t>*#-]*(?:\(?\d{1,2}[.)][ \t]*)?([A-Za-z][A-Za-z ]{0,24}?)[ \t]*\d{0,2}[ \t]*:[ \t]*(.*)$", re.M)
+LABEL = re.compile(
+    r"^[ \t>*#-]*(?:\(?\d{1,2}[.)][ \t]*)?([A-Za-z][A-Za-z ]{0,24}?)[ \t]*\d{0,2}[ \t]*:[ \t]*(.*)$", re.M
+)
 ARROW = re.compile(r"^[^\n]{1,120}?[ \t]*(?:->|=>|→|=|\|\|)[ \t]*\S[^\n]*$", re.M)
 EXAMPLE = re.compile(r"^[ \t#*]*(?:example|sample)[ \t]*#?\d{1,2}\b", re.I | re.M)
 
@@ -39,13 +41,17 @@ VERBS = (
     "update use verify write"
 ).split()  # fmt: skip
 VERBS.remove("in")
-IMPERATIVE = re.compile(rf"(?:^|[.!?:;\n][ \t\"'*#>-]*|\d[.)][ \t]*)(?:please |kindly |now |then |first |next |briefly |also |so |hi,? |hey,? |ok,? )*(?:{'|'.join(VERBS)})\b(?![ \t]+(?:is|was|are|were)\b)", re.I)
+IMPERATIVE = re.compile(
+    rf"(?:^|[.!?:;\n][ \t\"'*#>-]*|\d[.)][ \t]*)(?:please |kindly |now |then |first |next |briefly |also |so |hi,? |hey,? |ok,? )*(?:{'|'.join(VERBS)})\b(?![ \t]+(?:is|was|are|were)\b)",
+    re.I,
+)
 ASKS = re.compile(
     r"\b(?:can|could|would|will) (?:you|u|someone|anyone)\b|\bplease\b|\bi(?:'d| would)? (?:want|need|like) (?:you|help|a |an |some|to know|ideas)"
     r"|\bhelp me\b|\btl;?dr\b|\bhow (?:to|do|can|much|many|does|is)\b", re.I,
 )  # fmt: skip
 QUESTION = re.compile(
-    r"^\W*(?:what|what's|who|who's|whom|whose|where|when|why|which|how|is|are|am|was|were|do|does|did|can|could|should|would|will|has|have|had|any)\b", re.I
+    r"^\W*(?:what|what's|who|who's|whom|whose|where|when|why|which|how|is|are|am|was|were|do|does|did|can|could|should|would|will|has|have|had|any)\b",
+    re.I,
 )
 STORY = re.compile(
     r"^\W*(?:once upon a time|chapter \w+|dear \w+|it was (?:a|the)|there (?:was|were|once)|in (?:the|a) (?:beginning|year|small|distant)"
@@ -119,7 +125,11 @@ def category(prompt: str) -> str:
     if CHAT.search(head):
         return "chat"
     text = head.strip()
-    if text.endswith("?") or QUESTION.match(text) or re.match(r"\W*(?:explain|define|tell me about|describe|tell me (?:what|how|why|who|when))\b", text, re.I):
+    if (
+        text.endswith("?")
+        or QUESTION.match(text)
+        or re.match(r"\W*(?:explain|define|tell me about|describe|tell me (?:what|how|why|who|when))\b", text, re.I)
+    ):
         return "open_qa"
     return "generation" if request_form(head) == "continuation" else "other"
 
@@ -152,7 +162,11 @@ def coverage(rows: Sequence[dict], log_prompts: Sequence[str] = ()) -> list[dict
         n = sum(forms[name].values())
         wanted = demand[name] / asked if asked else PAPER_SHARE[name]
         share = n / total if total else 0.0
-        write = ["user-based"] * (share < wanted / 2) + ["few-shot"] * (forms[name]["few_shot"] == 0) + ["plain"] * (n < 10)
+        write = (
+            ["user-based"] * (share < wanted / 2)
+            + ["few-shot"] * (forms[name]["few_shot"] == 0)
+            + ["plain"] * (n < 10)
+        )
         table.append(
             {"category": name, "demonstrations": n, "share": round(share, 4), "wanted_share": round(wanted, 4)}
             | {form: forms[name][form] for form in FORMS}

@@ -77,8 +77,12 @@ def _emails(text: str):
 
 
 IPV4 = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
-VERSION_WORD = re.compile(r"(?:\b(?:v|ver|version|release|build|firmware|driver|section|chapter|clause|sdk)[. :]{0,2}|\w/)$", re.I)
-ADDRESS_WORD = re.compile(r"\b(?:ip|ipv4|address|server|host|ping|ssh|dns|subnet|gateway|router|proxy|login|logged)\b", re.I)
+VERSION_WORD = re.compile(
+    r"(?:\b(?:v|ver|version|release|build|firmware|driver|section|chapter|clause|sdk)[. :]{0,2}|\w/)$", re.I
+)
+ADDRESS_WORD = re.compile(
+    r"\b(?:ip|ipv4|address|server|host|ping|ssh|dns|subnet|gateway|router|proxy|login|logged)\b", re.I
+)
 
 
 def _ipv4(text: str):
@@ -88,7 +92,7 @@ def _ipv4(text: str):
         if any(int(p) > 255 or (len(p) > 1 and p[0] == "0") for p in parts) or VERSION_WORD.search(before):
             continue
         address = ipaddress.IPv4Address(match.group())
-        if address.is_loopback or address.is_unspecified or parts[0] == "255":
+        if address.is_loopback or address.is_unspecified or parts[:2] == ["255", "255"]:
             continue  # this machine, "any", and netmasks: nobody's address
         # four small numbers are more often a version or a section than an address
         if max(map(int, parts)) < 30 and not ADDRESS_WORD.search(before):
@@ -122,7 +126,11 @@ def _ipv6(text: str):
         groups = [g for g in run.split(":") if g]
         # "a::b" is C++ more often than an address: short forms must lie in a block that is in use
         used = groups and (groups[0][0].lower() in "23" or groups[0][:2].lower() in ("fe", "fc", "fd"))
-        if not address.is_loopback and any(c.isdigit() for c in run) and (len(groups) >= 5 or (used and len(groups) >= 2)):
+        if (
+            not address.is_loopback
+            and any(c.isdigit() for c in run)
+            and (len(groups) >= 5 or (used and len(groups) >= 2))
+        ):
             yield Found("ipv6", start, end)
 
 
@@ -168,7 +176,7 @@ def _ibans(text: str):
         ends = [i for i in range(len(run), 14, -1) if i == len(run) or run[i] in " -"]
         for end in ends:
             after = text[match.start() + end : match.start() + end + 1]
-            if not after.isalnum() and iban.is_valid(run[:end]):
+            if not after.isalnum() and iban.is_valid(run[:end], check_country=False):
                 yield Found("iban", match.start(), match.start() + end)
                 break
 
@@ -207,6 +215,7 @@ NATIONAL_IDS = (
     NationalId("se.personnummer", _number(r"(?:[0-9]{2})?[0-9]{6}[-+]?[0-9]{4}"), _words("personnummer|personal number")),
     NationalId("gb.nhs", _number(r"[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4}"), _words("nhs")),
 )  # fmt: skip
+SSN_WORD = _words("ssn|social security")
 SSN_DENIED = _words("isbn|order|part|sku|invoice|ticket|serial|model|zip")
 
 
@@ -220,7 +229,11 @@ def _national_ids(text: str):
                 continue
             if rule.checker == "us.ssn" and SSN_DENIED.search(before[-20:]):
                 continue  # an SSN has no check digit: a catalogue number of its shape is told apart by its name
-            if _library(f"stdnum.{rule.checker}").is_valid(match.group().replace(" ", "-" if rule.checker == "us.ssn" else "")):
+            if rule.checker == "us.ssn" and SSN_WORD.search(before):
+                yield Found("national_id", *match.span())
+            elif _library(f"stdnum.{rule.checker}").is_valid(
+                match.group().replace(" ", "-" if rule.checker == "us.ssn" else "")
+            ):
                 yield Found("national_id", *match.span())
 
 
@@ -247,10 +260,17 @@ def _secrets(text: str):
 
 
 SEPARATOR = "(?:[ .\\-/\xa0]|\\)[ .-]?| \\()?"
-PHONE = re.compile(rf"(?<![\w@#$€£.,=:*^/-])(?<!\w[-.])(?:\+ ?)?\(?[0-9](?:{SEPARATOR}[0-9]){{6,14}}(?![\w]|[.,:/-][0-9]| ?[=*^])")
-NANP_STRONG = re.compile(r"(?:\+?1[ .-]?)?\([2-9][0-9]{2}\) ?[2-9][0-9]{2}[ .-]?[0-9]{4}|(?:\+?1[ .-])?[2-9][0-9]{2}([.-])[2-9][0-9]{2}\1[0-9]{4}")
-NANP_DIGITS = re.compile(r"1?[2-9][0-9]{2}[2-9][0-9]{6}")
-DATE = re.compile(r"(?:19|20)[0-9]{2}[-/. ][0-9]{1,2}[-/. ][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2}|(?:19|20)[0-9]{2} ?[-/] ?(?:19|20)[0-9]{2}\b")
+PHONE = re.compile(
+    rf"(?<![\w@#$€£.,=:*^/-])(?<!\w[-.])(?:\+ ?)?\(?[0-9](?:{SEPARATOR}[0-9]){{6,14}}(?![\w]|[.,:/-][0-9]| ?[=*^])"
+)
+# North American shapes; the made-up "(555) 123-4567" has an exchange that no plan assigns, and people write it all the time
+NANP_STRONG = re.compile(
+    r"(?:\+?1[ .-]?)?\([2-9][0-9]{2}\) ?[0-9]{3}[ .-]?[0-9]{4}|(?:1[ .-])?[2-9][0-9]{2}([.-])[2-9][0-9]{2}\1[0-9]{4}"
+)
+NANP_DIGITS = re.compile(r"1?[2-9][0-9]{9}")
+DATE = re.compile(
+    r"(?:19|20)[0-9]{2}[-/. ][0-9]{1,2}[-/. ][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2}|(?:19|20)[0-9]{2} ?[-/] ?(?:19|20)[0-9]{2}\b"
+)
 PHONE_WORD = re.compile(
     r"\b(?:call|calls|called|calling|phone|phones|telephone|tel|mobile|mob|cell|cellphone|whatsapp|viber|telegram|text|texted|sms|fax"
     r"|reach|reached|contact|dial|ring|landline|hotline|handy|telefon|tél|téléphone|teléfono|telefono|móvil|cellulare)\b", re.I,
@@ -294,10 +314,12 @@ def _is_phone(shown: str, context: bool, denied: bool, regions: Sequence[str]) -
     if context:
         local = re.fullmatch(r"[2-9][0-9]{2}[ .-][0-9]{4}", shown) is not None
         return nanp or local or any(_valid(shown, region) for region in regions)
-    if grouped and len(digits) == 10 and nanp and re.fullmatch(r"[0-9]{3}[ .-][0-9]{3}[ .-][0-9]{4}", shown):
+    if grouped and len(digits) == 10 and re.fullmatch(r"[0-9]{3}[ .-][0-9]{3}[ .-][0-9]{4}", shown):
         return _valid(shown, "US")
     # a leading trunk zero, well grouped: few other numbers are written so
-    return shown[0] in "0(" and len(re.findall("[0-9]+", shown)) >= 3 and any(_valid(shown, region) for region in regions)
+    return (
+        shown[0] in "0(" and len(re.findall("[0-9]+", shown)) >= 3 and any(_valid(shown, region) for region in regions)
+    )
 
 
 def _valid(shown: str, region: str | None) -> bool:
@@ -353,10 +375,14 @@ class ModelFinder:
                 device=0 if torch.cuda.is_available() else -1,
             )  # fmt: skip
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"--pii_model {model}: cannot be loaded as a token classifier: {str(error).splitlines()[0]}") from error
+            raise UserError(
+                f"--pii_model {model}: cannot be loaded as a token classifier: {str(error).splitlines()[0]}"
+            ) from error
         self.min_score, self.labels = min_score, {label.lower() for label in labels}
         size = getattr(self.pipeline.model.config, "max_position_embeddings", 512)
-        self.window = min(size, self.pipeline.tokenizer.model_max_length, 512) * 2  # characters: 2 a token at the least
+        self.window = (
+            min(size, self.pipeline.tokenizer.model_max_length, 512) * 2
+        )  # characters: 2 a token at the least
 
     def __call__(self, texts: Sequence[str]) -> list[list[Found]]:
         step = self.window // 2

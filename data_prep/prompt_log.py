@@ -22,6 +22,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,9 @@ def as_turns(messages: Any, column: str) -> list[dict[str, str]]:
             content = "\n".join(p["text"] for p in content if isinstance(p, dict) and isinstance(p.get("text"), str))
         if not isinstance(role, str) or not isinstance(content, str):
             raise Malformed(f"{column} has a message without role or content")
-        turns.append({"role": {"human": "user", "gpt": "assistant", "bot": "assistant"}.get(role, role), "content": content})
+        turns.append(
+            {"role": {"human": "user", "gpt": "assistant", "bot": "assistant"}.get(role, role), "content": content}
+        )
     return turns
 
 
@@ -286,7 +289,9 @@ def _json_list(file: str, raw) -> Iterator[Chunk]:
         raise UserError(f"{file}: not valid JSON ({_first_line(error)}); one row a line is read row by row") from error
     for first in range(0, len(rows), CHUNK_ROWS):
         numbered = enumerate(rows[first : first + CHUNK_ROWS], first + 1)
-        pairs = [(n, row if isinstance(row, dict) else f"not an object but {type(row).__name__}") for n, row in numbered]
+        pairs = [
+            (n, row if isinstance(row, dict) else f"not an object but {type(row).__name__}") for n, row in numbered
+        ]
         yield Chunk(file, first + 1, pairs)
 
 
@@ -298,7 +303,9 @@ def _csv(file: str, raw) -> Iterator[Chunk]:
     if header is None:
         return
     if len(set(header)) < len(header):
-        raise UserError(f"{file}: two columns have one name ({', '.join(c for c, n in Counter(header).items() if n > 1)})")
+        raise UserError(
+            f"{file}: two columns have one name ({', '.join(c for c, n in Counter(header).items() if n > 1)})"
+        )
     pairs, size, line = [], 0, reader.line_num + 1
     while True:
         try:
@@ -548,7 +555,9 @@ def _write(folder: Path, number: int, table: pa.Table) -> None:
     pq.write_table(table, part(folder, number), compression="zstd", compression_level=1)
 
 
-def stage_log(files: list[str], form: LogFormat, folder: Path, processes: int, progress: Callable[[int], None]) -> Staged:
+def stage_log(
+    files: list[str], form: LogFormat, folder: Path, processes: int, progress: Callable[[int], None]
+) -> Staged:
     """Stages the whole log under `folder`; parts are numbered in the order of the files and their rows."""
     for name in ("rows", "extras", "malformed"):
         (folder / name).mkdir()
@@ -566,12 +575,13 @@ def stage_log(files: list[str], form: LogFormat, folder: Path, processes: int, p
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
-def _leave_with(parent: int) -> None:
+def _leave_with_parent() -> None:
     """A worker ends when the main process is gone (killed), whatever it waits for."""
+    parent = os.getppid()
 
     def watch():
         while os.getppid() == parent:
-            time.sleep(1)
+            time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -586,7 +596,7 @@ def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Itera
         yield from (function(*job) for job in jobs)
         return
     context = multiprocessing.get_context("forkserver")  # engines have threads, and a fork would copy their locks
-    with ProcessPoolExecutor(processes, context, _leave_with, (os.getpid(),)) as pool:
+    with ProcessPoolExecutor(processes, context, _leave_with_parent) as pool:
         pending = {i: pool.submit(function, *job) for i, job in enumerate(head)}
         submitted, due = len(pending), 0
         try:
@@ -599,7 +609,8 @@ def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Itera
                     due += 1
                 else:
                     wait([pending[due]], return_when=FIRST_COMPLETED)
-        except BaseException:
+        except BrokenProcessPool as error:
+            raise UserError("a worker process was killed, out of memory perhaps; try --num_proc 1") from error
+        finally:
             for future in pending.values():
                 future.cancel()
-            raise

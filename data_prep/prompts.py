@@ -39,12 +39,20 @@ from tqdm import tqdm
 
 from data_prep.files import UserError, atomic_folder, command, write_json
 from data_prep.forms import request_form
-from data_prep.pii import KINDS, REGIONS, Found, ModelFinder, candidate_pattern, find_pii, merge, redact
+from data_prep.pii import KINDS, REGIONS, ModelFinder, candidate_pattern, find_pii, merge, redact
 from data_prep.prompt_log import (
-    ARROW, LogFormat, Staged, as_kind, log_files, parallel, parse, part, read_chunks, stage_log,
+    ARROW,
+    LogFormat,
+    Staged,
+    as_kind,
+    log_files,
+    parallel,
+    parse,
+    part,
+    read_chunks,
+    stage_log,
 )  # fmt: skip
 
-REASONS = ("malformed", "duplicate_prefix", "contaminated", "near_duplicate", "pii", "over_user_cap")
 PII = pa.schema(
     [("row", pa.int64()), ("kinds", pa.list_(pa.string())), ("hashes", pa.list_(pa.string())), ("prompt", pa.string()), ("history", pa.string())]
 )  # fmt: skip
@@ -66,7 +74,9 @@ class Engine:
             try:
                 self.con = ibis.duckdb.connect(**settings)
             except Exception as error:
-                raise UserError(f"--memory_limit {args.memory_limit}: DuckDB says: {str(error).splitlines()[0]}") from error
+                raise UserError(
+                    f"--memory_limit {args.memory_limit}: DuckDB says: {str(error).splitlines()[0]}"
+                ) from error
         else:
             self.con = ibis.pyspark.connect(_spark_session(args, folder))
 
@@ -94,7 +104,9 @@ def _spark_session(args: argparse.Namespace, folder: Path):
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise UserError("--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer") from error
+        raise UserError(
+            "--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer"
+        ) from error
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         raise UserError("--backend pyspark needs Java 17 or newer, and there is none on this machine")
     builder = (
@@ -105,7 +117,11 @@ def _spark_session(args: argparse.Namespace, folder: Path):
     if args.memory_limit:
         builder = builder.config("spark.driver.memory", re.sub(r"(?i)i?b$", "", args.memory_limit).lower())
     if args.spark_master.startswith("local"):
-        builder = builder.config("spark.sql.shuffle.partitions", "8").config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+        builder = (
+            builder.config("spark.sql.shuffle.partitions", "8")
+            .config("spark.driver.bindAddress", "127.0.0.1")
+            .config("spark.driver.host", "127.0.0.1")
+        )
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session
@@ -120,15 +136,21 @@ def batches(folder: Path, columns: list[str] | None = None) -> Iterator[pa.Recor
 
 
 def parse_splits(text: str) -> dict[str, float]:
-    """"train=0.9,validation=0.05,test=0.05" as a dict; shares must add up to 1."""
+    """ "train=0.9,validation=0.05,test=0.05" as a dict; shares must add up to 1."""
     splits: dict[str, float] = {}
     for item in text.split(","):
         name, _, share = item.partition("=")
         try:
             value = float(share)
         except ValueError:
-            raise UserError(f"--splits: {item!r} is not NAME=SHARE (for example train=0.9,validation=0.05,test=0.05)") from None
-        if not re.fullmatch(r"[A-Za-z]\w*", name.strip()) or name.strip() in {*splits, "removed"} or not 0 < value <= 1:
+            raise UserError(
+                f"--splits: {item!r} is not NAME=SHARE (for example train=0.9,validation=0.05,test=0.05)"
+            ) from None
+        if (
+            not re.fullmatch(r"[A-Za-z]\w*", name.strip())
+            or name.strip() in {*splits, "removed"}
+            or not 0 < value <= 1
+        ):
             raise UserError(f"--splits: {item!r} needs a name used once and a share above 0 and at most 1")
         splits[name.strip()] = value
     if abs(sum(splits.values()) - 1) > 1e-6:
@@ -221,7 +243,9 @@ def find_in_batch(batch: pa.RecordBatch, job: PiiJob, model_spans: dict | None =
         ]
         if not any(spans):
             continue
-        values = sorted({(s.kind, text[s.start : s.end]) for text, here in zip(texts, spans, strict=True) for s in here})
+        values = sorted(
+            {(s.kind, text[s.start : s.end]) for text, here in zip(texts, spans, strict=True) for s in here}
+        )
         clean = [redact(text, here) for text, here in zip(texts, spans, strict=True)]
         if history:
             turns = zip(json.loads(history), clean[1:], strict=True)
@@ -243,9 +267,14 @@ def model_batches(folder: Path, finder: ModelFinder) -> Iterator[tuple[pa.Record
         yield batch, {key: spans for (key, _), spans in zip(texts, answers, strict=True) if spans}
 
 
-def find_all_pii(engine: Engine, rows: ibis.Table, job: PiiJob, args: argparse.Namespace, progress: Callable[[int], None]) -> int:
-    """Writes the folder `pii` (row, kinds, hashes, redacted texts), sorted by row; returns how many rows it has."""
-    if args.pii_model:
+def find_all_pii(
+    engine: Engine, rows: ibis.Table, staged: Staged, args: argparse.Namespace, progress: Callable[[int], None]
+) -> int:
+    """Writes the folder `found` (row, kinds, hashes, redacted texts), sorted by row; returns how many rows it has."""
+    kinds = tuple(k for k in args.pii_kinds if k not in args.pii_off) if args.pii != "keep" else ()
+    key = hashlib.sha256(f"{args.seed}:".encode() + staged.digest).digest()  # whoever lacks the log cannot try values
+    job = PiiJob(kinds, tuple(args.phone_regions), key)
+    if args.pii_model and args.pii != "keep":
         finder = ModelFinder(args.pii_model, args.pii_model_labels)
         results = (find_in_batch(batch, job, spans) for batch, spans in model_batches(engine.folder / "rows", finder))
     elif job.kinds:
@@ -254,9 +283,9 @@ def find_all_pii(engine: Engine, rows: ibis.Table, job: PiiJob, args: argparse.N
         results = parallel(find_in_batch, ((batch, job) for batch in small), args.num_proc)
     else:
         results = iter([])
-    (engine.folder / "pii").mkdir()
+    (engine.folder / "found").mkdir()
     total = 0
-    with pq.ParquetWriter(engine.folder / "pii" / "part-0.parquet", PII) as out:
+    with pq.ParquetWriter(engine.folder / "found" / "part-0.parquet", PII) as out:
         for found in results:
             total += len(found)
             progress(len(found))
@@ -286,7 +315,9 @@ class Ngrams:
         words = WORD.findall(text.lower())
         if len(words) < self.n:
             return len(words) >= ALIGNED and hash(tuple(words)) in self.short
-        if not any(hash(tuple(words[i : i + ALIGNED])) in self.blocks for i in range(0, len(words) - ALIGNED + 1, ALIGNED)):
+        if not any(
+            hash(tuple(words[i : i + ALIGNED])) in self.blocks for i in range(0, len(words) - ALIGNED + 1, ALIGNED)
+        ):
             return False
         return any(hash(tuple(words[i : i + self.n])) in self.grams for i in range(len(words) - self.n + 1))
 
@@ -301,7 +332,9 @@ def strings_in(value) -> Iterator[str]:
 
 def write_marks(engine: Engine, name: str, marks: list[tuple[int, str | None]]) -> ibis.Table:
     (engine.folder / name).mkdir()
-    table = pa.table({"row": pa.array([r for r, _ in marks], pa.int64()), "kept_id": pa.array([k for _, k in marks], pa.string())})
+    table = pa.table(
+        {"row": pa.array([r for r, _ in marks], pa.int64()), "kept_id": pa.array([k for _, k in marks], pa.string())}
+    )
     pq.write_table(table, engine.folder / name / "part-0.parquet")
     return engine.read(engine.folder / name)
 
@@ -314,7 +347,9 @@ def find_contaminated(folder: Path, ngrams: Ngrams, progress: Callable[[int], No
         progress(len(batch))
 
 
-def find_near_duplicates(folder: Path, threshold: float, seed: int, progress: Callable[[int], None]) -> Iterator[tuple[int, str]]:
+def find_near_duplicates(
+    folder: Path, threshold: float, seed: int, progress: Callable[[int], None]
+) -> Iterator[tuple[int, str]]:
     """MinHash over word triples: a prompt goes when an earlier kept one is similar (estimated Jaccard ≥ threshold)."""
     try:
         from rensa import RMinHash, RMinHashLSH
@@ -377,7 +412,10 @@ class Outputs:
     """One Parquet file per split and one for what was removed, written in pieces of one row group each."""
 
     def __init__(self, folder: Path, schemas: dict[str, pa.Schema]):
-        self.writers = {name: pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd") for name, schema in schemas.items()}
+        self.writers = {
+            name: pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
+            for name, schema in schemas.items()
+        }
         self.waiting: dict[str, list[pa.Table]] = {name: [] for name in schemas}
         self.counts: Counter = Counter()
 
@@ -402,14 +440,25 @@ def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> d
     def of(kind: str) -> pa.DataType:
         return pa.string() if kind == "null" else ARROW[kind]
 
-    fields = [("id", of(kinds["id"])), ("prompt", pa.string()), ("user_id", of(kinds["user_id"])), ("timestamp", of(kinds["timestamp"]))]
+    fields = [
+        ("id", of(kinds["id"])),
+        ("prompt", pa.string()),
+        ("user_id", of(kinds["user_id"])),
+        ("timestamp", of(kinds["timestamp"])),
+    ]
     fields += [("request_form", pa.string()), ("dup_count", pa.int64())] + [("history", HISTORY)] * history
     fields += [(name, of(kind)) for name, kind in kinds.items() if name not in ("id", "user_id", "timestamp")]
     kept = pa.schema(fields)
     strings = pa.list_(pa.string())
-    why = [("reason", pa.string()), ("kept_id", of(kinds["id"])), ("split", pa.string()), ("pii_kinds", strings), ("pii_hashes", strings)]
+    why = [
+        ("reason", pa.string()),
+        ("kept_id", of(kinds["id"])),
+        ("split", pa.string()),
+        ("pii_kinds", strings),
+        ("pii_hashes", strings),
+    ]
     why += [("file", pa.string()), ("line", pa.int64()), ("detail", pa.string())]
-    return {name: kept for name in splits} | {"removed": pa.schema(fields + why)}
+    return dict.fromkeys(splits, kept) | {"removed": pa.schema(fields + why)}
 
 
 def assemble(rows: pa.Table, extras: pa.Table, decisions: pa.Table, pii: list[dict], pii_mode: str, pii_splits: list[str], schema: pa.Schema, kinds: dict[str, str]) -> pa.Table:  # fmt: skip
@@ -447,16 +496,16 @@ def assemble(rows: pa.Table, extras: pa.Table, decisions: pa.Table, pii: list[di
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def write_outputs(engine: Engine, decisions: Path, staged: Staged, args: argparse.Namespace, splits: list[str], folder: Path, progress: Callable[[int], None]) -> Counter:  # fmt: skip
+def write_outputs(work: Path, decisions: Path, staged: Staged, args: argparse.Namespace, splits: list[str], folder: Path, progress: Callable[[int], None]) -> Counter:  # fmt: skip
     """Walks the staged parts and the sorted decisions side by side."""
     schemas = output_schemas(splits, staged.kinds, args.turns == "all")
     removed_schema = schemas["removed"]
-    outputs, decided, pii = Outputs(folder, schemas), RowStream(decisions), RowStream(engine.folder / "pii")
+    outputs, decided, pii = Outputs(folder, schemas), RowStream(decisions), RowStream(work / "found")
     pii_splits = splits if args.pii_splits == "all" else ["train"]
     for number in range(staged.parts):
-        rows = pq.read_table(part(engine.folder / "rows", number))
+        rows = pq.read_table(part(work / "rows", number))
         if len(rows):
-            extras = pq.read_table(part(engine.folder / "extras", number))
+            extras = pq.read_table(part(work / "extras", number))
             table = assemble(
                 rows, extras, decided.take(len(rows)), pii.up_to(rows["row"][-1].as_py()), args.pii, pii_splits, removed_schema, staged.kinds
             )  # fmt: skip
@@ -466,10 +515,12 @@ def write_outputs(engine: Engine, decisions: Path, staged: Staged, args: argpars
             for split in splits:
                 outputs.write(split, kept.filter(pc.equal(kept["split"], split)).select(schemas[split].names))
             progress(len(rows))
-        malformed = part(engine.folder / "malformed", number)
+        malformed = part(work / "malformed", number)
         if malformed.exists():
             bad = pq.read_table(malformed)
-            columns = {name: bad[name] for name in bad.column_names} | {"reason": pa.array(["malformed"] * len(bad), pa.string())}
+            columns = {name: bad[name] for name in bad.column_names} | {
+                "reason": pa.array(["malformed"] * len(bad), pa.string())
+            }
             arrays = [columns.get(f.name, pa.nulls(len(bad))).cast(f.type) for f in removed_schema]
             outputs.write("removed", pa.Table.from_arrays(arrays, schema=removed_schema))
     outputs.close()
@@ -497,20 +548,35 @@ def dataset_card(report: dict, splits: list[str]) -> str:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--input", nargs="+", required=True, help="files, folders, globs, hf:// paths or Hub ids (JSONL, JSON, CSV, Parquet, .gz)")
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        help="files, folders, globs, hf:// paths or Hub ids (JSONL, JSON, CSV, Parquet, .gz)",
+    )
     add("--output_dir", type=Path, required=True)
     add("--prompt_column", default="prompt")
     add("--user_column", default="user_id")
     add("--time_column", default="timestamp")
     add("--id_column", default="id")
     add("--messages_column", help="column with conversations (found by itself: messages, conversation, conversations)")
-    add("--turns", choices=["first", "all"], default="first", help="of a conversation: the first user turn, or each with its history")
+    add(
+        "--turns",
+        choices=["first", "all"],
+        default="first",
+        help="of a conversation: the first user turn, or each with its history",
+    )
     add("--prefix_chars", type=int, default=200, help="prompts whose first characters agree are duplicates")
     add("--max_per_user", type=int, default=200)
     add("--splits", default="train=0.9,validation=0.05,test=0.05")
     add("--seed", type=int, default=0)
     add("--pii", choices=["drop", "redact", "keep"], default="drop")
-    add("--pii_splits", choices=["all", "train"], default="all", help="train: only the training split, the paper's letter")
+    add(
+        "--pii_splits",
+        choices=["all", "train"],
+        default="all",
+        help="train: only the training split, the paper's letter",
+    )
     add("--pii_kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds to look for")
     add("--pii_off", nargs="+", choices=KINDS, default=[], help="kinds to switch off")
     add("--phone_regions", nargs="+", default=list(REGIONS), help="countries whose national phone formats are read")
@@ -518,7 +584,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--pii_model_labels", nargs="+", default=[], help="only these labels of that model (for example PER LOC)")
     add("--exclude", nargs="+", default=[], help="evaluation sets: prompts that share a long n-gram with them go")
     add("--exclude_words", type=int, default=13, help="length of that n-gram in words")
-    add("--near_duplicates", type=float, metavar="SIMILARITY", help="also drop near duplicates (0.8, say); DuckDB only")
+    add(
+        "--near_duplicates", type=float, metavar="SIMILARITY", help="also drop near duplicates (0.8, say); DuckDB only"
+    )
     add("--backend", choices=["duckdb", "pyspark"], default="duckdb")
     add("--spark_master", default="local[*]")
     add("--memory_limit", help="most memory for the engine, for example 4GB; more goes to disk")
@@ -543,110 +611,131 @@ def check(args: argparse.Namespace) -> dict[str, float]:
         raise UserError("--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer")
     out = args.output_dir
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "report.json").exists()):
-        raise UserError(f"--output_dir {out}: there is something else in it; name a new folder or one of an earlier run")
+        raise UserError(
+            f"--output_dir {out}: there is something else in it; name a new folder or one of an earlier run"
+        )
     return splits
 
 
+class Ledger:
+    """The count of every step: printed as it ends, and kept for the report."""
+
+    def __init__(self):
+        self.steps: list[dict] = []
+        self.since = time.time()
+
+    def add(self, step: str, rows_in: int, rows_out: int, note: str = "") -> None:
+        now = time.time()
+        removed, seconds = rows_in - rows_out, round(now - self.since, 2)
+        self.since = now
+        self.steps.append({"step": step, "in": rows_in, "removed": removed, "out": rows_out, "seconds": seconds})
+        print(
+            f"{step:9}{rows_in:>13,} in{removed:>13,} removed{rows_out:>13,} out{seconds:9.1f} s  {note}".rstrip(),
+            flush=True,
+        )
+
+    @property
+    def left(self) -> int:
+        return self.steps[-1]["out"]
+
+
+def bar(what: str, total: int | None = None) -> tqdm:
+    return tqdm(desc=what, total=total, unit=" prompts", unit_scale=True, disable=None, leave=False)
+
+
+def without_reason(folder: Path) -> int:
+    return sum(batch.column("reason").null_count for batch in batches(folder, ["reason"]))
+
+
+def decide(engine: Engine, staged: Staged, args: argparse.Namespace, splits: dict[str, float], ledger: Ledger) -> Path:
+    """Steps 2 to 7: the folder with `row, split, reason, kept_id, dup_count` of every staged row, in the log's order."""
+    rows = engine.read(engine.folder / "rows")
+    numeric_ids = staged.kinds["id"] == "int"
+
+    def step(name: str, table: ibis.Table, note: str = "") -> Path:
+        folder = engine.write(table, name)
+        ledger.add(name, ledger.left, without_reason(folder), note)
+        return folder
+
+    narrow = with_split(rows.select("row", "id", "user", "time", "key"), splits, args.seed)
+    ledger.add("split", ledger.left, ledger.left, f"{staged.without_user:,} prompts without a user id")
+    decided = engine.read(step("prefix", without_shared_prefixes(narrow, numeric_ids)))
+    if args.exclude:
+        chunks = (chunk for file in log_files(args.exclude) for chunk in read_chunks(file))
+        ngrams = Ngrams(
+            (text for chunk in chunks for _, row in parse(chunk) for text in strings_in(row)), args.exclude_words
+        )
+        with bar("exclude", staged.rows) as shown:
+            found = list(find_contaminated(engine.folder / "rows", ngrams, shown.update))
+        decided = engine.read(
+            step("exclude", marked(decided, write_marks(engine, "contaminated", found), "contaminated"))
+        )
+    if args.near_duplicates is not None:
+        left = (
+            decided.filter(decided.reason.isnull())
+            .select("row", "id", "time")
+            .join(rows.select("row", "prompt"), "row")
+        )
+        ordered = engine.write(left.order_by(earliest_first(left, numeric_ids)), "survivors")
+        with bar("near", ledger.left) as shown:
+            found = list(find_near_duplicates(ordered, args.near_duplicates, args.seed, shown.update))
+        decided = engine.read(step("near", marked(decided, write_marks(engine, "similar", found), "near_duplicate")))
+    with bar("pii") as shown:
+        with_pii = find_all_pii(engine, rows, staged, args, shown.update)
+    if args.pii == "drop":
+        marks = engine.read(engine.folder / "found").select("row", kept_id=ibis.null("string"))
+        decided = marked(decided, marks, "pii", ["train"] if args.pii_splits == "train" else None)
+    decided = engine.read(step("pii", decided, f"{with_pii:,} prompts of the log hold personal information"))
+    decided = at_most_per_user(decided, args.max_per_user, args.seed)
+    return step("cap", decided.select("row", "split", "reason", "kept_id", "dup_count").order_by("row"))
+
+
+STEP_OF = {
+    "malformed": "validate", "duplicate_prefix": "prefix", "contaminated": "exclude", "near_duplicate": "near", "pii": "pii",
+    "over_user_cap": "cap",
+}  # fmt: skip
+
+
 def prepare(args: argparse.Namespace) -> dict:
-    """Runs every step and writes `args.output_dir`; returns the report."""
-    splits, started, steps = check(args), time.time(), []
-
-    def bar(what: str, total: int | None = None):
-        return tqdm(desc=what, total=total, unit=" prompts", unit_scale=True, disable=None, leave=False)
-
-    def done(step: str, before: int, removed: int, since: float, note: str = "") -> int:
-        steps.append({"step": step, "in": before, "removed": removed, "out": before - removed, "seconds": round(time.time() - since, 2)})
-        print(f"{step:9} {before:>12,} in {removed:>12,} removed {before - removed:>12,} out {steps[-1]['seconds']:8.1f} s  {note}", flush=True)
-        return before - removed
-
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(atomic_folder(args.output_dir))
+    """Runs every step and writes `args.output_dir`, whole or not at all; returns the report."""
+    splits, started, ledger = check(args), time.time(), Ledger()
+    form = LogFormat(
+        args.prompt_column, args.user_column, args.time_column, args.id_column, args.messages_column, args.turns, args.prefix_chars
+    )  # fmt: skip
+    with atomic_folder(args.output_dir) as folder:
         work = folder / "work"
         work.mkdir()
-        # 1. validate: any log to checked, normalised parts
-        since = time.time()
-        form = LogFormat(
-            args.prompt_column, args.user_column, args.time_column, args.id_column, args.messages_column, args.turns, args.prefix_chars
-        )  # fmt: skip
         with bar("read") as shown:
             staged = stage_log(log_files(args.input), form, work, args.num_proc, shown.update)
         if not staged.rows:
-            why = f"; the first of {staged.malformed} malformed rows is {staged.first_malformed}" if staged.malformed else ""
+            why = (
+                f"; the first of {staged.malformed} malformed rows is {staged.first_malformed}"
+                if staged.malformed
+                else ""
+            )
             raise UserError(f"{' '.join(args.input)}: no prompt in it{why}")
-        left = done("validate", staged.rows + staged.malformed, staged.malformed, since, staged.first_malformed)
-        # 2. split by user, 3. one prompt per long prefix
-        since = time.time()
-        engine = Engine(args, work)
-        stack.callback(engine.close)
-        rows = engine.read(work / "rows")
-        numeric_ids = staged.kinds["id"] == "int"
-        narrow = with_split(rows.select("row", "id", "user", "time", "key"), splits, args.seed)
-        done("split", left, 0, since, f"{staged.without_user:,} without a user id")
-        since = time.time()
-        decided = engine.read(engine.write(without_shared_prefixes(narrow, numeric_ids), "prefix"))
-        count_left = decided.reason.isnull().sum()
-        left_after = int(engine.con.execute(count_left))
-        left = done("prefix", left, left - left_after, since)
-        # 4. contamination
-        contaminated = None
-        if args.exclude:
-            since = time.time()
-            chunks = (chunk for file in log_files(args.exclude) for chunk in read_chunks(file))
-            ngrams = Ngrams((text for chunk in chunks for _, row in parse(chunk) for text in strings_in(row)), args.exclude_words)
-            with bar("exclude", staged.rows) as shown:
-                contaminated = write_marks(engine, "contaminated", list(find_contaminated(work / "rows", ngrams, shown.update)))
-            decided = engine.read(engine.write(marked(decided, contaminated, "contaminated"), "excluded"))
-            left_after = int(engine.con.execute(decided.reason.isnull().sum()))
-            left = done("exclude", left, left - left_after, since)
-        # 5. near duplicates
-        if args.near_duplicates is not None:
-            since = time.time()
-            texts = decided.filter(decided.reason.isnull()).select("row", "id", "time").join(rows.select("row", "prompt"), "row")
-            ordered = engine.write(texts.order_by(earliest_first(texts, numeric_ids)), "survivors")
-            with bar("near", left) as shown:
-                near = list(find_near_duplicates(ordered, args.near_duplicates, args.seed, shown.update))
-            decided = engine.read(engine.write(marked(decided, write_marks(engine, "near", near), "near_duplicate"), "distant"))
-            left_after = int(engine.con.execute(decided.reason.isnull().sum()))
-            left = done("near", left, left - left_after, since)
-        # 6. personal information
-        since = time.time()
-        kinds = tuple(k for k in args.pii_kinds if k not in args.pii_off) if args.pii != "keep" else ()
-        key = hashlib.sha256(f"{args.seed}:".encode() + staged.digest).digest()
-        if args.pii == "keep":
-            args.pii_model = None
-        with bar("pii") as shown:
-            with_pii = find_all_pii(engine, rows, PiiJob(kinds, tuple(args.phone_regions), key), args, shown.update)
-        if args.pii == "drop":
-            found = engine.read(work / "pii")
-            marks = found.select("row", kept_id=ibis.null("string"))
-            decided = engine.read(engine.write(marked(decided, marks, "pii", ["train"] if args.pii_splits == "train" else None), "clean"))
-        left_after = int(engine.con.execute(decided.reason.isnull().sum()))
-        left = done("pii", left, left - left_after, since, f"{with_pii:,} prompts of the log hold personal information")
-        # 7. cap, and the decision on every row, in the order of the log
-        since = time.time()
-        decided = at_most_per_user(decided, args.max_per_user, args.seed)
-        decisions = engine.write(decided.select("row", "split", "reason", "kept_id", "dup_count").order_by("row"), "decisions")
-        final = engine.read(decisions)
-        left_after = int(engine.con.execute(final.reason.isnull().sum()))
-        left = done("cap", left, left - left_after, since)
-        # 8. texts and decisions to files
-        since = time.time()
+        ledger.add(
+            "validate",
+            staged.rows + staged.malformed,
+            staged.rows,
+            staged.first_malformed and f"(first: {staged.first_malformed})",
+        )
+        with contextlib.closing(Engine(args, work)) as engine:
+            decisions = decide(engine, staged, args, splits, ledger)
         with bar("write", staged.rows) as shown:
-            counts = write_outputs(engine, decisions, staged, args, list(splits), folder, shown.update)
-        done("write", left, 0, since)
-        removed = {s["step"]: s["removed"] for s in steps}
-        by_reason = dict(zip(REASONS, (removed.get(s, 0) for s in ("validate", "prefix", "exclude", "near", "pii", "cap")), strict=True))
+            counts = write_outputs(work, decisions, staged, args, list(splits), folder, shown.update)
+        ledger.add("write", ledger.left, sum(counts[name] for name in splits))
+        removed = {step["step"]: step["removed"] for step in ledger.steps}
         report = {
-            "in": staged.rows + staged.malformed, "kept": left, "removed": {r: n for r, n in by_reason.items() if n},
-            "splits": {name: counts[name] for name in splits}, "without_user_id": staged.without_user,
-            "with_pii": with_pii, "steps": steps, "seconds": round(time.time() - started, 2),
-            "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+            "in": ledger.steps[0]["in"], "kept": ledger.left,
+            "removed": {reason: removed[step] for reason, step in STEP_OF.items() if removed.get(step)},
+            "splits": {name: counts[name] for name in splits}, "without_user_id": staged.without_user, "steps": ledger.steps,
+            "seconds": round(time.time() - started, 2), "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
         }  # fmt: skip
-        if report["in"] != report["kept"] + counts["removed"] or left != sum(report["splits"].values()):
-            raise RuntimeError(f"counts do not add up: {report}")
+        if not report["in"] - report["kept"] == counts["removed"] == sum(report["removed"].values()):
+            raise RuntimeError(f"counts do not add up, this is a bug in the pipeline: {report}")
         write_json(folder / "report.json", report)
         (folder / "README.md").write_text(dataset_card(report, list(splits)), encoding="utf-8")
-        engine.close()
         shutil.rmtree(work)
     return report
 
@@ -656,7 +745,9 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     report = prepare(args)
     splits = ", ".join(f"{name} {n:,}" for name, n in report["splits"].items())
-    print(f"{args.output_dir}: {report['kept']:,} of {report['in']:,} prompts kept ({splits}) in {report['seconds']:.1f} s")
+    print(
+        f"{args.output_dir}: {report['kept']:,} of {report['in']:,} prompts kept ({splits}) in {report['seconds']:.1f} s"
+    )
 
 
 if __name__ == "__main__":
