@@ -22,7 +22,7 @@ from recipes.generation import generate_ids
 from recipes.models import completion_logprobs, load_policy, load_reward
 from recipes.report import write_report
 from recipes.statistics import cluster_bootstrap, win_rate
-from recipes.tokens import as_messages, decode_completion, encode_completion, encode_prompt
+from recipes.tokens import as_messages, decode_completion, encode_prompt
 
 
 def load_judge(spec: str):
@@ -54,7 +54,7 @@ def answer(name: str, path: str, rows: list[dict], args) -> list[dict]:
         for i, tokens in zip(batch, drawn, strict=True):
             answers[i] = {
                 "model": name, **rows[i], "completion": decode_completion(tokenizer, tokens),
-                "ended": tokens[-1] == tokenizer.eos_token_id, "tokens": len(tokens),
+                "ended": tokens[-1] == tokenizer.eos_token_id, "tokens": len(tokens), "completion_ids": tokens,
             }  # fmt: skip
     return [answers[i] for i in range(len(rows))]
 
@@ -63,14 +63,12 @@ def answer(name: str, path: str, rows: list[dict], args) -> list[dict]:
 def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str, batch_size: int) -> float | None:
     """Mean over answers of log p(answer) - log p_reference(answer), in nats per answer; None across prompt formats.
 
-    Estimated on the model's own answers, so it is the (k1) KL divergence of the model from the reference.
+    On the very tokens the model sampled, so it estimates (k1) the KL divergence of the model from the reference.
     """
     totals = []
     for name in (path, reference):
         model, tokenizer = load_policy(name, dtype)
-        pairs = [
-            (encode_prompt(tokenizer, a["prompt"]), encode_completion(tokenizer, a["completion"])) for a in answers
-        ]
+        pairs = [(encode_prompt(tokenizer, a["prompt"]), a["completion_ids"]) for a in answers]
         totals.append((pairs, completion_logprobs(model, pairs, batch_size)))
     if totals[0][0] != totals[1][0]:
         return None

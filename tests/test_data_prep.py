@@ -52,7 +52,9 @@ def test_demonstrations_need_the_prompts_that_rows_name(tmp_path, capsys):
 
 
 def test_scripted_labeler_prefers_cheerful_and_clean_text():
-    good, plain, bad, rude = map(label.scripted_score, ["I love this, wonderful!", "It is a chair.", "I hate it.", "shit"])
+    good, plain, bad, rude = map(
+        label.scripted_score, ["I love this, wonderful!", "It is a chair.", "I hate it.", "shit"]
+    )
     assert good > plain > bad and rude < -1
     assert label.scripted_reward(prompts=["p"], completions=["It is a chair."], user_id=["u"]) == [plain]
 
@@ -65,8 +67,19 @@ def test_near_equal_scores_are_one_rank_and_ranks_have_no_gaps():
 
 
 def test_labels_hold_the_rankings_contract(tmp_path):
-    rows = [{"prompt_id": "1", "prompt": [{"role": "user", "content": "Hi"}], "completions": ["I love you", "shit", "ok"]}]
-    label.main(["--input", write_jsonl(tmp_path / "s.jsonl", rows), "--labeler", "scripted", "--output", str(tmp_path / "r.jsonl")])
+    rows = [
+        {"prompt_id": "1", "prompt": [{"role": "user", "content": "Hi"}], "completions": ["I love you", "shit", "ok"]}
+    ]
+    label.main(
+        [
+            "--input",
+            write_jsonl(tmp_path / "s.jsonl", rows),
+            "--labeler",
+            "scripted",
+            "--output",
+            str(tmp_path / "r.jsonl"),
+        ]
+    )
     row = load_rows(tmp_path / "r.jsonl")[0]
     assert row["ranks"] == [1, 3, 2] and row["labeler"] == "scripted" and row["flags"] == [[], ["profanity"], []]
     assert all(1 <= q <= 7 for q in row["quality"]) and row["quality"][0] > row["quality"][2] > row["quality"][1]
@@ -174,7 +187,9 @@ def wheel_index(tmp_path, monkeypatch):
     wheel = index / "toy_data-1.0-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("toy_data-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-data\nVersion: 1.0\n")
-        archive.writestr("toy_data-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "toy_data-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr("toy_data-1.0.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(index))

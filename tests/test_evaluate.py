@@ -61,7 +61,10 @@ def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_
         "sft/trainer_state.json": {"log_history": [{"eval_loss": 3.0, "step": 0}, {"eval_loss": 2.0, "step": 4}]},
         "reward/metrics.json": {"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8, "n_pairs": 50},
         "ppo/trainer_state.json": {
-            "log_history": [{"step": s, "objective/kl": 0.1 * s, "objective/scores": 0.2, "rewards/scripted_reward": 0.3} for s in (1, 2)]
+            "log_history": [
+                {"step": s, "objective/kl": 0.1 * s, "objective/scores": 0.2, "rewards/scripted_reward": 0.3}
+                for s in (1, 2)
+            ]
         },
     }.items():
         (run / name).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,9 @@ def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_
     assert found["seconds"]["sft"] == 12 and found["judge"] == "the scripted labeler"
     assert found["models"]["ppo"]["kl_from_sft"] > 0.5  # two random models are far apart
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "10 in = 8 kept + 2 removed" in text and "by the scripted labeler" in text and "![PPO curves](ppo.png)" in text
+    assert (
+        "10 in = 8 kept + 2 removed" in text and "by the scripted labeler" in text and "![PPO curves](ppo.png)" in text
+    )
     assert (tmp_path / "report" / "ppo.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -95,7 +100,11 @@ def test_same_model_has_no_kl_and_answers_are_not_asked_twice(arguments, tmp_pat
 
 def test_markdown_escapes_what_models_wrote():
     entry = {"rate": 0.5, "low": 0.4, "high": 0.6, "n": 1}
-    row = {"prompt": [{"role": "user", "content": "a|b"}], "completion": "<script>x</script>\n| ![i](http://x)", "gold": 0.0}
+    row = {
+        "prompt": [{"role": "user", "content": "a|b"}],
+        "completion": "<script>x</script>\n| ![i](http://x)",
+        "gold": 0.0,
+    }
     text = report.markdown(
         {"judge": "j", "models": {}, "win_rate": {"a_vs_b": entry}, "win_rate_by_reward_model": {}, "win_rate_shorter": {"a_vs_b": entry}},
         {"m": [row]}, None,
