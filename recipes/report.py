@@ -1,5 +1,6 @@
 """The report a person opens: `report.json`, `report.md` and curves of one run, from the files the steps wrote."""
 
+import html
 import json
 from pathlib import Path
 
@@ -66,9 +67,14 @@ def _percent(entry: dict) -> str:
     return f"{100 * entry['rate']:.1f} % [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
 
 
+def _interval(entry: dict | None) -> str:
+    return f"{entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "–"
+
+
 def _cell(text: str) -> str:
     """Model text inside a Markdown table: no markup of its own, one line."""
-    for character in "\\`*_{}[]<>|#!":
+    text = html.escape(text, quote=False)
+    for character in "\\`*_{}[]|#!":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
 
@@ -116,10 +122,11 @@ def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> 
     for name, m in report["models"].items():
         show = lambda key, m=m: (
             f"{m[key]['mean']:.3f} [{m[key]['low']:.3f}, {m[key]['high']:.3f}]" if key in m else "–"
-        )  # noqa: E731
+        )
         kl = next((v for k, v in m.items() if k.startswith("kl_from_")), None)
         lines.append(
-            f"| {name} | {show('gold')} | {show('reward')} | {show('tokens')} | {show('ended')} | {'–' if kl is None else f'{kl:.2f}'} |"
+            f"| {name} | {' | '.join(_interval(m.get(key)) for key in ('gold', 'reward', 'tokens', 'ended'))} "
+            f"| {'–' if kl is None else f'{kl:.2f}'} |"
         )
     lines += [
         "",
