@@ -1,0 +1,142 @@
+"""Step 3: PPO against the reward model (InstructGPT, section 3.5), policy, reference, reward and value on one base model.
+
+    accelerate launch recipes/ppo.py --config recipes/configs/demo/ppo.yaml
+
+Takes prompts (`prompt`: text or messages; file, folder or Hub id), the merged SFT model (`--model_name_or_path`: the base,
+and the reference while adapters are off) and a reward: `--reward_model_path` (folder by recipes/reward.py), Python functions
+(`--reward_funcs module:function ...`), or both, weighted by `--reward_weights`. Writes to `--output_dir` the policy's adapter,
+`value/`, the tokenizer, `trainer_state.json` (metrics of each rollout) and `samples.jsonl`; with `--save_merged` also
+`merged/`. Run again it continues from its last whole checkpoint.
+
+PPO-ptx: `--ptx_dataset` (rows with `text`) and `--ptx_coef` add a language-model loss on pretraining text to every step
+against the "alignment tax". The paper's coefficient is 27.8, with 8 times as many pretraining rows as responses; here as
+many (`--ptx_batch_size`), for about half again the time of an update. Off by default.
+
+`--stock` runs TRL's own `PPOTrainer` on the same data: LoRA policy, `--stock_value lora|full` as value network, no resume.
+"""
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trl
+from trl import get_peft_config
+
+from data_prep.files import UserError, atomic_folder, command, data_files, load_rows
+from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished
+from recipes.models import ModelConfig, load_causal_lm, load_policy, parse
+from recipes.tokens import load_tokenizer
+from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
+
+
+@dataclass
+class ScriptArguments(trl.ScriptArguments):
+    """TRL's data flags and where rewards and held-out prompts come from."""
+
+    eval_dataset: str | None = field(
+        default=None, metadata={"help": "Held-out prompts; default the validation split beside --dataset_name."}
+    )
+    dataset_test_split: str = field(default="validation", metadata={"help": "Split of the held-out prompts."})
+    eval_prompts: int = field(default=64, metadata={"help": "Held-out prompts to answer at each evaluation."})
+    reward_funcs: list[str] | None = field(
+        default=None, metadata={"help": "Reward functions as module:function, called as in TRL's GRPO."}
+    )
+    ptx_dataset: str | None = field(default=None, metadata={"help": "PPO-ptx: rows with `text`."})
+    save_merged: bool = field(
+        default=False, metadata={"help": "Also write merged/: base and policy as one plain model."}
+    )
+    stock: bool = field(default=False, metadata={"help": "Run TRL's own PPOTrainer instead, for comparison."})
+    stock_value: str = field(
+        default="lora", metadata={"help": "Value network of --stock: lora or full.", "choices": ["lora", "full"]}
+    )
+
+
+def load_function(name: str):
+    """`module:function` -> the function; modules beside where you run are found too."""
+    module, _, function = name.partition(":")
+    if not function:
+        raise UserError(f"--reward_funcs {name}: write it as module:function")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--reward_funcs {name}: {error}") from error
+
+
+def held_out_prompts(script_args: ScriptArguments):
+    """The first `--eval_prompts` rows of --eval_dataset, or of the validation split beside a single training file."""
+    source, split = script_args.eval_dataset or script_args.dataset_name, script_args.dataset_test_split
+    if script_args.eval_dataset is None and Path(source).is_file():
+        source = Path(source).parent
+    if Path(source).is_dir() and not any(p.name.startswith(split) for p in data_files(source, split)):
+        raise UserError(f"{source}: no {split} file for evaluation; give --eval_dataset or --eval_strategy no")
+    rows = load_rows(source, split, script_args.dataset_config, ["prompt"])
+    return rows.select(range(min(len(rows), script_args.eval_prompts)))
+
+
+def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model_args: ModelConfig) -> None:
+    if not script_args.dataset_name:
+        raise UserError("--dataset_name is missing: prompts as a file, a folder or a Hub dataset id")
+    if is_finished(training_args.output_dir):
+        return print(f"{training_args.output_dir} holds a finished run; delete it to train again")
+
+    ################
+    # Data
+    ################
+    rows = load_rows(script_args.dataset_name, script_args.dataset_train_split, script_args.dataset_config, ["prompt"])
+    eval_rows = held_out_prompts(script_args) if training_args.eval_strategy != "no" else None
+    ptx_rows = load_rows(script_args.ptx_dataset, columns=["text"]) if script_args.ptx_dataset else None
+
+    ################
+    # Models
+    ################
+    tokenizer = load_tokenizer(
+        model_args.model_name_or_path, model_args.model_revision, training_args.trust_remote_code
+    )
+    model_args.lora_task_type, model_args.lora_dropout = "CAUSAL_LM", 0.0
+    model = load_causal_lm(model_args, training_args.trust_remote_code)
+    if script_args.stock:
+        from recipes.trainers.stock_ppo import train_stock
+
+        return train_stock(model, tokenizer, rows, training_args, model_args, script_args.stock_value)
+
+    ################
+    # Train
+    ################
+    trainer = SharedBasePPOTrainer(
+        model=model,
+        args=training_args,
+        processing_class=tokenizer,
+        train_dataset=rows,
+        eval_dataset=eval_rows,
+        reward_model=training_args.reward_model_path,
+        reward_funcs=tuple(load_function(name) for name in script_args.reward_funcs or ()),
+        ptx_dataset=ptx_rows,
+        peft_config=get_peft_config(model_args),
+    )
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+
+    ################
+    # Save
+    ################
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        if script_args.save_merged and model_args.use_peft:
+            merged, _ = load_policy(training_args.output_dir, "auto", training_args.trust_remote_code)
+            with atomic_folder(Path(training_args.output_dir) / "merged") as beside:
+                merged.save_pretrained(beside)
+                tokenizer.save_pretrained(beside)
+        mark_finished(training_args.output_dir)
+
+
+@command
+def cli(argv: list[str] | None = None) -> None:
+    main(*parse((ScriptArguments, SharedBasePPOConfig, ModelConfig), argv))
+
+
+if __name__ == "__main__":
+    cli()
