@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from recipes.generation import generate_ids
     from recipes.models import load_policy
-    from recipes.tokens import as_messages, decode_completion, encode_prompt
+    from recipes.tokens import as_messages, as_text, decode_completion, encode_prompt
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", nargs="+", required=True, help="models or adapters to sample from")
@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--max_prompt_tokens", type=int, default=512, help="longer prompts are left out, and counted")
+    parser.add_argument("--answers", help="rows with prompt_id and completion: people's answers, added to the K outputs; "
+                        "only prompts that have one are taken")  # fmt: skip
     parser.add_argument("--limit", type=int, help="this many prompts, drawn with --seed")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--dtype", default="float32")
@@ -65,7 +67,13 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output} is there already; delete it to sample again")
         return
 
-    rows = load_rows(args.input, columns=["prompt"]).to_list()
+    rows, people = load_rows(args.input, columns=["prompt"]).to_list(), {}
+    if args.answers:
+        known = load_rows(args.answers, columns=["prompt_id", "completion"])
+        people = {row["prompt_id"]: (row.get("source") or args.answers, as_text(row["completion"])) for row in known}
+        rows = [row for row in rows if row.get("id") in people]
+        if not rows:
+            raise UserError(f"{args.answers}: no prompt_id in it is the id of a prompt in {args.input}")
     if args.limit and args.limit < len(rows):
         rows = random.Random(args.seed).sample(rows, args.limit)
     for number, row in enumerate(rows):
@@ -112,6 +120,9 @@ def main(argv: list[str] | None = None) -> None:
         models, temperatures, texts = (list(column) for column in zip(*outputs[i], strict=True))
         keep = {k: rows[i][k] for k in ("prompt_id", "prompt", "user_id") if k in rows[i]}
         sampling = [{"temperature": t, "max_new_tokens": args.max_new_tokens, "seed": args.seed} for t in temperatures]
+        if rows[i]["prompt_id"] in people:
+            source, text = people[rows[i]["prompt_id"]]
+            models, texts, sampling = [*models, source], [*texts, text], [*sampling, None]
         samples.append({**keep, "completions": texts, "model": models, "sampling": sampling})
     write_rows(args.output, samples)
     partial.unlink()

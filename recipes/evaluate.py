@@ -11,6 +11,7 @@ Killed and run again, models that have answered are not asked again.
 import argparse
 import importlib
 import random
+import time
 from pathlib import Path
 
 import torch
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    models, judge = parse_models(args.models), load_judge(args.judge)
+    models, judge, started = parse_models(args.models), load_judge(args.judge), time.monotonic()
 
     # 1. The same prompts for every model
     rows = load_rows(args.input, "test", columns=["prompt"]).to_list()
@@ -157,6 +158,7 @@ def main(argv: list[str] | None = None) -> None:
                 [r["reward"] for r in a], [r["reward"] for r in b], users
             )
         result["win_rate_shorter"][key] = win_rate([-r["tokens"] for r in a], [-r["tokens"] for r in b], users)
+    result["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
     write_report(args.output_dir, result, answers, args.run_dir)
 
 

@@ -153,7 +153,8 @@ def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> 
 
 def write_report(output_dir: Path, result: dict, answers: dict[str, list[dict]], run_dir: Path | None) -> None:
     """Writes `report.json`, `report.md`, `ppo.png` and `answers.jsonl`, and prints the numbers that matter."""
-    report = {**(collect_run(run_dir) if run_dir else {}), **result}
+    run = collect_run(run_dir) if run_dir else {}
+    report = {**run, **result, "seconds": {**run.get("seconds", {}), **result["seconds"]}}
     report["gold"] = {name: m["gold"]["mean"] for name, m in result["models"].items()}
     base = None
     if run_dir and (run_dir / "embedded").is_dir():

@@ -164,6 +164,17 @@ def test_killed_and_run_again_samples_are_the_same(tiny_model, tmp_path, monkeyp
     assert again.read_text() == whole.read_text() and not (tmp_path / "again.jsonl.partial").exists()
 
 
+def test_peoples_answers_join_the_outputs(tiny_model, tmp_path):
+    answers = [{"prompt_id": f"p{i}", "completion": f"By a person {i}.", "source": "people"} for i in (2, 5)]
+    argv = [*sample_argv(tiny_model, tmp_path), "--answers", write_jsonl(tmp_path / "answers.jsonl", answers)]
+    sample.main([*argv, "--output", str(tmp_path / "s.jsonl")])
+    rows = load_rows(tmp_path / "s.jsonl").to_list()
+    assert [r["prompt_id"] for r in rows] == ["p2", "p5"]
+    assert [(len(r["completions"]), r["completions"][3], r["model"][3]) for r in rows] == [
+        (4, "By a person 2.", "people"), (4, "By a person 5.", "people"),
+    ]  # fmt: skip
+
+
 def test_partial_of_other_settings_is_not_used(tiny_model, tmp_path):
     out = tmp_path / "s.jsonl"
     (tmp_path / "s.jsonl.partial").write_text('{"models": ["other"]}\n{"batch": "0:0", "completions": ["wrong"]}\n')
