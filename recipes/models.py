@@ -37,14 +37,19 @@ class ModelConfig(trl.ModelConfig):
 class HardwareDefaults:
     """For a TRL config: bf16 only where a GPU has it (TRL would turn it on everywhere), no activation checkpointing.
 
-    Both stay flags; `--bf16`, `--gradient_checkpointing` win.
+    Both stay flags; `--bf16`, `--gradient_checkpointing` win. Without an accelerator `use_cpu` is set: left out, the
+    processes of `torchrun` on a CPU would not find each other, and each would train alone.
     """
 
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
 
     def __post_init__(self):
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.bf16 is None:  # not where it is only emulated (a T4)
+            has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+            self.bf16 = has_bf16 and not self.fp16 and not self.use_cpu
+        if getattr(self, "activation_checkpointing", False) is None:  # the newer name; set, it silences a warning
+            self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
 
 
