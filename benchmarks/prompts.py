@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import ipaddress
 import json
+import os
 import random
 import shutil
 import string
@@ -378,7 +379,12 @@ def main() -> None:
         )
         extra = ["--backend", args.backend] + (["--memory_limit", args.memory_limit] if args.memory_limit else [])
         seconds, peak = run([log], output, extra)
-        result = {"rows": args.rows, "seconds": round(seconds, 1), "peak_gb": round(peak, 2)}
+        result = {
+            "rows": args.rows,
+            "seconds": round(seconds, 1),
+            "peak_gb": round(peak, 2),
+            "load_average": os.getloadavg()[0],
+        }
         report = json.loads((output / "report.json").read_text())
         if not args.skip_reference:
             removed = pq.read_table(

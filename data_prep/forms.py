@@ -89,7 +89,7 @@ def request_form(prompt: str) -> str:
     if _few_shot(prompt):
         return "few_shot"
     text = prompt.strip()
-    if len(SPEAKER.findall(text)) >= 2 or STORY.match(text):
+    if ("\n" in text and len(SPEAKER.findall(text)) >= 2) or STORY.match(text):
         return "continuation"
     if text.endswith(("?", "?)", '?"')) or QUESTION.match(text) or IMPERATIVE.search(text) or ASKS.search(text):
         return "direct"
@@ -117,7 +117,7 @@ CHAT = re.compile(
 def category(prompt: str) -> str:
     """Use case of a prompt, one of `CATEGORIES`, by the first rule that matches (keywords a person would use to ask)."""
     head = prompt if len(prompt) <= 4_000 else prompt[:2_000] + "\n" + prompt[-2_000:]
-    if len(SPEAKER.findall(head)) >= 2:
+    if "\n" in head and len(SPEAKER.findall(head)) >= 2:
         return "chat"
     for name, pattern in RULES:
         if pattern.search(head):

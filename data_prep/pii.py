@@ -152,6 +152,9 @@ def _cards(text: str):
         groups = [(m.start(), m.end()) for m in re.finditer("[0-9]+", match.group())]
         first = 0
         while first < len(groups):
+            if groups[first][1] - groups[first][0] < 4:  # no card is grouped that way
+                first += 1
+                continue
             for count in (1, 3, 4, 5):
                 window = groups[first : first + count]
                 shape = tuple(end - start for start, end in window)
@@ -187,8 +190,11 @@ class NationalId(NamedTuple):
     context: re.Pattern | None = None  # a word that must stand before it, where the shape alone says too little
 
 
+BEFORE, AFTER = r"(?<![\w.-])", r"(?![\w-])"
+
+
 def _number(shape: str) -> re.Pattern:
-    return re.compile(rf"(?<![\w.-])(?:{shape})(?![\w-])")
+    return re.compile(f"{BEFORE}(?:{shape}){AFTER}")
 
 
 def _words(words: str) -> re.Pattern:
@@ -219,21 +225,35 @@ SSN_WORD = _words("ssn|social security")
 SSN_DENIED = _words("isbn|order|part|sku|invoice|ticket|serial|model|zip")
 
 
+ALONE = [rule for rule in NATIONAL_IDS if not rule.context]
+BESIDE_A_WORD = [rule for rule in NATIONAL_IDS if rule.context]
+ANY_WORD = re.compile("|".join(rule.context.pattern for rule in BESIDE_A_WORD), re.I)
+ANY_NUMBER = re.compile(r"[0-9](?:[ .+-]?[0-9]){7,}")
+_SHAPES = "|".join(
+    rule.shape.pattern.removeprefix(BEFORE).removesuffix(AFTER).replace(r"\1", "[- ]") for rule in ALONE
+)
+ANY_SHAPE = re.compile(f"{BEFORE}(?=[0-9A-Z][0-9A-Z .-]{{7}})(?:{_SHAPES}){AFTER}")  # one look behind for all shapes
+
+
 def _national_ids(text: str):
-    for rule in NATIONAL_IDS:
-        if rule.context and not rule.context.search(text):
-            continue
+    rules = ALONE if ANY_SHAPE.search(text) else []
+    if any(ANY_WORD.search(text, max(0, number.start() - 60), number.start()) for number in ANY_NUMBER.finditer(text)):
+        rules = rules + BESIDE_A_WORD
+    for rule in rules:
         for match in rule.shape.finditer(text):
             before = text[max(0, match.start() - 60) : match.start()]
             if rule.context and not rule.context.search(before):
                 continue
-            if rule.checker == "us.ssn" and SSN_DENIED.search(before[-20:]):
-                continue  # an SSN has no check digit: a catalogue number of its shape is told apart by its name
-            if rule.checker == "us.ssn" and SSN_WORD.search(before):
-                yield Found("national_id", *match.span())
-            elif _library(f"stdnum.{rule.checker}").is_valid(
-                match.group().replace(" ", "-" if rule.checker == "us.ssn" else "")
-            ):
+            written = match.group()
+            if rule.checker == "us.ssn":
+                # an SSN has no check digit: what names it decides, then the numbers that were never given out
+                if SSN_DENIED.search(before[-20:]):
+                    continue
+                if SSN_WORD.search(before):
+                    yield Found("national_id", *match.span())
+                    continue
+                written = written.replace(" ", "-")
+            if _library(f"stdnum.{rule.checker}").is_valid(written):
                 yield Found("national_id", *match.span())
 
 
@@ -261,13 +281,14 @@ def _secrets(text: str):
 
 SEPARATOR = "(?:[ .\\-/\xa0]|\\)[ .-]?| \\()?"
 PHONE = re.compile(
-    rf"(?<![\w@#$€£.,=:*^/-])(?<!\w[-.])(?:\+ ?)?\(?[0-9](?:{SEPARATOR}[0-9]){{6,14}}(?![\w]|[.,:/-][0-9]| ?[=*^])"
+    rf"(?<![\w@#$€£.,=*^/-])(?<![0-9]:)(?<!\w[-.])(?:\+ ?)?\(?[0-9](?:{SEPARATOR}[0-9]){{6,14}}(?![\w]|[.,:/-][0-9]| ?[=*^])"
 )
 # North American shapes; the made-up "(555) 123-4567" has an exchange that no plan assigns, and people write it all the time
 NANP_STRONG = re.compile(
     r"(?:\+?1[ .-]?)?\([2-9][0-9]{2}\) ?[0-9]{3}[ .-]?[0-9]{4}|(?:1[ .-])?[2-9][0-9]{2}([.-])[2-9][0-9]{2}\1[0-9]{4}"
 )
 NANP_DIGITS = re.compile(r"1?[2-9][0-9]{9}")
+PHONE_START = re.compile(r"[+(0-9]")  # a leading character set is what makes Python's search fast
 DATE = re.compile(
     r"(?:19|20)[0-9]{2}[-/. ][0-9]{1,2}[-/. ][0-9]{1,2}|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2}|(?:19|20)[0-9]{2} ?[-/] ?(?:19|20)[0-9]{2}\b"
 )
@@ -287,8 +308,12 @@ def _last(pattern: re.Pattern, text: str) -> int:
 
 
 def _phones(text: str, regions: Sequence[str] = REGIONS):
-    for match in PHONE.finditer(text):
-        shown = match.group()
+    end = 0
+    for start in PHONE_START.finditer(text):
+        match = PHONE.match(text, start.start()) if start.start() >= end else None
+        if match is None:
+            continue
+        shown, end = match.group(), match.end()
         if DATE.match(shown):
             continue
         before = text[max(0, match.start() - 48) : match.start()]
@@ -318,7 +343,10 @@ def _is_phone(shown: str, context: bool, denied: bool, regions: Sequence[str]) -
         return _valid(shown, "US")
     # a leading trunk zero, well grouped: few other numbers are written so
     return (
-        shown[0] in "0(" and len(re.findall("[0-9]+", shown)) >= 3 and any(_valid(shown, region) for region in regions)
+        shown[0] in "0("
+        and len(digits) >= 10
+        and len(re.findall("[0-9]+", shown)) >= 3
+        and any(_valid(shown, region) for region in regions)
     )
 
 
@@ -388,7 +416,8 @@ class ModelFinder:
         step = self.window // 2
         windows = [(i, at) for i, text in enumerate(texts) for at in range(0, max(len(text) - step, 1), step)]
         found: list[list[Found]] = [[] for _ in texts]
-        answers = self.pipeline([texts[i][at : at + self.window] or " " for i, at in windows]) if windows else []
+        windows = [(i, at) for i, at in windows if texts[i][at : at + self.window].strip()]
+        answers = self.pipeline([texts[i][at : at + self.window] for i, at in windows]) if windows else []
         for (i, at), entities in zip(windows, answers, strict=True):
             for entity in entities:
                 label = entity["entity_group"]

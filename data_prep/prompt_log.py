@@ -7,6 +7,7 @@ the DuckDB and the Spark path start from the same bytes. Part n of `rows/` and p
 
 import csv
 import datetime
+import gc
 import glob
 import gzip
 import hashlib
@@ -31,6 +32,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.files import UserError
+from data_prep.forms import request_form
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")
 MESSAGE_COLUMNS = ("messages", "conversation", "conversations")  # OpenAI style, LMSYS-Chat and WildChat, ShareGPT
@@ -41,8 +43,9 @@ CHUNK_BYTES, CHUNK_ROWS, MAX_COLUMNS = 8 << 20, 20_000, 1_000
 
 ROWS = pa.schema(
     [("row", pa.int64()), ("id", pa.string()), ("user", pa.string()), ("time", pa.int64()), ("key", pa.string()),
-     ("prompt", pa.string()), ("history", pa.string())]
+     ("prompt", pa.string()), ("history", pa.string()), ("request_form", pa.string())]
 )  # fmt: skip
+EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 MALFORMED = pa.schema([("file", pa.string()), ("line", pa.int64()), ("detail", pa.string())])
 
 
@@ -85,6 +88,8 @@ def prefix_key(prompt: str, history: str | None, prefix_chars: int) -> str:
 
 def as_identifier(value: Any, column: str) -> int | str | None:
     """An id or user id as int or text; None when missing (null, NaN, empty)."""
+    if type(value) is int:
+        return value
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -96,7 +101,7 @@ def as_identifier(value: Any, column: str) -> int | str | None:
 
 def as_microseconds(value: Any, column: str) -> int | None:
     """A point in time in microseconds since 1970 (UTC where no zone is given); None when missing."""
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value == "":
         return None
     if isinstance(value, str):
         try:
@@ -108,16 +113,24 @@ def as_microseconds(value: Any, column: str) -> int | None:
                 raise Malformed(f"{column} is neither ISO 8601 nor a number of seconds") from None
     if isinstance(value, datetime.datetime):
         value = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
-        return (value - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)
+        return (value - EPOCH) // datetime.timedelta(microseconds=1)
     if isinstance(value, datetime.date):
-        return (value - datetime.date(1970, 1, 1)).days * 86_400_000_000
-    if isinstance(value, bool) or not isinstance(value, int | float):
+        return (value - EPOCH.date()).days * 86_400_000_000
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Malformed(f"{column} is {type(value).__name__}, expected a time")
-    if not math.isfinite(value) or abs(value) >= 1e19:
-        raise Malformed(f"{column} is not a point in time")
+    if value != value:  # NaN: how pandas writes a missing number
+        return None
     # seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by size
-    unit = next(u for limit, u in ((1e11, 1_000_000), (1e14, 1_000), (1e17, 1), (1e20, 0.001)) if abs(value) < limit)
-    return value * unit if isinstance(value, int) and unit >= 1 else round(value * unit)
+    size = abs(value)
+    if size < 1e11:
+        return value * 1_000_000 if type(value) is int else round(value * 1e6)
+    if size < 1e14:
+        return value * 1_000 if type(value) is int else round(value * 1e3)
+    if size < 1e17:
+        return int(value)
+    if size < 9e18:
+        return int(value) // 1_000
+    raise Malformed(f"{column} is not a point in time")
 
 
 def as_turns(messages: Any, column: str) -> list[dict[str, str]]:
@@ -144,7 +157,9 @@ def as_turns(messages: Any, column: str) -> list[dict[str, str]]:
 
 def prompts_of(row: dict, form: LogFormat) -> list[tuple[str, str | None, int]]:
     """The prompts in a row: (text, history as JSON or None, number of the user turn)."""
-    column = form.messages or next((c for c in MESSAGE_COLUMNS if form.prompt not in row and c in row), None)
+    column = form.messages
+    if column is None and form.prompt not in row:
+        column = next((c for c in MESSAGE_COLUMNS if c in row), None)
     if column is None:
         if form.prompt not in row:
             raise Malformed(f"no column {form.prompt!r}")
@@ -163,7 +178,7 @@ def prompts_of(row: dict, form: LogFormat) -> list[tuple[str, str | None, int]]:
         for number, i in enumerate(user_turns[: 1 if form.turns == "first" else None]):
             history = json.dumps(turns[:i], ensure_ascii=False) if i and form.turns == "all" else None
             found.append((turns[i]["content"], history, number))
-    if not normalise(found[0][0]):
+    if not found[0][0].strip():
         raise Malformed(f"{form.prompt} is empty")
     return found
 
@@ -398,7 +413,7 @@ def kind_of(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int):
-        return "int" if -(2**63) <= value < 2**63 else "text"
+        return "int"
     if isinstance(value, float):
         return "float"
     return "time" if isinstance(value, datetime.datetime) else "text"
@@ -421,11 +436,12 @@ def as_text(value: Any) -> str | None:
 
 
 def column_of(values: list) -> tuple[str, pa.Array]:
+    """Values of one column in one part, as the narrowest kind that holds them."""
     kind = "null"
-    for sample in {type(v): v for v in values if not isinstance(v, int)}.values():
+    for sample in {type(v): v for v in values}.values():
         kind = wider(kind, kind_of(sample))
-    for kind_here in {kind_of(v) for v in values if isinstance(v, int)}:
-        kind = wider(kind, kind_here)
+    if kind == "int" and not all(v is None or -(2**63) <= v < 2**63 for v in values):
+        kind = "text"
     if kind == "text":
         values = [as_text(v) for v in values]
     elif kind == "time":
@@ -475,20 +491,23 @@ def encodable(row: dict) -> bool:
 
 def stage_chunk(chunk: Chunk, number: int, form: LogFormat, folder: Path) -> Staged:
     """Checks and normalises the chunk's rows and writes them as part `number`."""
-    parsed = list(parse(chunk))
+    gc.disable()  # a chunk is a million small objects without cycles: looking for some takes a quarter of the time
     try:
+        parsed = list(parse(chunk))
         return _stage(parsed, chunk.file, number, form, folder)
     except UnicodeEncodeError:  # a lone surrogate somewhere: find the rows, and do the others again
         reason = "not valid Unicode text (a lone surrogate)"
         parsed = [(line, row if isinstance(row, str) or encodable(row) else reason) for line, row in parsed]
         return _stage(parsed, chunk.file, number, form, folder)
+    finally:
+        gc.enable()
 
 
 def _stage(parsed: list[tuple[int, dict | str]], file: str, number: int, form: LogFormat, folder: Path) -> Staged:
     name = os.path.basename(file.rstrip("/"))
     rows: list[tuple] = []
     originals: list[tuple] = []
-    extras: dict[str, list] = {}
+    sources: list[dict] = []
     malformed: list[tuple[str, int, str]] = []
     base = number << 32
     used = {form.prompt, form.user, form.time, form.id}
@@ -511,16 +530,13 @@ def _stage(parsed: list[tuple[int, dict | str]], file: str, number: int, form: L
                 own = f"{own}#{turn}"
             key = prefix_key(prompt, history, form.prefix_chars)
             user_text = None if user is None else str(user)
-            rows.append((base + len(rows), str(own), user_text, moment, key, prompt, history))
+            rows.append((base + len(rows), str(own), user_text, moment, key, prompt, history, request_form(prompt)))
             originals.append((own, user, row.get(form.time)))
-            for column, value in row.items():
-                if column not in used:
-                    if column not in extras:
-                        extras[column] = [None] * (len(rows) - 1)
-                    values = extras[column]
-                    if len(values) < len(rows) - 1:
-                        values.extend([None] * (len(rows) - 1 - len(values)))
-                    values.append(value)
+            sources.append(row)
+    extras = {
+        column: [row.get(column) for row in sources]
+        for column in dict.fromkeys(c for row in sources for c in row if c not in used)
+    }
     if len(extras) > MAX_COLUMNS:
         raise UserError(f"{file}: more than {MAX_COLUMNS} different columns; is this one row a line?")
     staged = Staged(1, len(rows), len(malformed), sum(r[2] is None for r in rows))
@@ -531,7 +547,6 @@ def _stage(parsed: list[tuple[int, dict | str]], file: str, number: int, form: L
     ids, users, times = zip(*originals, strict=True) if originals else ((), (), ())
     named = {"id": list(ids), "user_id": list(users), "timestamp": list(times)}
     for column, values in extras.items():
-        values.extend([None] * (len(rows) - len(values)))
         named[f"input_{column}" if column in RESERVED or column in named or column == "prompt" else column] = values
     arrays = {}
     for column, values in named.items():
@@ -552,7 +567,7 @@ def part(folder: Path, number: int) -> Path:
 
 
 def _write(folder: Path, number: int, table: pa.Table) -> None:
-    pq.write_table(table, part(folder, number), compression="zstd", compression_level=1)
+    pq.write_table(table, part(folder, number), compression="lz4", write_statistics=False)
 
 
 def stage_log(
@@ -596,6 +611,9 @@ def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Itera
         yield from (function(*job) for job in jobs)
         return
     context = multiprocessing.get_context("forkserver")  # engines have threads, and a fork would copy their locks
+    context.set_forkserver_preload(
+        ["data_prep.pii", "data_prep.prompt_log", "ibis"]
+    )  # import once, not in every worker
     with ProcessPoolExecutor(processes, context, _leave_with_parent) as pool:
         pending = {i: pool.submit(function, *job) for i, job in enumerate(head)}
         submitted, due = len(pending), 0

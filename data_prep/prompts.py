@@ -38,13 +38,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.files import UserError, atomic_folder, command, write_json
-from data_prep.forms import request_form
 from data_prep.pii import KINDS, REGIONS, ModelFinder, candidate_pattern, find_pii, merge, redact
 from data_prep.prompt_log import (
     ARROW,
     LogFormat,
     Staged,
-    as_kind,
     log_files,
     parallel,
     parse,
@@ -212,10 +210,13 @@ def at_most_per_user(rows: ibis.Table, most: int, seed: int) -> ibis.Table:
 
 
 def with_pii_candidates(rows: ibis.Table, kinds: tuple[str, ...]) -> ibis.Table:
-    """The few rows that the engine's own regular expression lets through to Python."""
-    pattern = candidate_pattern(kinds)
-    text = rows.prompt.re_search(pattern) | rows.history.fill_null("").re_search(pattern)
-    return rows.filter(text).select("row", "prompt", "history").order_by("row")
+    """The few rows that the engine's own regular expressions let through to Python, with the kinds to look for."""
+
+    def matches(pattern: str) -> ibis.Value:
+        return rows.prompt.re_search(pattern) | rows.history.fill_null("").re_search(pattern)
+
+    flags = {kind: matches(candidate_pattern([kind])) for kind in kinds}
+    return rows.filter(matches(candidate_pattern(kinds))).select("row", "prompt", "history", **flags).order_by("row")
 
 
 # --- the steps that need Python -------------------------------------------------------------------------------------
@@ -235,10 +236,17 @@ class PiiJob:
 def find_in_batch(batch: pa.RecordBatch, job: PiiJob, model_spans: dict | None = None) -> list[tuple]:
     """(row, kinds, hashes, redacted prompt, redacted history) of the rows that hold personal information."""
     found = []
-    for row, prompt, history in zip(*(batch.column(c).to_pylist() for c in ("row", "prompt", "history")), strict=True):
+    suspected = [
+        [kind for kind, flag in flags.items() if flag]
+        for flags in batch.select([k for k in job.kinds if k in batch.schema.names]).to_pylist()
+    ]
+    columns = (batch.column(c).to_pylist() for c in ("row", "prompt", "history"))
+    for row, prompt, history, kinds in zip(*columns, suspected, strict=True):
         texts = [prompt] + [turn["content"] for turn in (json.loads(history) if history else [])]
         spans = [
-            merge(find_pii(text, job.kinds, job.regions), model_spans.get((row, i), []) if model_spans else [])
+            merge(
+                find_pii(text, kinds or job.kinds, job.regions), model_spans.get((row, i), []) if model_spans else []
+            )
             for i, text in enumerate(texts)
         ]
         if not any(spans):
@@ -379,8 +387,8 @@ def find_near_duplicates(
 class RowStream:
     """Sorted record batches, taken a given number of rows, or up to a given row number, at a time."""
 
-    def __init__(self, folder: Path):
-        self.source = batches(folder)
+    def __init__(self, folder: Path, schema: pa.Schema | None = None):
+        self.source, self.schema = batches(folder), schema
         self.buffer: pa.Table | None = None
 
     def _fill(self) -> bool:
@@ -399,13 +407,13 @@ class RowStream:
         taken, self.buffer = self.buffer.slice(0, count), self.buffer.slice(count).combine_chunks()
         return taken
 
-    def up_to(self, row: int) -> list[dict]:
+    def up_to(self, row: int) -> pa.Table:
         while (self.buffer is None or not len(self.buffer) or self.buffer["row"][-1].as_py() <= row) and self._fill():
             pass
         if self.buffer is None:
-            return []
+            return self.schema.empty_table()
         count = pc.sum(pc.less_equal(self.buffer["row"], row)).as_py() or 0
-        return self.take(count).to_pylist()
+        return self.take(count).combine_chunks()
 
 
 class Outputs:
@@ -461,38 +469,38 @@ def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> d
     return dict.fromkeys(splits, kept) | {"removed": pa.schema(fields + why)}
 
 
-def assemble(rows: pa.Table, extras: pa.Table, decisions: pa.Table, pii: list[dict], pii_mode: str, pii_splits: list[str], schema: pa.Schema, kinds: dict[str, str]) -> pa.Table:  # fmt: skip
-    """Staged rows with their decisions, as rows of `removed.parquet` (the kept ones have no reason yet)."""
+def assemble(
+    rows: pa.Table, extras: pa.Table, decisions: pa.Table, pii: pa.Table, redacted_splits: list[str], schema: pa.Schema
+) -> pa.Table:
+    """Staged rows with their decisions, as rows of `removed.parquet` (those that stay have no reason)."""
     if not rows["row"].equals(decisions["row"]):
         raise RuntimeError("decisions and prompts are out of step: this is a bug in the pipeline")
-    prompts, histories = rows["prompt"].to_pylist(), rows["history"].to_pylist()
-    at = {row: i for i, row in enumerate(rows["row"].to_pylist())} if pii else {}
-    removed, split = pc.is_valid(decisions["reason"]).to_pylist(), decisions["split"].to_pylist()
-    pii_kinds: list = [None] * len(rows)
-    pii_hashes: list = [None] * len(rows)
-    for record in pii:
-        i = at[record["row"]]
-        pii_kinds[i], pii_hashes[i] = record["kinds"], record["hashes"]
-        # what is removed never shows personal information; what is kept does unless it is redacted
-        if removed[i] or (pii_mode == "redact" and split[i] in pii_splits):
-            prompts[i], histories[i] = record["prompt"], record["history"]
-    nothing = pa.nulls(len(rows))
+    # what is removed never shows personal information; what is kept does unless its split is redacted
+    hidden = pc.or_(
+        pc.is_valid(decisions["reason"]), pc.is_in(decisions["split"], pa.array(redacted_splits, pa.string()))
+    )
+    at = pc.index_in(rows["row"], pii["row"])  # where in `pii` each row is, null where it has none
+    hidden = pc.and_(hidden, pc.is_valid(at))
+    histories = (
+        pc.if_else(hidden, pii["history"].take(at), rows["history"]).to_pylist() if "history" in schema.names else ()
+    )
     columns = {
-        "prompt": pa.array(prompts, pa.string()), "request_form": pa.array([request_form(p) for p in prompts], pa.string()),
-        "dup_count": decisions["dup_count"], "reason": decisions["reason"], "split": decisions["split"],
-        "kept_id": decisions["kept_id"].cast(schema.field("kept_id").type),
-        "pii_kinds": pa.array(pii_kinds, schema.field("pii_kinds").type), "pii_hashes": pa.array(pii_hashes, schema.field("pii_hashes").type),
+        "prompt": pc.if_else(hidden, pii["prompt"].take(at), rows["prompt"]), "request_form": rows["request_form"],
+        "dup_count": decisions["dup_count"], "reason": decisions["reason"], "split": decisions["split"], "kept_id": decisions["kept_id"],
+        "pii_kinds": pii["kinds"].take(at), "pii_hashes": pii["hashes"].take(at),
         "history": pa.array([h and json.loads(h) for h in histories], HISTORY),
     }  # fmt: skip
+    nothing = pa.nulls(len(rows))
     arrays = []
-    for name in schema.names:
-        if name in columns:
-            array = columns[name]
-        elif name in extras.column_names:
-            array = as_kind(extras[name].combine_chunks(), "text" if kinds[name] == "null" else kinds[name])
-        else:
-            array = nothing
-        arrays.append(array.cast(schema.field(name).type))
+    for field in schema:
+        source = (
+            columns
+            if field.name in columns
+            else extras
+            if field.name in extras.column_names
+            else {field.name: nothing}
+        )
+        arrays.append(source[field.name].cast(field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
@@ -500,15 +508,14 @@ def write_outputs(work: Path, decisions: Path, staged: Staged, args: argparse.Na
     """Walks the staged parts and the sorted decisions side by side."""
     schemas = output_schemas(splits, staged.kinds, args.turns == "all")
     removed_schema = schemas["removed"]
-    outputs, decided, pii = Outputs(folder, schemas), RowStream(decisions), RowStream(work / "found")
-    pii_splits = splits if args.pii_splits == "all" else ["train"]
+    outputs, decided, pii = Outputs(folder, schemas), RowStream(decisions), RowStream(work / "found", PII)
+    redacted = [] if args.pii != "redact" else splits if args.pii_splits == "all" else ["train"]
     for number in range(staged.parts):
         rows = pq.read_table(part(work / "rows", number))
         if len(rows):
             extras = pq.read_table(part(work / "extras", number))
-            table = assemble(
-                rows, extras, decided.take(len(rows)), pii.up_to(rows["row"][-1].as_py()), args.pii, pii_splits, removed_schema, staged.kinds
-            )  # fmt: skip
+            found = pii.up_to(rows["row"][-1].as_py())
+            table = assemble(rows, extras, decided.take(len(rows)), found, redacted, removed_schema)
             gone = pc.is_valid(table["reason"])
             outputs.write("removed", table.filter(gone))
             kept = table.filter(pc.invert(gone))

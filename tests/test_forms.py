@@ -9,7 +9,9 @@ import pytest
 
 from data_prep.forms import CATEGORIES, FORMS, PAPER_SHARE, category, coverage, request_form
 
-LABELLED = [json.loads(line) for line in (Path(__file__).parent / "data" / "request_forms.jsonl").read_text().splitlines()]
+LABELLED = [
+    json.loads(line) for line in (Path(__file__).parent / "data" / "request_forms.jsonl").read_text().splitlines()
+]
 
 
 def test_the_labelled_set_is_large_and_covers_everything():
@@ -21,7 +23,11 @@ def test_the_labelled_set_is_large_and_covers_everything():
 
 @pytest.mark.parametrize(("function", "label", "bar"), [(request_form, "form", 0.9), (category, "category", 0.8)])
 def test_accuracy_on_the_labelled_set(function, label, bar, capsys):
-    wrong = [(row[label], function(row["prompt"]), row["prompt"][:60]) for row in LABELLED if function(row["prompt"]) != row[label]]
+    wrong = [
+        (row[label], function(row["prompt"]), row["prompt"][:60])
+        for row in LABELLED
+        if function(row["prompt"]) != row[label]
+    ]
     accuracy = 1 - len(wrong) / len(LABELLED)
     with capsys.disabled():
         print(f"\n{label}: accuracy {accuracy:.3f} on {len(LABELLED)} hand-labelled prompts")
@@ -29,11 +35,24 @@ def test_accuracy_on_the_labelled_set(function, label, bar, capsys):
 
 
 def test_every_text_has_a_form_and_a_category():
-    for text in ("", " ", "\0", "?", "a" * 10_000, "Q:\n" * 5_000, "x -> y\n" * 5_000, ": :\n" * 5_000, "é" * 100, "\n" * 10_000):
+    for text in (
+        "",
+        " ",
+        "\0",
+        "?",
+        "a" * 10_000,
+        "Q:\n" * 5_000,
+        "x -> y\n" * 5_000,
+        ": :\n" * 5_000,
+        "é" * 100,
+        "\n" * 10_000,
+    ):
         assert request_form(text) in FORMS and category(text) in CATEGORIES
 
 
-@pytest.mark.parametrize("unit", ["a", "a ", "a:\n", "1.", "Q: a\n", "->", "write ", "? ", "\n", "(", "= ", "the text "])
+@pytest.mark.parametrize(
+    "unit", ["a", "a ", "a:\n", "1.", "Q: a\n", "->", "write ", "? ", "\n", "(", "= ", "the text "]
+)
 def test_long_prompts_cost_milliseconds(unit):
     text = unit * (1_000_000 // len(unit))
     start = time.perf_counter()
@@ -68,6 +87,8 @@ def test_coverage_follows_what_users_ask_for():
 
 
 def test_coverage_takes_unknown_categories_and_no_rows():
-    counted = Counter({row["category"]: row["demonstrations"] for row in coverage([{"prompt": "Who is it?", "category": "made up"}])})
+    counted = Counter(
+        {row["category"]: row["demonstrations"] for row in coverage([{"prompt": "Who is it?", "category": "made up"}])}
+    )
     assert counted["open_qa"] == 1 and counted.total() == 1
     assert all(row["share"] == 0 for row in coverage([]))
