@@ -280,7 +280,9 @@ def find_all_pii(
 ) -> int:
     """Writes the folder `found` (row, kinds, hashes, redacted texts), sorted by row; returns how many rows it has."""
     kinds = tuple(k for k in args.pii_kinds if k not in args.pii_off) if args.pii != "keep" else ()
-    key = hashlib.sha256(f"{args.seed}:".encode() + staged.digest).digest()  # whoever lacks the log cannot try values
+    key = hashlib.sha256(
+        f"{args.seed}:{staged.fingerprint}".encode()
+    ).digest()  # whoever lacks the log cannot try values
     job = PiiJob(kinds, tuple(args.phone_regions), key)
     if args.pii_model and args.pii != "keep":
         finder = ModelFinder(args.pii_model, args.pii_model_labels)
@@ -661,6 +663,10 @@ def decide(engine: Engine, staged: Staged, args: argparse.Namespace, splits: dic
 
     def step(name: str, table: ibis.Table, note: str = "") -> Path:
         folder = engine.write(table, name)
+        for flag, column in (("user_column", "user_id"), ("time_column", "timestamp")):
+            named = getattr(args, flag)
+            if named != column and staged.kinds[column] == "null":
+                raise UserError(f"--{flag} {named}: no row of {' '.join(args.input)} has a value in such a column")
         ledger.add(name, ledger.left, without_reason(folder), note)
         return folder
 
