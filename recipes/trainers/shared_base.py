@@ -95,6 +95,8 @@ class SharedBase(nn.Module):
 
         # 1. policy
         if peft_config is not None:
+            if peft_config.modules_to_save:
+                raise UserError("--lora_modules_to_save: PPO on a shared base trains adapters only")
             base = get_peft_model(base, peft_config, adapter_name="default")
         # 2. reward
         self.reward_head = linear_head(width)
@@ -126,7 +128,7 @@ class SharedBase(nn.Module):
         if self.full_policy is not None:
             self.full_policy.requires_grad_(True)
         self.reward_head.requires_grad_(False)
-        self._trains = [(p, p.requires_grad) for p in self.parameters()]
+        self._trains = [(p, p.requires_grad) for n, p in self.named_parameters() if "lora_" in n]
         self.switch("policy")
 
     # ---- building -----------------------------------------------------------------------------------------------
@@ -181,13 +183,13 @@ class SharedBase(nn.Module):
             raise RuntimeError(
                 f"the weights are merged with the {self._merged} adapter, so they cannot speak as {role}"
             )
-        if role != self._role and isinstance(self.base, PeftModel):
+        if role != self._role:
             adapter = None if role == self._merged else ADAPTER[role]
-            if adapter is None:
-                self.base.base_model.disable_adapter_layers()
-            else:
-                self.base.base_model.enable_adapter_layers()
-                self.base.set_adapter(adapter)
+            for layer in self._layers:
+                if (adapter is None) != layer.disable_adapters:
+                    layer.enable_adapters(adapter is not None)
+                if adapter is not None:
+                    layer.set_adapter(adapter)
             for parameter, trains in self._trains:
                 parameter.requires_grad_(trains)
         self._role = role

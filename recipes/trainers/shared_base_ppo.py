@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -149,13 +149,16 @@ class SharedBasePPOConfig(HardwareDefaults, PPOConfig):
 
     def __post_init__(self):
         # PPOConfig's `world_size` field hides TrainingArguments' property, so it is set by hand, before and after.
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        hidden = any(f.name == "world_size" for f in fields(self))
+        if hidden:
+            self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if self.eval_strategy != "no" and self.metric_for_best_model is None:
             self.metric_for_best_model, self.greater_is_better = "eval_reward_at_bounded_kl", True
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every trained weight takes part in every training forward
         super().__post_init__()
-        self.world_size = PartialState().num_processes
+        if hidden:
+            self.world_size = PartialState().num_processes
         if self.temperature <= 0:
             raise ValueError("--temperature must be above 0: PPO learns from sampled responses")
         if not 0 <= (self.ema_decay or 0.0) < 1:
