@@ -60,6 +60,7 @@ class LogFormat:
     messages: str | None = None
     turns: str = "first"
     prefix_chars: int = 200
+    ride_along: tuple[str, ...] | None = None  # other columns to copy; None for all
 
 
 class Malformed(Exception):
@@ -231,14 +232,14 @@ def _hub_files(source: str) -> list[str]:
         else:
             names = fs.find(path) if fs.isdir(path) else [path]
     except Exception as error:  # the Hub client raises many unrelated types; all mean "could not be had"
-        raise UserError(f"{source}: the Hub could not list it: {_first_line(error)}") from error
+        raise UserError(f"{source}: the Hub could not list it: {first_line(error)}") from error
     files = sorted(n for n in names if n.lower().endswith(ENDINGS))
     if not files:
         raise UserError(f"{source}: no log file there (looked for {', '.join(ENDINGS)})")
     return [f"hf://{n}" for n in files]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
@@ -274,9 +275,9 @@ def read_chunks(file: str) -> Iterator[Chunk]:
             else:
                 yield from _json_lines(file, raw)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}: broken gzip file ({_first_line(error)})") from error
+        raise UserError(f"{file}: broken gzip file ({first_line(error)})") from error
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{file}: cannot be read: {first_line(error)}") from error
 
 
 def _json_lines(file: str, raw) -> Iterator[Chunk]:
@@ -301,7 +302,7 @@ def _json_list(file: str, raw) -> Iterator[Chunk]:
     try:
         rows = json.loads(raw.read())
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{file}: not valid JSON ({_first_line(error)}); one row a line is read row by row") from error
+        raise UserError(f"{file}: not valid JSON ({first_line(error)}); one row a line is read row by row") from error
     for first in range(0, len(rows), CHUNK_ROWS):
         numbered = enumerate(rows[first : first + CHUNK_ROWS], first + 1)
         pairs = [
@@ -351,7 +352,7 @@ def _hub_dataset(name: str) -> Iterator[Chunk]:
         table = load_dataset(name, split="train").data.table
     except Exception as error:  # the Hub client raises many unrelated types; all mean "could not be had"
         raise UserError(
-            f"{name}: neither a file or folder here nor a dataset the Hub could give: {_first_line(error)}"
+            f"{name}: neither a file or folder here nor a dataset the Hub could give: {first_line(error)}"
         ) from error
     first = 1
     for batch in table.to_batches(CHUNK_ROWS):
@@ -510,9 +511,14 @@ def _stage(parsed: list[tuple[int, dict | str]], file: str, number: int, form: L
     sources: list[dict] = []
     malformed: list[tuple[str, int, str]] = []
     base = number << 32
-    used = {form.prompt, form.user, form.time, form.id}
-    if form.turns == "all":
-        used |= {form.messages, *MESSAGE_COLUMNS}
+    used = {form.prompt, form.user, form.time, form.id, form.messages}
+
+    def rides_along(column: str, row: dict) -> bool:
+        if form.ride_along is not None and column not in form.ride_along:
+            return False
+        # a conversation whose turns became prompts does not ride along: it may hold what was removed from them
+        return column not in used and not (column in MESSAGE_COLUMNS and form.prompt not in row)
+
     for line, row in parsed:
         try:
             if isinstance(row, str):
@@ -533,10 +539,8 @@ def _stage(parsed: list[tuple[int, dict | str]], file: str, number: int, form: L
             rows.append((base + len(rows), str(own), user_text, moment, key, prompt, history, request_form(prompt)))
             originals.append((own, user, row.get(form.time)))
             sources.append(row)
-    extras = {
-        column: [row.get(column) for row in sources]
-        for column in dict.fromkeys(c for row in sources for c in row if c not in used)
-    }
+    names = dict.fromkeys(column for row in sources for column in row if rides_along(column, row))
+    extras = {column: [row.get(column) for row in sources] for column in names}
     if len(extras) > MAX_COLUMNS:
         raise UserError(f"{file}: more than {MAX_COLUMNS} different columns; is this one row a line?")
     staged = Staged(1, len(rows), len(malformed), sum(r[2] is None for r in rows))
@@ -610,7 +614,9 @@ def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Itera
         yield from (function(*job) for job in head)
         yield from (function(*job) for job in jobs)
         return
-    context = multiprocessing.get_context("forkserver")  # engines have threads, and a fork would copy their locks
+    # not "fork": engines have threads, and a fork would copy their locks
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload(
         ["data_prep.pii", "data_prep.prompt_log", "ibis"]
     )  # import once, not in every worker

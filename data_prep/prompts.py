@@ -26,11 +26,13 @@ import os
 import re
 import shutil
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import ibis
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,6 +45,7 @@ from data_prep.prompt_log import (
     ARROW,
     LogFormat,
     Staged,
+    first_line,
     log_files,
     parallel,
     parse,
@@ -72,9 +75,7 @@ class Engine:
             try:
                 self.con = ibis.duckdb.connect(**settings)
             except Exception as error:
-                raise UserError(
-                    f"--memory_limit {args.memory_limit}: DuckDB says: {str(error).splitlines()[0]}"
-                ) from error
+                raise UserError(f"--memory_limit {args.memory_limit}: DuckDB says: {first_line(error)}") from error
         else:
             self.con = ibis.pyspark.connect(_spark_session(args, folder))
 
@@ -120,7 +121,11 @@ def _spark_session(args: argparse.Namespace, folder: Path):
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.driver.host", "127.0.0.1")
         )
-    session = builder.getOrCreate()
+    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")  # nothing here goes through pandas
+    try:
+        session = builder.getOrCreate()
+    except Exception as error:  # Py4J and Spark raise many unrelated types; all mean that Spark did not start
+        raise UserError(f"--spark_master {args.spark_master}: Spark did not start: {first_line(error)}") from error
     session.sparkContext.setLogLevel("ERROR")
     return session
 
@@ -575,6 +580,11 @@ def make_parser() -> argparse.ArgumentParser:
         default="first",
         help="of a conversation: the first user turn, or each with its history",
     )
+    add(
+        "--ride_along",
+        nargs="*",
+        help="other columns to copy, unsearched for PII (default: all; none: --ride_along alone)",
+    )
     add("--prefix_chars", type=int, default=200, help="prompts whose first characters agree are duplicates")
     add("--max_per_user", type=int, default=200)
     add("--splits", default="train=0.9,validation=0.05,test=0.05")
@@ -709,11 +719,35 @@ STEP_OF = {
 }  # fmt: skip
 
 
+def clear_leftovers(output: Path) -> None:
+    """What a killed run left beside `output`: its work goes, and a folder it had moved away comes back."""
+    for left in output.parent.glob(f".{output.name}.*.*"):
+        pid, end = left.name.split(".")[-2:]
+        if not pid.isdigit() or end not in ("part", "old") or _alive(int(pid)):
+            continue
+        if end == "old" and not output.exists():
+            left.rename(output)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # someone else's process
+    return True
+
+
 def prepare(args: argparse.Namespace) -> dict:
     """Runs every step and writes `args.output_dir`, whole or not at all; returns the report."""
     splits, started, ledger = check(args), time.time(), Ledger()
+    clear_leftovers(args.output_dir)
     form = LogFormat(
-        args.prompt_column, args.user_column, args.time_column, args.id_column, args.messages_column, args.turns, args.prefix_chars
+        args.prompt_column, args.user_column, args.time_column, args.id_column, args.messages_column, args.turns,
+        args.prefix_chars, None if args.ride_along is None else tuple(args.ride_along),
     )  # fmt: skip
     with atomic_folder(args.output_dir) as folder:
         work = folder / "work"
@@ -756,7 +790,19 @@ def prepare(args: argparse.Namespace) -> dict:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
-    report = prepare(args)
+    try:
+        report = prepare(args)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"--output_dir {args.output_dir}: cannot be written: {error}") from error
+    except duckdb.OutOfMemoryException as error:
+        limit = args.memory_limit or "of this machine"
+        raise UserError(
+            f"the memory limit {limit} is too small for DuckDB ({first_line(error)}); raise --memory_limit"
+        ) from error
+    except duckdb.IOException as error:
+        raise UserError(
+            f"--output_dir {args.output_dir}: DuckDB cannot write beside it: {first_line(error)}"
+        ) from error
     splits = ", ".join(f"{name} {n:,}" for name, n in report["splits"].items())
     print(
         f"{args.output_dir}: {report['kept']:,} of {report['in']:,} prompts kept ({splits}) in {report['seconds']:.1f} s"

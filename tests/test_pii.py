@@ -237,6 +237,23 @@ def test_model_finds_names_also_past_its_window(classifier):
     assert ModelFinder(str(classifier), labels=["LOC"])(texts) == [[], [], [], []]
 
 
+def test_the_pipeline_redacts_what_the_model_finds(classifier, tmp_path):
+    import pyarrow.parquet as pq
+
+    from data_prep.prompts import main
+
+    log = tmp_path / "log.jsonl"
+    texts = ["Ada Lovelace wrote to me", "mail ada@example.com to me", "wrote to me"]
+    log.write_text("".join(json.dumps({"id": i, "prompt": text}) + "\n" for i, text in enumerate(texts)))
+    flags = ["--pii", "redact", "--pii_model", str(classifier), "--splits", "train=1", "--num_proc", "1"]
+    main(["--input", str(log), "--output_dir", str(tmp_path / "out"), *flags])
+    assert pq.read_table(tmp_path / "out/train.parquet")["prompt"].to_pylist() == [
+        "<PER> wrote to me",
+        "mail <EMAIL> to me",
+        "wrote to me",
+    ]
+
+
 def test_a_model_that_is_none_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-model"}))
     with pytest.raises(UserError, match=re.escape(f"--pii_model {tmp_path}")):

@@ -411,6 +411,15 @@ def test_same_words_after_another_history_are_no_duplicate(tmp_path):
     assert {r["id"]: r["kept_id"] for r in rows_of(tmp_path / "out", "removed")} == {"c#0": "a#0", "c#1": "a#1"}
 
 
+def test_ride_along_takes_only_what_is_named_and_no_conversation(tmp_path):
+    source = write_jsonl(tmp_path / "log.jsonl", [{"id": "a", "messages": CHAT, "x": 1, "mail": "a@b.org"}])
+    names = {}
+    for flags in ([], ["--ride_along", "x"], ["--ride_along"]):
+        run(source, tmp_path / "out", *flags)
+        names[" ".join(flags)] = pq.read_schema(tmp_path / "out/train.parquet").names[6:]
+    assert names == {"": ["x", "mail"], "--ride_along x": ["x"], "--ride_along": []}
+
+
 # --- optional steps -------------------------------------------------------------------------------------------------
 
 
@@ -569,6 +578,31 @@ def test_an_output_folder_of_something_else_is_left_alone(tmp_path, capsys):
     assert run(source, tmp_path / "out", "--seed", "3")["options"]["seed"] == 3  # an earlier run is replaced whole
 
 
+def test_what_cannot_be_written_or_held_is_one_sentence(tmp_path, capsys, monkeypatch):
+    source = write_jsonl(tmp_path / "log.jsonl", [{"prompt": "x"}])
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in fails(
+        capsys, "--input", source, "--output_dir", tmp_path / "file/out", "--num_proc", "1"
+    )
+    write_jsonl(tmp_path / "log.jsonl", [{"prompt": f"{i} {'long ' * 30}", "user_id": str(i)} for i in range(5_000)])
+    error = fails(
+        capsys, "--input", source, "--output_dir", tmp_path / "out", "--num_proc", "1", "--memory_limit", "1MB"
+    )
+    assert "--memory_limit" in error and not (tmp_path / "out").exists()
+
+
+def test_a_folder_moved_away_by_a_killed_run_comes_back(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".out.{dead.pid}.old").mkdir()
+    (tmp_path / f".out.{dead.pid}.old" / "train.parquet").write_text("kept")
+    (tmp_path / f".out.{dead.pid}.part").mkdir()
+    (tmp_path / f".out.{os.getpid()}.part").mkdir()  # of a run that lives
+    prompts.clear_leftovers(tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f".out.{os.getpid()}.part", "out"]
+    assert (tmp_path / "out/train.parquet").read_text() == "kept"
+
+
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.text(st.characters(exclude_categories=()), max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=5,
@@ -644,32 +678,40 @@ def test_killed_at_any_moment_leaves_no_half_output(tmp_path):
         if (tmp_path / "out").exists():
             adds_up(tmp_path / "out")
     assert killed >= 1
+    assert list(tmp_path.glob(".out.*")) or (tmp_path / "out").exists()  # a killed run may leave its work folder
     subprocess.run(command, cwd=REPO, check=True, capture_output=True)
     assert {n: rows_of(tmp_path / "out", n) for n in SPLITS} == whole
+    assert not list(tmp_path.glob(".out.*"))  # and the next run clears it
 
 
 # --- Spark ----------------------------------------------------------------------------------------------------------
 
 
-def test_spark_gives_the_same_bytes(tmp_path):
+SPARK_VARIANTS = [
+    pytest.param(["--pii", "redact", "--prefix_chars", "40", "--max_per_user", "3"], id="redact"),
+    pytest.param(["--exclude", "EVAL", "--seed", "4", "--turns", "all"], id="exclude", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("flags", SPARK_VARIANTS)
+def test_spark_gives_the_same_bytes(tmp_path, flags):
     pytest.importorskip("pyspark", reason="needs the spark extra")
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         pytest.skip("Spark needs Java, and there is none on this machine")
-    write_jsonl(tmp_path / "eval.jsonl", [{"q": "x" * 30 + " one two three four five"}])
-    variants = [
-        ["--pii", "redact", "--prefix_chars", "40", "--max_per_user", "3"],
-        ["--exclude", str(tmp_path / "eval.jsonl"), "--seed", "4"],
-    ]
-    odd = [
+    write_jsonl(tmp_path / "eval.jsonl", [{"q": "Tell me about the moon and the tides, one two three four"}])
+    flags = [str(tmp_path / "eval.jsonl") if flag == "EVAL" else flag for flag in flags]
+    log = random_log(7)
+    log += [
         {"id": 10**6, "prompt": "nul \0 and 'quotes' \\d \\x a@b.org"},
         {"id": 10**6, "prompt": "same id, \ud83d\ude00"},
         "broken",
     ]
-    source = write_jsonl(tmp_path / "log.jsonl", [*random_log(7), *odd])
-    for number, flags in enumerate(variants[: 1 if not os.environ.get("SLOW_SPARK") else 2]):
-        run(source, tmp_path / f"duckdb{number}", *flags)
-        run(source, tmp_path / f"spark{number}", *flags, "--backend", "pyspark", "--spark_master", "local[2]")
-        for name in (*SPLITS, "removed"):
-            first, second = (tmp_path / f"{engine}{number}" / f"{name}.parquet" for engine in ("duckdb", "spark"))
-            assert first.read_bytes() == second.read_bytes(), name
-            assert number or len(rows_of(tmp_path / "spark0", name)) > 0
+    log += [{"id": 1, "prompt": "Tell me about the moon and the tides, one two three four five six seven eight nine"}]
+    source = write_jsonl(tmp_path / "log.jsonl", log)
+    run(source, tmp_path / "duckdb", *flags)
+    run(source, tmp_path / "spark", *flags, "--backend", "pyspark", "--spark_master", "local[2]")
+    for name in (*SPLITS, "removed"):
+        first, second = (tmp_path / engine / f"{name}.parquet" for engine in ("duckdb", "spark"))
+        assert first.read_bytes() == second.read_bytes(), name
+    assert len(rows_of(tmp_path / "spark", "train")) > 20
+    assert len({r["reason"] for r in rows_of(tmp_path / "spark", "removed")}) >= 3
