@@ -99,18 +99,21 @@ def main(argv: list[str] | None = None) -> None:
             short = [i for i in range(len(rows)) if len(ids[i]) <= args.max_prompt_tokens]
             order = sorted(short, key=lambda i: len(ids[i]))  # similar lengths share a batch
             for source in group:
-                jobs = [i for i in order for _ in range(dealt.count(source))]
-                for start in range(0, len(jobs), args.batch_size):
-                    batch, key = jobs[start : start + args.batch_size], f"{sources.index(source)}:{start}"
+                copies = dealt.count(source)
+                step = max(1, args.batch_size // copies)
+                for start in range(0, len(order), step):
+                    batch, key = order[start : start + step], f"{sources.index(source)}:{start}"
                     if key not in done:
                         torch.manual_seed(stable_seed(args.seed, *source, start))
-                        drawn = generate_ids(model, tokenizer, [ids[i] for i in batch], args.max_new_tokens, source[1])
+                        drawn = generate_ids(
+                            model, tokenizer, [ids[i] for i in batch], args.max_new_tokens, source[1], copies
+                        )
                         done[key] = [decode_completion(tokenizer, row) for row in drawn]
                         log.write(json.dumps({"batch": key, "completions": done[key]}) + "\n")
                         log.flush()
-                    for i, text in zip(batch, done[key], strict=True):
-                        outputs[i].append((*source, text))
-                    bar.update(len(batch))
+                    for n, text in enumerate(done[key]):
+                        outputs[batch[n // copies]].append((*source, text))
+                    bar.update(len(done[key]))
     bar.close()
     too_long = len(rows) - len(outputs)
     if not outputs:

@@ -5,10 +5,11 @@ differ from the one whose log-probabilities are trained, which shows as a negati
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def plain_sampling(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float) -> GenerationConfig:
@@ -41,6 +42,18 @@ def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Ten
     return ids, mask
 
 
+def repeated_cache(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int) -> DynamicCache:
+    """The cache of left-padded prompts [N, P], every row repeated `copies` times: [N * copies, P]."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body, cache = getattr(base, base.base_model_prefix), DynamicCache(config=base.config)
+    positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    if "position_ids" not in inspect.signature(body.forward).parameters:
+        positions = {}
+    body(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions)
+    cache.batch_repeat_interleave(copies)
+    return cache
+
+
 @torch.no_grad()
 def generate_ids(
     model: PreTrainedModel,
@@ -48,14 +61,20 @@ def generate_ids(
     prompts: list[list[int]],
     max_new_tokens: int,
     temperature: float = 1.0,
+    copies: int = 1,
     **generate_kwargs,
 ) -> list[list[int]]:
-    """Samples one completion for each prompt, as one batch that stops when all rows have ended.
+    """Samples `copies` completions of each prompt, as one batch that stops when all rows have ended.
 
-    Returns the sampled ids of each prompt, cut after the first eos (kept); a row without eos hit `max_new_tokens`.
+    Returns len(prompts) * copies rows of sampled ids, the copies of a prompt side by side, each cut after the first eos
+    (kept); a row without eos hit `max_new_tokens`. A prompt is computed once, and its cache repeated for the copies.
     """
     config = plain_sampling(tokenizer, max_new_tokens, temperature)
     ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
+    if copies > 1:
+        if ids.shape[1] > 1 and not getattr(model, "_is_stateful", False):
+            generate_kwargs["past_key_values"] = repeated_cache(model, ids[:, :-1], mask[:, :-1], copies)
+        ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
     with own_generation_config(model, config):
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **generate_kwargs)
     eos = tokenizer.eos_token_id

@@ -184,6 +184,23 @@ def test_generation_ignores_the_models_own_generation_config(tmp_path, tokenizer
     assert model.generation_config.top_k == 1  # put back
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neox", "gemma2", "qwen2"])
+def test_copies_of_a_prompt_continue_from_one_shared_cache(tmp_path, tokenizer, kind):
+    model = load_causal_lm(ModelConfig(model_name_or_path=save_model(tmp_path / "m", kind)))
+    prompts = [
+        encode_prompt(tokenizer, "Hi"),
+        encode_prompt(tokenizer, "A longer one, this"),
+        encode_prompt(tokenizer, "x y"),
+    ]
+    apart = [generate_ids(model, tokenizer, [p], 6, temperature=0)[0] for p in prompts]
+    assert generate_ids(model, tokenizer, prompts, 6, temperature=0, copies=2) == [
+        row for row in apart for _ in range(2)
+    ]
+    torch.manual_seed(0)
+    one, two = generate_ids(model, tokenizer, prompts[:1], 8, copies=2)
+    assert one != two  # each copy draws for itself
+
+
 def test_generation_equals_sampling_from_the_models_own_probabilities(tmp_path, tokenizer):
     """Greedy decoding through the left-padded batch picks the arg max of a plain forward, row by row."""
     model = load_causal_lm(ModelConfig(model_name_or_path=save_model(tmp_path / "m")))
