@@ -249,8 +249,8 @@ def write_log(path: Path, generator: Generator, count: int) -> None:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def run(files: list[Path], output: Path, extra: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory (GB, summed over all processes) of the pipeline as a user runs it."""
+def run(files: list[Path], output: Path, extra: list[str]) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and peak memory (GB), the last two over all processes, of the pipeline as a user runs it."""
     command = [
         sys.executable,
         "-m",
@@ -262,7 +262,7 @@ def run(files: list[Path], output: Path, extra: list[str]) -> tuple[float, float
         *extra,
     ]
     print("$", " ".join(command), flush=True)
-    started, peak = time.time(), 0
+    started, peak, cpu = time.time(), 0, {}
     process = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1])
     watched = psutil.Process(process.pid)
     while process.poll() is None:
@@ -274,13 +274,14 @@ def run(files: list[Path], output: Path, extra: list[str]) -> tuple[float, float
         for member in family:
             try:
                 total += member.memory_info().rss
+                cpu[member.pid] = sum(member.cpu_times()[:2])
             except psutil.NoSuchProcess:
                 continue
         peak = max(peak, total)
         time.sleep(0.1)
     if process.wait():
         raise SystemExit(f"the pipeline ended with exit code {process.returncode}")
-    return time.time() - started, peak / 1e9
+    return time.time() - started, sum(cpu.values()), peak / 1e9
 
 
 def reference(
@@ -378,11 +379,12 @@ def main() -> None:
             flush=True,
         )
         extra = ["--backend", args.backend] + (["--memory_limit", args.memory_limit] if args.memory_limit else [])
-        seconds, peak = run([log], output, extra)
+        seconds, cpu, peak = run([log], output, extra)
         result = {
             "rows": args.rows,
             "seconds": round(seconds, 1),
             "peak_gb": round(peak, 2),
+            "cpu_seconds": round(cpu, 1),
             "load_average": os.getloadavg()[0],
         }
         report = json.loads((output / "report.json").read_text())
