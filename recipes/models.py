@@ -97,9 +97,17 @@ def load_causal_lm(model_args: trl.ModelConfig, trust_remote_code: bool = False)
 
 
 def load_sequence_classifier(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Loads the body of a model with a new scalar head (`num_labels=1`), the start of a reward model."""
+    """Loads the body of a model with a new scalar head (`num_labels=1`), the start of a reward model.
+
+    Its `new_modules` names what came without trained weights besides the head (BERT's pooler): LoRA has to save those.
+    """
     with suppress_seqcls_warning():
-        return _from_pretrained(AutoModelForSequenceClassification, model_args, trust_remote_code, num_labels=1)
+        model, info = _from_pretrained(
+            AutoModelForSequenceClassification, model_args, trust_remote_code, num_labels=1, output_loading_info=True
+        )
+    missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
+    model.new_modules = sorted(name for name in missing if name.split(".")[0] not in ("score", "classifier"))
+    return model
 
 
 def load_policy(

@@ -129,6 +129,8 @@ def main(script_args: ScriptArguments, training_args: RankedRewardConfig, model_
     model = load_sequence_classifier(model_args, training_args.trust_remote_code)
     init_head(model)
     model_args.lora_task_type = "SEQ_CLS"  # also keeps the head `score` with the adapter
+    if model.new_modules:
+        model_args.lora_modules_to_save = [*(model_args.lora_modules_to_save or []), *model.new_modules]
 
     ################
     # Train

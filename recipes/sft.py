@@ -45,7 +45,11 @@ class SFTConfig(HardwareDefaults, trl.SFTConfig):
     """TRL's SFT flags; the loss is on the completion, and only its tokens reach the LM head."""
 
     completion_only_loss: bool | None = field(default=True, metadata={"help": "Loss on the completion only."})
-    eval_on_start: bool = field(default=True, metadata={"help": "Evaluate once before training."})
+    eval_on_start: bool = field(default=True, metadata={"help": "Evaluate once before training, if at all."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.eval_on_start = self.eval_on_start and self.eval_strategy != "no"
 
 
 def tokenize(rows, tokenizer, max_length: int | None, name: str):

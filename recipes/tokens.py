@@ -41,6 +41,8 @@ def load_tokenizer(
             f"{name_or_path}: no tokenizer could be loaded from there; give a model folder or a Hub model id "
             f"({str(error).splitlines()[0]})"
         ) from error
+    if tokenizer.eos_token is None and tokenizer.sep_token:  # an encoder (BERT) as reward model: [CLS] … [SEP]
+        tokenizer.eos_token, tokenizer.bos_token = tokenizer.sep_token, tokenizer.bos_token or tokenizer.cls_token
     if tokenizer.eos_token is None:
         raise UserError(f"{name_or_path}: its tokenizer has no eos token, so no response could ever end")
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
