@@ -358,6 +358,15 @@ def _valid(shown: str, region: str | None) -> bool:
         return False
 
 
+def check_regions(regions: Iterable[str]) -> list[str]:
+    """Country codes in capitals; raises `UserError` on one that has no phone number plan."""
+    codes = [region.upper() for region in regions]
+    unknown = [code for code in codes if code not in _library("phonenumbers").SUPPORTED_REGIONS]
+    if unknown:
+        raise UserError(f"--phone_regions {' '.join(unknown)}: no country code with two letters, as in US GB DE")
+    return codes
+
+
 FINDERS = {
     # in order of trust: where two spans overlap, the earlier kind holds
     "secret": _secrets, "email": _emails, "iban": _ibans, "card": _cards, "national_id": _national_ids,

@@ -20,7 +20,7 @@ import argparse
 import contextlib
 import hashlib
 import hmac
-import importlib
+import importlib.util
 import json
 import os
 import re
@@ -40,7 +40,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.files import UserError, atomic_folder, command, write_json
-from data_prep.pii import KINDS, REGIONS, ModelFinder, candidate_pattern, find_pii, merge, redact
+from data_prep.pii import KINDS, REGIONS, ModelFinder, candidate_pattern, check_regions, find_pii, merge, redact
 from data_prep.prompt_log import (
     ARROW,
     LogFormat,
@@ -284,10 +284,9 @@ def find_all_pii(
     engine: Engine, rows: ibis.Table, staged: Staged, args: argparse.Namespace, progress: Callable[[int], None]
 ) -> int:
     """Writes the folder `found` (row, kinds, hashes, redacted texts), sorted by row; returns how many rows it has."""
-    kinds = tuple(k for k in args.pii_kinds if k not in args.pii_off) if args.pii != "keep" else ()
-    key = hashlib.sha256(
-        f"{args.seed}:{staged.fingerprint}".encode()
-    ).digest()  # whoever lacks the log cannot try values
+    kinds = tuple(k for k in KINDS if k in args.pii_kinds and k not in args.pii_off) if args.pii != "keep" else ()
+    # a key that only the log gives: whoever has removed.parquet alone cannot try values
+    key = hashlib.sha256(f"{args.seed}:{staged.fingerprint}".encode()).digest()
     job = PiiJob(kinds, tuple(args.phone_regions), key)
     if args.pii_model and args.pii != "keep":
         finder = ModelFinder(args.pii_model, args.pii_model_labels)
@@ -628,6 +627,8 @@ def check(args: argparse.Namespace) -> dict[str, float]:
         raise UserError(f"--memory_limit {args.memory_limit}: expected a size like 4GB")
     if args.backend == "pyspark" and importlib.util.find_spec("pyspark") is None:
         raise UserError("--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer")
+    if args.pii != "keep":
+        args.phone_regions = check_regions(args.phone_regions)
     out = args.output_dir
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "report.json").exists()):
         raise UserError(
@@ -673,10 +674,6 @@ def decide(engine: Engine, staged: Staged, args: argparse.Namespace, splits: dic
 
     def step(name: str, table: ibis.Table, note: str = "") -> Path:
         folder = engine.write(table, name)
-        for flag, column in (("user_column", "user_id"), ("time_column", "timestamp")):
-            named = getattr(args, flag)
-            if named != column and staged.kinds[column] == "null":
-                raise UserError(f"--{flag} {named}: no row of {' '.join(args.input)} has a value in such a column")
         ledger.add(name, ledger.left, without_reason(folder), note)
         return folder
 
@@ -761,6 +758,10 @@ def prepare(args: argparse.Namespace) -> dict:
                 else ""
             )
             raise UserError(f"{' '.join(args.input)}: no prompt in it{why}")
+        for flag, column in (("user_column", "user_id"), ("time_column", "timestamp")):
+            named = getattr(args, flag)
+            if named != column and staged.kinds[column] == "null":
+                raise UserError(f"--{flag} {named}: no row of {' '.join(args.input)} has a value in such a column")
         ledger.add(
             "validate",
             staged.rows + staged.malformed,

@@ -543,7 +543,7 @@ def test_mixed_schemas_and_reserved_names(tmp_path):
         (["--near_duplicates", "7"], "--near_duplicates"), (["--near_duplicates", "0.8", "--backend", "pyspark"], "duckdb only"),
         (["--memory_limit", "lots"], "--memory_limit lots"), (["--splits", "a=1", "--pii_splits", "train"], "no split named train"),
         (["--pii", "maybe"], "invalid choice"), (["--prompt_column", "text"], "no column 'text'"), (["--exclude", "/nowhere/x.jsonl"], "/nowhere/x.jsonl"),
-        (["--user_column", "who"], "who"), (["--nonsense", "1"], "--nonsense"),
+        (["--user_column", "who"], "who"), (["--nonsense", "1"], "--nonsense"), (["--phone_regions", "us", "XQ"], "--phone_regions XQ"),
     ],
 )  # fmt: skip
 def test_wrong_flags_are_one_sentence(tmp_path, capsys, flags, sentence):
