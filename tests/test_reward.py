@@ -201,7 +201,9 @@ def test_bad_input_is_one_sentence(arguments, comparisons, tmp_path, capsys):
 
 
 def test_held_out_rankings_from_split_file_or_share_of_prompts(comparisons, tmp_path):
-    rows = comparisons * 3  # every prompt ranked three times
+    rows = [
+        {**row, "ranks": row["ranks"][::way]} for row in comparisons for way in (1, -1, 1)
+    ]  # each prompt three times
     source, other = write_jsonl(tmp_path / "all.jsonl", rows), write_jsonl(tmp_path / "other.jsonl", comparisons[:2])
     train, held_out = load_train_and_eval(source, "train", "validation", 0.3, seed=0)
     words = lambda dataset: {row["prompt"][0]["content"] for row in dataset}  # noqa: E731
