@@ -39,8 +39,12 @@ def make_reward(folder: Path, base: str, bias: float = 0.5, tokenizer=None) -> s
 
 
 def make_setup(folder: Path, kind: str = "llama", **changes) -> dict[str, str]:
-    """Paths of a tiny model, its reward adapter, and prompt files train/validation."""
-    model = save_model(folder / "model", kind, **changes)
+    """Paths of a tiny model, its reward adapter, and prompt files train/validation.
+
+    Weights are large, so that the model has opinions (at the usual 0.02 its next-token distribution is almost flat).
+    """
+    folder.mkdir(exist_ok=True)
+    model = save_model(folder / "model", kind, **{"initializer_range": 0.15, **changes})
     (folder / "prompts").mkdir()
     write_jsonl(
         folder / "prompts" / "train.jsonl",
@@ -78,7 +82,6 @@ def make_trainer(
     args = SharedBasePPOConfig(output_dir=str(out), reward_model_path=reward, **{**SETTINGS, **settings})
     model = load_causal_lm(ModelConfig(model_name_or_path=setup["model"], dtype="float32", **(model_kwargs or {})))
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
-    torch.manual_seed(11)
     return SharedBasePPOTrainer(
         model=model,
         args=args,

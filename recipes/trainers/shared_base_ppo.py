@@ -24,7 +24,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer, TrainerCallback, set_seed
 from transformers.trainer_utils import SaveStrategy
 
 # With a newer TRL: from trl.trainer.base_config import _BaseConfig as PPOConfig
@@ -208,7 +208,7 @@ def settle_batches(args: SharedBasePPOConfig, num_prompts: int) -> None:
         if steps != asked and PartialState().is_main_process and asked >= 1:
             print(f"--{name} {asked:g}: rounded up to {steps}, the end of a rollout ({args.steps_per_rollout} steps)")
         setattr(args, name, steps)
-    if args.eval_strategy == "steps" and args.save_strategy == SaveStrategy.STEPS:
+    if args.load_best_model_at_end and args.save_strategy == SaveStrategy.STEPS:  # every checkpoint has its evaluation
         args.save_steps = math.ceil(args.save_steps / args.eval_steps) * args.eval_steps
     args.logging_strategy, args.logging_steps, args.logging_first_step = "steps", args.steps_per_rollout, False
 
@@ -344,6 +344,7 @@ class SharedBasePPOTrainer(PPOTrainer):
             eval_dataset = self._with_ids(eval_dataset, "evaluation", args.max_prompt_length)
         settle_batches(args, len(train_dataset))
 
+        set_seed(args.seed)  # new adapters are random
         shared_reward = isinstance(reward_model, str) and shares_base(reward_model, model)
         shared = SharedBase(model, peft_config, reward_model if shared_reward else None, args.value_model)
         # Trainer's own __init__: PPOTrainer's would build TRL's loop. The string turns Trainer's own loss scaling off.

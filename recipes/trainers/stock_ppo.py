@@ -32,6 +32,8 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
         )
         value_model = get_peft_model(value_model, config).get_base_model()
         value_model.score.requires_grad_(True)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = "left"  # prompts end where responses start
     rows = rows.map(
         lambda row: {"input_ids": encode_prompt(tokenizer, row["prompt"])}, remove_columns=rows.column_names
     )
