@@ -46,7 +46,14 @@ def main(argv: list[str] | None = None) -> None:
 
     from recipes.generation import generate_ids
     from recipes.models import load_policy
-    from recipes.tokens import as_messages, as_text, decode_completion, encode_prompt
+    from recipes.tokens import (
+        as_messages,
+        as_text,
+        decode_completion,
+        encode_completion,
+        encode_prompt,
+        load_tokenizer,
+    )
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", nargs="+", required=True, help="models or adapters to sample from")
@@ -56,8 +63,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--max_prompt_tokens", type=int, default=512, help="longer prompts are left out, and counted")
-    parser.add_argument("--answers", help="rows with prompt_id and completion: people's answers, added to the K outputs; "
-                        "only prompts that have one are taken")  # fmt: skip
+    parser.add_argument("--answers", help="rows with prompt_id and completion: people's answers of at most --max_new_tokens, "
+                        "added to the K outputs; only prompts that have one are taken")  # fmt: skip
     parser.add_argument("--limit", type=int, help="this many prompts, drawn with --seed")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--dtype", default="float32")
@@ -70,7 +77,12 @@ def main(argv: list[str] | None = None) -> None:
     rows, people = load_rows(args.input, columns=["prompt"]).to_list(), {}
     if args.answers:
         known = load_rows(args.answers, columns=["prompt_id", "completion"])
-        people = {row["prompt_id"]: (row.get("source") or args.answers, as_text(row["completion"])) for row in known}
+        tokenizer = load_tokenizer(args.model_name_or_path[0])
+        people = {
+            row["prompt_id"]: (row.get("source") or args.answers, as_text(row["completion"]))
+            for row in known
+            if len(encode_completion(tokenizer, row["completion"])) <= args.max_new_tokens
+        }
         rows = [row for row in rows if row.get("id") in people]
         if not rows:
             raise UserError(f"{args.answers}: no prompt_id in it is the id of a prompt in {args.input}")

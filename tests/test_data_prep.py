@@ -166,7 +166,9 @@ def test_killed_and_run_again_samples_are_the_same(tiny_model, tmp_path, monkeyp
 
 def test_peoples_answers_join_the_outputs(tiny_model, tmp_path):
     answers = [{"prompt_id": f"p{i}", "completion": f"By a person {i}.", "source": "people"} for i in (2, 5)]
+    answers.append({"prompt_id": "p3", "completion": "too long " * 20, "source": "people"})
     argv = [*sample_argv(tiny_model, tmp_path), "--answers", write_jsonl(tmp_path / "answers.jsonl", answers)]
+    argv += ["--max_new_tokens", "16"]
     sample.main([*argv, "--output", str(tmp_path / "s.jsonl")])
     rows = load_rows(tmp_path / "s.jsonl").to_list()
     assert [r["prompt_id"] for r in rows] == ["p2", "p5"]
