@@ -2,9 +2,9 @@
 
     python -m data_prep.comparisons --input rankings.jsonl --output_dir comparisons/
 
-Writes `{train,validation}.jsonl` (`prompt`, `completions`, `ranks` and what rode along) and `report.json`. Rankings that
-say nothing (one completion, or all tied) are counted and left out. Rankings of one user, or else of one prompt, are
-all in one split.
+Writes `{train,validation}.jsonl` (`prompt`, `completions`, `ranks` and what rode along), `report.json` and a dataset card.
+Rankings that say nothing (one completion, or all tied) are counted and left out. Rankings of one user, or else of one
+prompt, are all in one split.
 """
 
 import argparse
@@ -40,6 +40,22 @@ def in_validation(row: dict, share: float) -> bool:
     return int(hashlib.md5(key.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:8], 16) / 16**8 < share
 
 
+def dataset_card(report: dict, labelers: list[str]) -> str:
+    """README.md whose metadata lets `load_dataset(DIR)` find the splits."""
+    splits = [split for split, n in report["kept"].items() if n]
+    files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
+    counts = "".join(f"| {s} | {report['kept'][s]} | {report['pairs'].get(s, 0)} |\n" for s in splits)
+    left_out = ", ".join(f"{n} {why}" for why, n in report["removed"].items()) or "none"
+    return (
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}task_categories:\n- reinforcement-learning\n"
+        "tags:\n- instruct-recipes\n- preference\n---\n\n# Ranked outputs\n\n"
+        "One row is one ranking: `prompt` (messages), `completions` (K texts), `ranks` (K, 1 = best, equal = tie).\n"
+        f"Ranked by: {', '.join(labelers) or 'not recorded'}. All rankings of one user are in one split.\n\n"
+        f"| split | rankings | strict pairs |\n|---|---|---|\n{counts}\n"
+        f"{report['in']} in; left out because they say nothing: {left_out}.\n"
+    )
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,6 +88,8 @@ def main(argv: list[str] | None = None) -> None:
             "removed": dict(left_out),
         }
         write_json(beside / "report.json", report)
+        labelers = sorted({str(row["labeler"]) for rows in splits.values() for row in rows if row.get("labeler")})
+        (beside / "README.md").write_text(dataset_card(report, labelers), encoding="utf-8")
     print(f"{args.output_dir}: {report}")
 
 

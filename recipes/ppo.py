@@ -25,6 +25,7 @@ import trl
 from trl import get_peft_config
 
 from data_prep.files import UserError, atomic_folder, command, data_files, load_rows
+from recipes.cards import use_our_card
 from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished
 from recipes.models import ModelConfig, load_causal_lm, load_policy, parse
 from recipes.tokens import load_tokenizer
@@ -117,6 +118,8 @@ def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model
         ptx_dataset=ptx_rows,
         peft_config=get_peft_config(model_args),
     )
+    sources = [script_args.dataset_name, training_args.reward_model_path, script_args.ptx_dataset]
+    use_our_card(trainer, "ppo", model_args.model_name_or_path, sources)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
 
     ################
@@ -130,7 +133,10 @@ def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model
             with atomic_folder(Path(training_args.output_dir) / "merged") as beside:
                 merged.save_pretrained(beside)
                 tokenizer.save_pretrained(beside)
+        trainer.create_model_card()
         mark_finished(training_args.output_dir)
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
 
 
 @command

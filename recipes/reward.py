@@ -22,6 +22,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 from trl import get_peft_config
 
 from data_prep.files import UserError, command, load_rows, write_json, write_rows
+from recipes.cards import use_our_card
 from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished
 from recipes.models import ModelConfig, load_reward, load_sequence_classifier, parse
 from recipes.ranking_metrics import labeler_agreement, ranking_metrics
@@ -145,6 +146,8 @@ def main(script_args: ScriptArguments, training_args: RankedRewardConfig, model_
         peft_config=get_peft_config(model_args),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
     )
+    sources = [script_args.dataset_name, script_args.demonstrations]
+    use_our_card(trainer, "reward", model_args.model_name_or_path, sources)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
 
     ################
@@ -166,9 +169,10 @@ def main(script_args: ScriptArguments, training_args: RankedRewardConfig, model_
                     **metrics
                 )
             )
+        trainer.create_model_card()
         mark_finished(training_args.output_dir)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+        trainer.push_to_hub()
 
 
 @command

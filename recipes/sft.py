@@ -15,9 +15,11 @@ from pathlib import Path
 
 import torch
 import trl
+from transformers import set_seed
 from trl import SFTTrainer, get_peft_config
 
 from data_prep.files import UserError, atomic_folder, command, load_rows, write_json
+from recipes.cards import use_our_card
 from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished, whole_checkpoints
 from recipes.generation import generate_ids
 from recipes.models import HardwareDefaults, ModelConfig, load_causal_lm, load_policy, load_reward, parse
@@ -135,6 +137,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     ################
     training_args.chat_template_path = None  # settled above, for every later step
     model_args.lora_task_type = "CAUSAL_LM"
+    set_seed(training_args.seed)  # LoRA's first weights are random, and drawn before Trainer sets its seed
     trainer = SFTTrainer(
         model=load_causal_lm(model_args, training_args.trust_remote_code),
         args=training_args,
@@ -143,6 +146,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
+    use_our_card(trainer, "sft", model_args.model_name_or_path, [source])
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
 
     ################
@@ -152,9 +156,10 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     trainer.save_state()
     if trainer.is_world_process_zero():
         save_merged(training_args.output_dir, training_args.output_dir, training_args.trust_remote_code)
+        trainer.create_model_card()
         mark_finished(training_args.output_dir)
     if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=source)
+        trainer.push_to_hub()
 
 
 @command

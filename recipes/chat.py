@@ -1,0 +1,79 @@
+"""Talk to it: what you type, answered by each model of a run, side by side.
+
+    python recipes/chat.py                                             (base, SFT and PPO of the demo)
+    python recipes/chat.py --models sft=outputs/my/sft/merged ppo=outputs/my/ppo
+    python recipes/chat.py --prompt "What do you like about rain?"     (one question, then stop)
+
+Every line is a question of its own, as in training: the models do not see what was said before. Ctrl-D ends it.
+"""
+
+import argparse
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import torch
+
+from data_prep.files import UserError, command
+from recipes.evaluate import parse_models
+from recipes.generation import generate_ids
+from recipes.models import load_policy
+from recipes.tokens import decode_completion, encode_prompt
+
+DEMO = ["base=outputs/demo/embedded/model", "sft=outputs/demo/sft/merged", "ppo=outputs/demo/ppo"]
+
+
+def side_by_side(answers: dict[str, str], width: int) -> str:
+    """Named texts as columns of a table `width` characters wide, one below the other where columns would be too narrow."""
+    column = (width - 3 * (len(answers) - 1)) // len(answers)
+    if column < 20:
+        return "\n".join(f"[{name}] {text}" for name, text in answers.items())
+    wrap = lambda text: [w for line in text.splitlines() or [""] for w in textwrap.wrap(line, column) or [""]]  # noqa: E731
+    cells = [[name, "-" * column, *wrap(text)] for name, text in answers.items()]
+    lines = [[cell[i] if i < len(cell) else "" for cell in cells] for i in range(max(map(len, cells)))]
+    return "\n".join(" | ".join(text.ljust(column) for text in line).rstrip() for line in lines)
+
+
+def questions(prompt: str | None) -> Iterator[str]:
+    """`--prompt`, or the lines typed (or piped) in until there are no more."""
+    if prompt is not None:
+        yield prompt
+        return
+    if sys.stdin.isatty():
+        print("Type a question; Ctrl-D ends.")
+    while True:
+        try:
+            line = input("\n> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return
+        if line.strip():
+            yield line
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=DEMO, metavar="NAME=PATH", help="models or adapters")
+    parser.add_argument("--prompt", help="ask this once instead of reading lines")
+    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 = always the likeliest token")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.prompt is not None and not args.prompt.strip():
+        raise UserError("--prompt is empty")
+    loaded = {name: load_policy(path, args.dtype) for name, path in parse_models(args.models).items()}
+    for question in questions(args.prompt):
+        answers = {}
+        for name, (model, tokenizer) in loaded.items():
+            torch.manual_seed(args.seed)
+            ids = [encode_prompt(tokenizer, question)]
+            drawn = generate_ids(model, tokenizer, ids, args.max_new_tokens, args.temperature)
+            text = decode_completion(tokenizer, drawn[0]).strip()
+            answers[name] = "".join(c for c in text if c.isprintable() or c == "\n")  # no terminal control codes
+        print(side_by_side(answers, shutil.get_terminal_size().columns))
+
+
+if __name__ == "__main__":
+    main()
