@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import trl
 from transformers import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import SFTTrainer, get_peft_config
 
 from data_prep.files import UserError, atomic_folder, command, load_rows, write_json
@@ -72,6 +73,7 @@ def tokenize(rows, tokenizer, max_length: int | None, name: str):
 
 def save_merged(adapter: str, output_dir: str, trust_remote_code: bool) -> None:
     """Writes `merged/`: base + adapter as one plain model with its tokenizer (from a 4-bit run: on the base in 16 bits)."""
+    unset_hf_deepspeed_config()  # under ZeRO-3 this one process would wait for the others to shard what it loads
     model, tokenizer = load_policy(adapter, "auto", trust_remote_code)
     with atomic_folder(Path(output_dir) / "merged") as beside:
         model.save_pretrained(beside)
