@@ -22,7 +22,7 @@ import time
 import warnings
 from pathlib import Path
 
-PROMPT, RESPONSE, EPISODES, MICRO, VOCABULARY = 50, 24, 32, 8, 49152
+PROMPT, RESPONSE, MICRO, VOCABULARY = 50, 24, 8, 49152
 
 
 def build(folder: Path) -> None:
@@ -67,7 +67,7 @@ def prompts(spread: int):
     return Dataset.from_dict({"prompt": rows})
 
 
-def run_one(folder: Path, name: str, epochs: int, spread: int) -> dict:
+def run_one(folder: Path, name: str, epochs: int, spread: int, rollout: int) -> dict:
     """One process: warm up, then time one rollout and its updates -> seconds, steps, peak memory, time by phase."""
     warnings.simplefilter("ignore")
     from transformers import TrainerCallback
@@ -84,17 +84,18 @@ def run_one(folder: Path, name: str, epochs: int, spread: int) -> dict:
     class Watch(TrainerCallback):
         """Times the first rollout and counts optimizer steps; stops before stock's last batch."""
 
-        steps, seconds, logs = 0, 0.0, {}
+        steps, seconds, cpu_seconds, logs = 0, 0.0, 0.0, {}
 
         def on_train_begin(self, args, state, control, optimizer=None, **_):
             getattr(optimizer, "optimizer", optimizer).register_step_post_hook(self.count)
-            self.started = time.perf_counter()
+            self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
         def count(self, *_):
             self.steps += 1
 
         def on_log(self, args, state, control, logs=None, **_):
             self.seconds, self.logs = time.perf_counter() - self.started, dict(logs)
+            self.cpu_seconds = time.process_time() - self.cpu_started
             raise Stop
 
     stock = name.startswith("stock")
@@ -126,19 +127,25 @@ def run_one(folder: Path, name: str, epochs: int, spread: int) -> dict:
         raise RuntimeError("the benchmark's callback never saw a log line")
 
     train(1, MICRO)  # warm-up
-    watch = train(epochs, EPISODES)
+    watch = train(epochs, rollout)
     phases = {k: round(v, 1) for k, v in watch.logs.items() if k.startswith("time/")}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": watch.seconds, "steps": watch.steps, "peak_gb": peak, "phases": phases}
+    return {
+        "seconds": watch.seconds,
+        "cpu_seconds": watch.cpu_seconds,
+        "steps": watch.steps,
+        "peak_gb": peak,
+        "phases": phases,
+    }
 
 
-def token_floor(name: str, epochs: int, spread: int) -> dict[str, float]:
+def token_floor(name: str, epochs: int, spread: int, episodes: int) -> dict[str, float]:
     """Tokens through the network for one rollout (backward counted as one more pass for LoRA, two for full weights).
 
     `used` pads as each side pads (stock: the whole rollout to its longest prompt, ours: not counted, it sorts by length),
     `floor` is the same work without a single pad.
     """
-    real, padded = EPISODES * (PROMPT + RESPONSE), EPISODES * (PROMPT + spread + RESPONSE)
+    real, padded = episodes * (PROMPT + RESPONSE), episodes * (PROMPT + spread + RESPONSE)
     if name == "head":
         passes = {"sample, policy, reference, reward": 4, "update": 2 * epochs}
     elif name == "adapter":
@@ -154,13 +161,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--spread", type=int, default=20)
+    parser.add_argument("--episodes", type=int, default=32, help="episodes per rollout")
     parser.add_argument("--value_models", nargs="+", default=["head", "adapter"])
     parser.add_argument("--stock", nargs="+", default=["full", "lora"])
     parser.add_argument("--one", nargs=3, metavar=("FOLDER", "NAME", "EPOCHS"), help="run one case in this process")
     parser.add_argument("--folder", type=Path, help="keep models here between runs")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(run_one(Path(args.one[0]), args.one[1], int(args.one[2]), args.spread)))
+        print(json.dumps(run_one(Path(args.one[0]), args.one[1], int(args.one[2]), args.spread, args.episodes)))
         return
 
     names, cases = [*(f"stock-{s}" for s in args.stock), *args.value_models], []
@@ -181,8 +189,8 @@ def main() -> None:
                         str(folder),
                         name,
                         str(epochs),
-                        "--spread",
-                        str(args.spread),
+                        f"--spread={args.spread}",
+                        f"--episodes={args.episodes}",
                     ]
                     out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
                     result = json.loads(out.strip().splitlines()[-1])
@@ -195,13 +203,13 @@ def main() -> None:
                 for n, found in results.items()
             }
             print(
-                f"\n{epochs} epochs, {steps.popitem()[1].pop()} optimizer steps of {EPISODES} episodes on every side"
+                f"\n{epochs} epochs, {steps.popitem()[1].pop()} optimizer steps of {args.episodes} episodes on every side"
             )
             print(f"{'':12}{'episodes/s':>12}{'peak GB':>10}{'tokens used':>14}{'token floor':>14}")
             for name, m in middle.items():
-                floor = token_floor(name, epochs, args.spread)
+                floor = token_floor(name, epochs, args.spread, args.episodes)
                 print(
-                    f"{name:12}{EPISODES / m['seconds']:12.3f}{m['peak_gb']:10.2f}{floor['used']:14,}{floor['floor']:14,}"
+                    f"{name:12}{args.episodes / m['seconds']:12.3f}{m['peak_gb']:10.2f}{floor['used']:14,}{floor['floor']:14,}"
                 )
             for name in args.value_models:
                 for against in args.stock:
