@@ -6,7 +6,9 @@ Same rankings, same model (the shape of SmolLM2-135M, random weights), LoRA r = 
 ranking per optimiser step on both sides. Each measurement is one process of its own, in turns A B A B; its first
 micro-batches warm up and are left out. Stock takes `--stock_pairs` pairs at a time and accumulates the rest; it gets
 activation checkpointing off, which is faster (its default is on). Memory is the process's peak: VmHWM on the CPU,
-`max_memory_allocated` on a GPU (there in bf16). A case is prompt,output,K in tokens and outputs.
+`max_memory_allocated` on a GPU (there in bf16). A case is prompt,output,K in tokens and outputs. Table columns: prompt +
+output, K, rankings/s of stock and ours, speedup by wall time, by CPU time (steadier on a shared machine), token floor
+(tokens of stock / ours), peak memory of stock and ours, their ratio.
 """
 
 import argparse
@@ -30,7 +32,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "100000000000", "MALLOC_TRIM_THRESHOLD_
 
 
 def measure(side: str, prompt: int, output: int, k: int, stock_pairs: int, share_prompt: str) -> dict:
-    """Trains a few steps in this process -> {"rankings_per_s", "peak_gb"}."""
+    """Trains a few steps in this process -> {"rankings_per_s", "cpu_s" (CPU seconds per ranking), "peak_gb"}."""
     import random
 
     import torch
@@ -64,13 +66,13 @@ def measure(side: str, prompt: int, output: int, k: int, stock_pairs: int, share
         assert len(rows) % (micro * stock_pairs) == 0 or micro == 1, (
             "choose --stock_pairs so that it divides the pairs"
         )
-    marks: list[float] = []
+    marks: list[tuple[float, float]] = []  # wall and CPU seconds
 
     class Clock(TrainerCallback):
         def mark(self, *args, **kwargs):
             if cuda:
                 torch.cuda.synchronize()
-            marks.append(time.perf_counter())
+            marks.append((time.perf_counter(), time.process_time()))
 
         on_train_begin = on_substep_end = on_step_end = mark
 
@@ -97,14 +99,16 @@ def measure(side: str, prompt: int, output: int, k: int, stock_pairs: int, share
         )  # fmt: skip
         trainer.train()
     assert trainer.state.global_step == rankings and len(marks) == rankings * micro + 1
-    seconds = (marks[-1] - marks[warm]) / (len(marks) - 1 - warm) * micro
+    seconds, cpu_seconds = (
+        (end - start) / (len(marks) - 1 - warm) * micro for start, end in zip(marks[warm], marks[-1], strict=True)
+    )
     if cuda:
         peak = torch.cuda.max_memory_allocated() / 1e9
     else:  # not ru_maxrss, which a child inherits from its parent
         peak = (
             int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
         )
-    return {"rankings_per_s": 1 / seconds, "peak_gb": peak}
+    return {"rankings_per_s": 1 / seconds, "cpu_s": cpu_seconds, "peak_gb": peak}
 
 
 def bare_tokenizer():
@@ -148,7 +152,7 @@ def main() -> None:
             sys.exit(done.stderr[-3000:])
         result = json.loads(done.stdout.strip().splitlines()[-1])
         print(
-            f"  {side:5} {case}: {result['rankings_per_s']:.3f} rankings/s, peak {result['peak_gb']:.2f} GB",
+            f"  {side:5} {case}: {result['rankings_per_s']:.3f} rankings/s, {result['cpu_s']:.1f} CPU s each, peak {result['peak_gb']:.2f} GB",
             flush=True,
         )
         return result
@@ -158,11 +162,11 @@ def main() -> None:
         prompt, output, k = map(int, case.split(","))
         runs = [(in_own_process("stock", case), in_own_process("ours", case)) for _ in range(args.rounds)]
         median = lambda side, key: statistics.median(run[side][key] for run in runs)  # noqa: E731, B023
-        speed, peak = ([median(side, key) for side in (0, 1)] for key in ("rankings_per_s", "peak_gb"))
+        speed, cpu, peak = ([median(side, key) for side in (0, 1)] for key in ("rankings_per_s", "cpu_s", "peak_gb"))
         floor = k * (k - 1) * (prompt + output) / (prompt + k * output)
         print(
-            f"| {prompt} + {output} | {k} | {speed[0]:.3f} | {speed[1]:.3f} | {speed[1] / speed[0]:.1f}x (token floor {floor:.1f}x) "
-            f"| {peak[0]:.2f} GB | {peak[1]:.2f} GB | {peak[1] / peak[0]:.2f}x |",
+            f"| {prompt} + {output} | {k} | {speed[0]:.3f} | {speed[1]:.3f} | {speed[1] / speed[0]:.1f}x | {cpu[0] / cpu[1]:.1f}x "
+            f"| {floor:.1f}x | {peak[0]:.2f} GB | {peak[1]:.2f} GB | {peak[1] / peak[0]:.2f}x |",
             flush=True,
         )
         results.append(
