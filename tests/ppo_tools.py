@@ -68,7 +68,6 @@ SETTINGS = {
 def make_trainer(
     setup: dict,
     out: Path,
-    model_kwargs: dict | None = None,
     tokenizer=None,
     full: bool = False,
     callbacks=None,
@@ -80,7 +79,7 @@ def make_trainer(
     }
     reward = settings.pop("reward_model_path", setup["reward"])
     args = SharedBasePPOConfig(output_dir=str(out), reward_model_path=reward, **{**SETTINGS, **settings})
-    model = load_causal_lm(ModelConfig(model_name_or_path=setup["model"], dtype="float32", **(model_kwargs or {})))
+    model = load_causal_lm(ModelConfig(model_name_or_path=setup["model"], dtype="float32"))
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
     return SharedBasePPOTrainer(
         model=model,

@@ -490,7 +490,7 @@ def even_start(prompts, completions, **kwargs):
     return [float(text != "" and ord(text[0]) % 2 == 0) for text in completions]
 
 
-@pytest.mark.parametrize("value_model", ["head", "adapter"])
+@pytest.mark.parametrize("value_model", ["head", pytest.param("adapter", marks=pytest.mark.slow)])
 def test_it_learns(tmp_path, value_model):
     """Eight rollouts take the share of responses that start on an even letter from about a half to nearly all."""
     setup = make_setup(tmp_path / "setup", initializer_range=0.5)

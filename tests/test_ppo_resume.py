@@ -14,7 +14,6 @@ import torch
 from ppo_tools import ROLLOUT_TIMES, flags, make_setup
 from transformers import TrainerCallback
 
-from data_prep.files import UserError
 from recipes import ppo
 from recipes.checkpoints import whole_checkpoints
 from recipes.ppo import cli
@@ -30,13 +29,21 @@ def setup(tmp_path_factory):
     return make_setup(tmp_path_factory.mktemp("ppo"))
 
 
+def uninterrupted(setup, value_model: str, folder: Path) -> tuple[dict, Path]:
+    """Settings of a run of 4 rollouts, and the folder of one that was never interrupted."""
+    settings = {**RUN, "value_model": value_model}
+    cli(flags(setup, folder / "out", **settings))
+    return settings, folder / "out"
+
+
 @pytest.fixture(scope="module", params=["adapter", "head"])
 def whole_run(request, setup, tmp_path_factory):
-    """Flags of a run of 4 rollouts, and the folder of one that was never interrupted."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    settings = {**RUN, "value_model": request.param}
-    cli(flags(setup, out, **settings))
-    return settings, out
+    return uninterrupted(setup, request.param, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module", params=["adapter", pytest.param("head", marks=pytest.mark.slow)])
+def killed_run(request, setup, tmp_path_factory):
+    return uninterrupted(setup, request.param, tmp_path_factory.mktemp("killed"))
 
 
 def log_of(folder: Path) -> list[dict]:
@@ -133,7 +140,6 @@ def test_resume_from_a_named_checkpoint(setup, whole_run, tmp_path, capsys):
             )
         )
     assert "in the middle of a rollout" in capsys.readouterr().err
-    assert issubclass(UserError, ValueError)
 
 
 def test_full_fine_tuning_resumes(setup, tmp_path, monkeypatch):
@@ -168,8 +174,8 @@ def test_ptx_resumes(setup, tmp_path, monkeypatch):
     assert all(line["loss/ptx_avg"] > 1 for line in log_of(tmp_path / "out") if "objective/kl" in line)
 
 
-def kill_and_compare(setup, whole_run, out: Path, delays: list[float]) -> list[dict]:
-    settings, whole = whole_run
+def kill_and_compare(setup, killed_run, out: Path, delays: list[float]) -> list[dict]:
+    settings, whole = killed_run
     command = [
         sys.executable,
         str(Path(__file__).with_name("ppo_kill.py")),
@@ -186,28 +192,28 @@ def kill_and_compare(setup, whole_run, out: Path, delays: list[float]) -> list[d
     return ended
 
 
-def seconds_of_a_run(setup, whole_run, tmp_path) -> float:
+def seconds_of_a_run(setup, killed_run, tmp_path) -> float:
     start = time.perf_counter()
-    cli(flags(setup, tmp_path / "timed", **whole_run[0]))
+    cli(flags(setup, tmp_path / "timed", **killed_run[0]))
     return time.perf_counter() - start
 
 
-def test_killed_at_random_moments(setup, whole_run, tmp_path):
+def test_killed_at_random_moments(setup, killed_run, tmp_path):
     """SIGKILL twice, somewhere in the run (the moments differ from run to run of this test)."""
-    seconds = seconds_of_a_run(setup, whole_run, tmp_path)
+    seconds = seconds_of_a_run(setup, killed_run, tmp_path)
     ended = kill_and_compare(
-        setup, whole_run, tmp_path / "out", [random.uniform(0.3, 0.8) * seconds for _ in range(2)]
+        setup, killed_run, tmp_path / "out", [random.uniform(0.3, 0.8) * seconds for _ in range(2)]
     )
     assert -9 in [e["exit"] for e in ended]
 
 
 @pytest.mark.slow
-def test_killed_at_many_random_moments(setup, whole_run, tmp_path):
+def test_killed_at_many_random_moments(setup, killed_run, tmp_path):
     """At least ten kills in runs of 4 rollouts, at moments spread over the whole run, saving included."""
-    seconds, kills, number = seconds_of_a_run(setup, whole_run, tmp_path), 0, 0
+    seconds, kills, number = seconds_of_a_run(setup, killed_run, tmp_path), 0, 0
     while kills < 12:
         number += 1
         delays = [random.uniform(0.1, 0.9) * seconds for _ in range(4)]
-        ended = kill_and_compare(setup, whole_run, tmp_path / f"out{number}", delays)
+        ended = kill_and_compare(setup, killed_run, tmp_path / f"out{number}", delays)
         kills += sum(e["exit"] == -9 for e in ended)
         assert number < 20
