@@ -25,7 +25,7 @@ for name, argv in json.load(open(sys.argv[1])):
     {"sft": sft, "reward": reward, "ppo": ppo}[name].cli(argv)
     assert PartialState().num_processes == 2, PartialState().num_processes
     PartialState().wait_for_everyone()  # as the launcher does: the next step reads what rank 0 is still writing
-print("rank", PartialState().process_index, "done")
+print(f"rank {PartialState().process_index} done\\n", end="")  # one write: the two share a pipe
 """
 
 
