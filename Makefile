@@ -19,7 +19,7 @@ demo: .venv/ready
 	PATH="$(CURDIR)/.venv/bin:$$PATH" bash recipes/demo.sh
 
 test: .venv/ready
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not slow"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 test-slow: .venv/ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -m slow

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         "--validation", type=float, default=0.05, help="share of rows without prompt_id for validation"
     )
     parser.add_argument(
-        "--per_source", type=int, help="at most this many training rows of one source (the first ones)"
+        "--per_source", type=int, help="at most this many training rows of one source, a fifth of it for validation"
     )
     args = parser.parse_args(argv)
 
@@ -69,10 +69,10 @@ def main(argv: list[str] | None = None) -> None:
                 removed["length"] += 1
             elif find_pii(as_text(row["completion"])) or find_pii(as_text(row["prompt"])):
                 removed["pii"] += 1
-            elif split == "train" and args.per_source and per_source[name] >= args.per_source:
+            elif args.per_source and per_source[name, split] >= args.per_source // (1 if split == "train" else 5):
                 removed["over_per_source"] += 1
             else:
-                per_source[name] += split == "train"
+                per_source[name, split] += 1
                 prompt = as_messages(row["prompt"])
                 kept[split].append(
                     {

@@ -1,7 +1,10 @@
 """Model cards, pushes (to a fake Hub in a folder: no network) and trackers."""
 
 import json
+import os
 import shutil
+import sqlite3
+import subprocess
 import sys
 from concurrent.futures import Future
 from pathlib import Path
@@ -116,3 +119,25 @@ def test_tensorboard_gets_the_losses(tmp_path, tiny_model, demonstrations):
     assert files
     seen = EventAccumulator(str(files[0].parent)).Reload()
     assert seen.Scalars("train/loss")[0].value > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_trackio_gets_the_losses(tmp_path, tiny_model, demonstrations):
+    """In a process of its own: trackio keeps threads and its folder for the life of a process."""
+    pytest.importorskip("trackio")
+    data = write_jsonl(tmp_path / "d.jsonl", demonstrations)
+    argv = ["--model_name_or_path", tiny_model, "--dataset_name", data, "--output_dir", str(tmp_path / "sft"), "--report_to",
+            "trackio", "--project", "recipes-test", "--logging_steps", "1", *COMMON]  # fmt: skip
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "recipes.sft", *argv],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with sqlite3.connect(next((tmp_path / "trackio").rglob("*.db"))) as database:
+        logged = [json.loads(row[0]) for row in database.execute("select metrics from metrics")]
+    assert any(entry.get("train/loss", 0) > 0 for entry in logged)
