@@ -120,9 +120,6 @@ def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> 
         "| model | gold score | reward model | tokens | ended | KL from reference |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, m in report["models"].items():
-        show = lambda key, m=m: (
-            f"{m[key]['mean']:.3f} [{m[key]['low']:.3f}, {m[key]['high']:.3f}]" if key in m else "–"
-        )
         kl = next((v for k, v in m.items() if k.startswith("kl_from_")), None)
         lines.append(
             f"| {name} | {' | '.join(_interval(m.get(key)) for key in ('gold', 'reward', 'tokens', 'ended'))} "
