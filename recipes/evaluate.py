@@ -23,7 +23,7 @@ from recipes.generation import generate_ids
 from recipes.models import completion_logprobs, load_policy, load_reward
 from recipes.report import write_report
 from recipes.statistics import cluster_bootstrap, win_rate
-from recipes.tokens import as_messages, decode_completion, encode_prompt
+from recipes.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer
 
 
 def load_judge(spec: str):
@@ -61,19 +61,19 @@ def answer(name: str, path: str, rows: list[dict], args) -> list[dict]:
 
 
 @torch.no_grad()
-def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str, batch_size: int) -> float | None:
+def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str) -> float | None:
     """Mean over answers of log p(answer) - log p_reference(answer), in nats per answer; None across prompt formats.
 
     On the very tokens the model sampled, so it estimates (k1) the KL divergence of the model from the reference.
     """
-    totals = []
+    pairs = []
     for name in (path, reference):
-        model, tokenizer = load_policy(name, dtype)
-        pairs = [(encode_prompt(tokenizer, a["prompt"]), a["completion_ids"]) for a in answers]
-        totals.append((pairs, completion_logprobs(model, pairs, batch_size)))
-    if totals[0][0] != totals[1][0]:
+        tokenizer = load_tokenizer(str(name))
+        pairs.append([(encode_prompt(tokenizer, a["prompt"]), a["completion_ids"]) for a in answers])
+    if pairs[0] != pairs[1]:
         return None
-    return sum(a - b for a, b in zip(totals[0][1], totals[1][1], strict=True)) / len(answers)
+    ours, theirs = (completion_logprobs(load_policy(name, dtype)[0], pairs[0]) for name in (path, reference))
+    return sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(answers)
 
 
 @command
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
                 summary[key] = {"mean": mean, "low": low, "high": high}
         if args.reference in models and name != args.reference:
             summary[f"kl_from_{args.reference}"] = kl_from_reference(
-                models[name], models[args.reference], found, args.dtype, args.batch_size
+                models[name], models[args.reference], found, args.dtype
             )
         result["models"][name] = summary
     names = list(models)

@@ -16,6 +16,7 @@ from transformers import (
 )
 from trl import TrlParser, get_quantization_config
 from trl.trainer.reward_trainer import suppress_seqcls_warning
+from trl.trainer.utils import selective_log_softmax
 
 from data_prep.files import UserError
 from recipes.generation import left_pad
@@ -126,7 +127,7 @@ def load_policy(
 
 @torch.no_grad()
 def completion_logprobs(
-    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], batch_size: int = 32
+    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], batch_size: int = 16
 ) -> list[float]:
     """log p(completion ids | prompt ids) in nats of each pair; logits are computed for completion tokens only."""
     totals, order = [0.0] * len(pairs), sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
@@ -138,7 +139,7 @@ def completion_logprobs(
         logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep + 1).logits[
             :, :-1
         ]
-        logprobs = logits.float().log_softmax(-1).gather(-1, ids[:, -keep:, None]).squeeze(-1)
+        logprobs = selective_log_softmax(logits.float(), ids[:, -keep:])
         for i, row in zip(chunk, logprobs, strict=True):
             totals[i] = row[keep - len(pairs[i][1]) :].sum().item()
     return totals

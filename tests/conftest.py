@@ -22,7 +22,11 @@ CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-WORDS = [p.read_text() for p in Path(__file__).parent.glob("*.py")]
+# What the tokenizer is trained on, fixed, so that tests do not change with the text of tests.
+WORDS = [(Path(__file__).parent.parent / "LICENSE").read_text()] + 40 * [
+    "I love this, it is great and good! I hate that, it is awful and bad. What is it like? Tell me about it, please.",
+    "The tea, the rain, the music, a chess game, bread and snow, cats, the sea, trains, apples, books and stars.",
+]
 
 # Sizes that every architecture's config understands; the rest of each config is its default.
 SIZES = {

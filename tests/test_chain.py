@@ -65,7 +65,7 @@ def run(tiny_model, tmp_path_factory) -> Path:
     launch("sft", "--model_name_or_path", tiny_model, "--dataset_name", root / "demonstrations", "--output_dir", root / "sft",
            "--learning_rate", "1e-2", "--num_train_epochs", "2", "--eval_strategy", "epoch", *SHARED)  # fmt: skip
     sample.main(["--model_name_or_path", str(root / "sft/merged"), "--input", str(root / "prompts/train.parquet"), "--limit", "24", "--num_outputs", "3",
-                 "--max_new_tokens", "8", "--answers", str(root / "answers.jsonl"), "--output", str(root / "samples.jsonl")])  # fmt: skip
+                 "--max_new_tokens", "16", "--answers", str(root / "answers.jsonl"), "--output", str(root / "samples.jsonl")])  # fmt: skip
     label.main(
         ["--input", str(root / "samples.jsonl"), "--labeler", "scripted", "--output", str(root / "rankings.jsonl")]
     )

@@ -55,7 +55,7 @@ def test_notebook_runs_top_to_bottom_and_continues(tmp_path, tiny_model):
     settings = {
         "output_dir": str(tmp_path / "out"), "base_model": tiny_model, "num_prompts": 24, "num_outputs": 3,
         "prompt_log": write_jsonl(tmp_path / "log.jsonl", log), "answers": write_jsonl(tmp_path / "answers.jsonl", answers),
-        "max_new_tokens": 6, "eval_prompts": 6,
+        "max_new_tokens": 16, "eval_prompts": 6,
         "more_flags": {"sft": common, "reward": common, "ppo": [*common, "--rollout_batch_size", "8"]},
     }  # fmt: skip
     printed = execute(tmp_path, settings)

@@ -392,7 +392,7 @@ def test_recipe_writes_what_it_promises(setup, tmp_path, capsys, value_model):
     )  # fmt: skip
     cli(run)
     assert {p.name for p in out.iterdir() if not p.name.startswith("checkpoint-")} == {
-        "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "finished.json", "merged", "samples.jsonl", "tokenizer.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "finished.json", "merged", "samples.jsonl", "tokenizer.json",
         "tokenizer_config.json", "trainer_state.json", "value",
     }  # fmt: skip
     value = {"adapter_config.json", "adapter_model.safetensors", "value_head.safetensors"}
