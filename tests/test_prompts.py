@@ -557,7 +557,7 @@ def test_wrong_flags_are_one_sentence(tmp_path, capsys, flags, sentence):
     ("name", "content", "sentence"),
     [
         ("missing.jsonl", None, "no such file"), ("empty.jsonl", b"", "no prompt in it"), ("bad.jsonl", b"x\ny\n", "bad.jsonl, line 1: not valid JSON"),
-        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n' * 999)[:40], "broken gzip"), ("fake.parquet", b"PAR1", "cannot be read"), ("list.json", b"[{]", "not valid JSON"),
+        ("cut.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n' * 999, mtime=0)[:40], "broken gzip"), ("fake.parquet", b"PAR1", "cannot be read"), ("list.json", b"[{]", "not valid JSON"),
         ("notes.txt", b"hello", "unknown file ending"), ("head.csv", b"prompt,prompt\na,b\n", "two columns have one name"), ("fake.jsonl.gz", b"plain", "broken gzip"),
     ],
 )  # fmt: skip
