@@ -14,11 +14,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import TrlParser, get_quantization_config
 from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import selective_log_softmax
 
-from data_prep.files import UserError
+from data_prep.files import UserError, atomic_folder
 from recipes.generation import left_pad
 from recipes.tokens import encode_completion, encode_prompt, load_tokenizer
 
@@ -123,6 +124,15 @@ def load_policy(
     if adapter:
         model = PeftModel.from_pretrained(model, path).merge_and_unload()
     return model.eval().to(PartialState().device), load_tokenizer(path, trust_remote_code=trust_remote_code)
+
+
+def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) -> None:
+    """Writes `merged/`: base + adapter as one plain model with its tokenizer (from a 4-bit run: on the base in 16 bits)."""
+    unset_hf_deepspeed_config()  # under ZeRO-3 this one process would wait for the others to shard what it loads
+    model, tokenizer = load_policy(adapter, "auto", trust_remote_code)
+    with atomic_folder(Path(output_dir) / "merged") as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
 
 
 @torch.no_grad()

@@ -24,10 +24,10 @@ from pathlib import Path
 import trl
 from trl import get_peft_config
 
-from data_prep.files import UserError, atomic_folder, command, data_files, load_rows
+from data_prep.files import UserError, command, data_files, load_rows
 from recipes.cards import use_our_card
 from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished
-from recipes.models import ModelConfig, load_causal_lm, load_policy, parse
+from recipes.models import ModelConfig, load_causal_lm, parse, save_merged
 from recipes.tokens import load_tokenizer
 from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
 
@@ -129,10 +129,7 @@ def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model
     trainer.save_state()
     if trainer.is_world_process_zero():
         if script_args.save_merged and model_args.use_peft:
-            merged, _ = load_policy(training_args.output_dir, "auto", training_args.trust_remote_code)
-            with atomic_folder(Path(training_args.output_dir) / "merged") as beside:
-                merged.save_pretrained(beside)
-                tokenizer.save_pretrained(beside)
+            save_merged(training_args.output_dir, training_args.output_dir, training_args.trust_remote_code)
         trainer.create_model_card()
         mark_finished(training_args.output_dir)
     if training_args.push_to_hub:

@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 import trl
 from transformers import set_seed
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import SFTTrainer, get_peft_config
 
-from data_prep.files import UserError, atomic_folder, command, load_rows, write_json
+from data_prep.files import UserError, command, load_rows, write_json
 from recipes.cards import use_our_card
 from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished, whole_checkpoints
 from recipes.generation import generate_ids
-from recipes.models import HardwareDefaults, ModelConfig, load_causal_lm, load_policy, load_reward, parse
+from recipes.models import HardwareDefaults, ModelConfig, load_causal_lm, load_policy, load_reward, parse, save_merged
 from recipes.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
 
 
@@ -69,15 +68,6 @@ def tokenize(rows, tokenizer, max_length: int | None, name: str):
     if not len(short):
         raise UserError(f"{name}: every row is longer than --max_length {max_length} tokens")
     return short
-
-
-def save_merged(adapter: str, output_dir: str, trust_remote_code: bool) -> None:
-    """Writes `merged/`: base + adapter as one plain model with its tokenizer (from a 4-bit run: on the base in 16 bits)."""
-    unset_hf_deepspeed_config()  # under ZeRO-3 this one process would wait for the others to shard what it loads
-    model, tokenizer = load_policy(adapter, "auto", trust_remote_code)
-    with atomic_folder(Path(output_dir) / "merged") as beside:
-        model.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
 
 
 def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> None:

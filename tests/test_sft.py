@@ -11,6 +11,7 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from recipes.models import ModelConfig, load_sequence_classifier
 from recipes.sft import cli, tokenize
 from recipes.tokens import encode_completion, encode_prompt, load_tokenizer
 
@@ -116,3 +117,25 @@ def test_over_long_rows_are_counted(tiny_model, demonstrations, capsys):
     )
     assert len(tokenize(rows, load_tokenizer(tiny_model), 64, "rows")) == len(demonstrations)
     assert "1 rows longer than --max_length 64" in capsys.readouterr().out
+
+
+def test_checkpoint_is_selected_by_reward_as_in_the_paper(arguments, tmp_path, tiny_model, capsys):
+    cli([*arguments, "--learning_rate", "5e-2"])
+    out = tmp_path / "sft"
+    torch.manual_seed(0)
+    reward = load_sequence_classifier(ModelConfig(model_name_or_path=tiny_model))
+    reward.score.weight.data.normal_()
+    reward.save_pretrained(tmp_path / "reward")
+    load_tokenizer(tiny_model).save_pretrained(tmp_path / "reward")
+    cli([*arguments, "--select_by_reward", str(tmp_path / "reward"), "--select_max_new_tokens", "6"])
+    selected = json.loads((out / "selected_by_reward.json").read_text())
+    assert set(selected["mean_reward"]) == {f"checkpoint-{2 * n}" for n in (1, 2, 3, 4)}
+    assert selected["checkpoint"] == max(selected["mean_reward"], key=selected["mean_reward"].get)
+    assert len(set(selected["mean_reward"].values())) > 1  # the checkpoints do answer differently
+    chosen = load_file(out / selected["checkpoint"] / "adapter_model.safetensors")
+    written = load_file(out / "adapter_model.safetensors")
+    assert all(torch.equal(chosen[name], written[name]) for name in chosen)
+    ids = torch.tensor([encode_prompt(load_tokenizer(str(out)), "Hi")])
+    with torch.no_grad():
+        merged = AutoModelForCausalLM.from_pretrained(out / "merged").eval()(ids).logits
+        assert torch.allclose(merged, AutoPeftModelForCausalLM.from_pretrained(out).eval()(ids).logits, atol=1e-4)
