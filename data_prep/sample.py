@@ -95,6 +95,7 @@ def main(argv: list[str] | None = None) -> None:
     dealt = list(itertools.islice(itertools.cycle(sources), args.num_outputs))
     settings = {"models": args.model_name_or_path, "temperature": args.temperature, "num_outputs": args.num_outputs,
                 "max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size, "seed": args.seed,
+                "max_prompt_tokens": args.max_prompt_tokens, "dtype": args.dtype,
                 "prompts": stable_seed([r["prompt_id"] for r in rows])}  # fmt: skip
     partial = args.output.with_name(args.output.name + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,10 @@ def main(argv: list[str] | None = None) -> None:
     ]
 
     # 2. Answers and scores
-    settings, answers = [vars(args)[k] for k in ("limit", "max_new_tokens", "temperature", "seed", "input")], {}
+    settings, answers = (
+        [vars(args)[k] for k in ("limit", "max_new_tokens", "temperature", "seed", "input", "judge", "dtype")],
+        {},
+    )
     for name, path in models.items():
         file = args.output_dir / "answers" / f"{name}.jsonl"
         if file.is_file() and (kept := read_jsonl(file))[0].get("asked") == [path, *settings]:

@@ -10,7 +10,7 @@ and the reference while adapters are off) and a reward: `--reward_model_path` (f
 
 PPO-ptx: `--ptx_dataset` (rows with `text`) and `--ptx_coef` add a language-model loss on pretraining text to every step
 against the "alignment tax". The paper's coefficient is 27.8, with 8 times as many pretraining rows as responses; here as
-many (`--ptx_batch_size`), for about half again the time of an update. Off by default.
+many (`--ptx_batch_size`), one more forward and backward per micro-batch. Off by default.
 
 `--stock` runs TRL's own `PPOTrainer` on the same data: LoRA policy, `--stock_value lora|full` as value network, no resume.
 """

@@ -164,6 +164,26 @@ def test_killed_and_run_again_samples_are_the_same(tiny_model, tmp_path, monkeyp
     assert again.read_text() == whole.read_text() and not (tmp_path / "again.jsonl.partial").exists()
 
 
+def test_partial_of_other_prompts_kept_is_not_used(tiny_model, tmp_path, monkeypatch):
+    """Another --max_prompt_tokens puts other prompts into the batches, so their outputs must not be mixed up."""
+    import recipes.generation as generation
+
+    original, calls = generation.generate_ids, []
+
+    def dies_at_the_third(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "generate_ids", dies_at_the_third)
+    argv = [*sample_argv(tiny_model, tmp_path), "--output", str(tmp_path / "s.jsonl")]
+    with pytest.raises(KeyboardInterrupt):
+        sample.main(argv)
+    sample.main([*argv, "--max_prompt_tokens", "400"])
+    assert len(calls) == 3 + 8  # all eight batches again
+
+
 def test_peoples_answers_join_the_outputs(tiny_model, tmp_path):
     answers = [{"prompt_id": f"p{i}", "completion": f"By a person {i}.", "source": "people"} for i in (2, 5)]
     answers.append({"prompt_id": "p3", "completion": "too long " * 20, "source": "people"})
