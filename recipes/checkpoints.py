@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from accelerate import PartialState
 from transformers import TrainingArguments
 
 from data_prep.files import UserError, write_json
@@ -44,3 +45,12 @@ def mark_finished(output_dir: str | Path) -> None:
 
 def is_finished(output_dir: str | Path) -> bool:
     return (Path(output_dir) / "finished.json").is_file()
+
+
+def leave_together() -> None:
+    """Ends a command's process group, where there is one, once every rank is there.
+
+    A rank that exits by itself takes down gloo's or NCCL's threads as they are and can die of it (SIGABRT).
+    """
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()

@@ -26,7 +26,7 @@ from trl import get_peft_config
 
 from data_prep.files import UserError, command, data_files, load_rows
 from recipes.cards import use_our_card
-from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished
+from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished
 from recipes.models import ModelConfig, load_causal_lm, parse, save_merged
 from recipes.tokens import load_tokenizer
 from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
@@ -143,3 +143,4 @@ def cli(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     cli()
+    leave_together()

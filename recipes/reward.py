@@ -23,7 +23,7 @@ from trl import get_peft_config
 
 from data_prep.files import UserError, command, load_rows, write_json, write_rows
 from recipes.cards import use_our_card
-from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished
+from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished
 from recipes.models import ModelConfig, load_reward, load_sequence_classifier, parse
 from recipes.ranking_metrics import labeler_agreement, ranking_metrics
 from recipes.rankings import key_of, load_train_and_eval
@@ -182,3 +182,4 @@ def cli(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     cli()
+    leave_together()

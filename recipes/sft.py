@@ -20,7 +20,7 @@ from trl import SFTTrainer, get_peft_config
 
 from data_prep.files import UserError, command, load_rows, write_json
 from recipes.cards import use_our_card
-from recipes.checkpoints import checkpoint_to_resume, is_finished, mark_finished, whole_checkpoints
+from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished, whole_checkpoints
 from recipes.generation import generate_ids
 from recipes.models import HardwareDefaults, ModelConfig, load_causal_lm, load_policy, load_reward, parse, save_merged
 from recipes.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
@@ -161,3 +161,4 @@ def cli(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     cli()
+    leave_together()

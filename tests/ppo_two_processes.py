@@ -7,6 +7,8 @@ from pathlib import Path
 from ppo_tools import first_gradients, make_trainer
 from safetensors.torch import save_file
 
+from recipes.checkpoints import leave_together
+
 if __name__ == "__main__":
     setup, out, settings = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     trainer = make_trainer(setup, out, ddp_backend="gloo", **settings)
@@ -15,3 +17,4 @@ if __name__ == "__main__":
     assert type(trainer.model_wrapped).__name__ == "DistributedDataParallel"
     if trainer.is_world_process_zero():
         save_file(gradients, out / "gradients.safetensors")
+    leave_together()
