@@ -7,6 +7,8 @@ D=outputs/demo
 C=recipes/configs/demo
 [ "${FRESH:-0}" = 1 ] && rm -rf "$D"
 mkdir -p "$D"
+# glibc: keep freed memory for the next step instead of handing it back and touching it anew (decoding up to 1.4x faster on CPU)
+export MALLOC_MMAP_THRESHOLD_=100000000000 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=100000000
 
 run() { # run NAME FILE COMMAND…: run the command unless FILE is there, and note its seconds
     local name=$1 file=$2 start=$SECONDS; shift 2
@@ -21,7 +23,7 @@ run embedded "$D/embedded/log.jsonl" python -m data_prep.embedded --output_dir "
 # 1. Prompts: deduplicate, split by user, filter PII, cap; demonstrations of training users only
 run prompts "$D/prompts/report.json" python -m data_prep.prompts --input "$D/embedded/log.jsonl" --output_dir "$D/prompts"
 run demonstrations "$D/demonstrations/report.json" python -m data_prep.demonstrations --input "$D/embedded/answers.jsonl" \
-    --prompts "$D/prompts" --output_dir "$D/demonstrations" --min_words 4 --max_words 20 --per_source 400
+    --prompts "$D/prompts" --output_dir "$D/demonstrations" --min_words 4 --max_words 20 --per_source 300
 # 2. Step 1 of the paper: supervised fine-tuning
 run sft "$D/sft/finished.json" accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py --config $C/sft.yaml
 # 3. Step 2: several outputs of each prompt, ranked by the scripted labeler; a reward model on the rankings

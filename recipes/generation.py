@@ -9,18 +9,33 @@ import inspect
 from collections.abc import Iterator
 
 import torch
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+CHUNK = 8  # tokens between two looks for rows that have ended
 
 
-def plain_sampling(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, temperature: float) -> GenerationConfig:
-    """A `GenerationConfig` that samples from softmax(logits / temperature); `temperature=0` decodes greedily."""
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **{"do_sample": False, **sampling},
-    )
+class DrawToken(LogitsProcessor):
+    """Draws each row's token from softmax(logits / temperature) and leaves only that one, for `generate` to pick.
+
+    One uniform number per row against the cumulative distribution (in float64), instead of `torch.multinomial`'s random
+    number per vocabulary entry: on CPU those took a fifth of sampling (49k entries, 250 rows).
+    """
+
+    def __init__(self, temperature: float):
+        self.temperature = temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        cumulative = (scores / self.temperature).softmax(-1).cumsum(-1, dtype=torch.float64)
+        drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
 @contextlib.contextmanager
@@ -64,19 +79,43 @@ def generate_ids(
     copies: int = 1,
     **generate_kwargs,
 ) -> list[list[int]]:
-    """Samples `copies` completions of each prompt, as one batch that stops when all rows have ended.
+    """Samples `copies` completions of each prompt from softmax(logits / temperature); `temperature=0` decodes greedily.
 
     Returns len(prompts) * copies rows of sampled ids, the copies of a prompt side by side, each cut after the first eos
-    (kept); a row without eos hit `max_new_tokens`. A prompt is computed once, and its cache repeated for the copies.
+    (kept); a row without eos hit `max_new_tokens`. A prompt is computed once, and its cache repeated for the copies. Rows
+    that have ended leave the batch every `CHUNK` tokens, unless the processes have to step together (`synced_gpus`).
     """
-    config = plain_sampling(tokenizer, max_new_tokens, temperature)
-    ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
-    if copies > 1:
-        if ids.shape[1] > 1 and not getattr(model, "_is_stateful", False):
-            generate_kwargs["past_key_values"] = repeated_cache(model, ids[:, :-1], mask[:, :-1], copies)
-        ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
-    with own_generation_config(model, config):
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **generate_kwargs)
-    eos = tokenizer.eos_token_id
-    rows = out[:, ids.shape[1] :].tolist()
-    return [row[: row.index(eos) + 1] if eos in row else row for row in rows]
+    eos, pad, device = tokenizer.eos_token_id, tokenizer.pad_token_id, model.device
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids, mask = left_pad(prompts, pad, device)
+    chunk, cache = max_new_tokens, None
+    if not getattr(base, "_is_stateful", False):
+        if copies > 1 and ids.shape[1] > 1:
+            cache = repeated_cache(model, ids[:, :-1], mask[:, :-1], copies)
+        elif not generate_kwargs.get("synced_gpus"):
+            cache = DynamicCache(config=base.config)
+        chunk = max_new_tokens if generate_kwargs.get("synced_gpus") else CHUNK
+    ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
+    draw = LogitsProcessorList([DrawToken(temperature)] if temperature > 0 else [])
+    rows: list[list[int]] = [[] for _ in ids]
+    open_rows = list(range(len(rows)))
+    for start in range(0, max_new_tokens, chunk):
+        config = GenerationConfig(
+            max_new_tokens=min(chunk, max_new_tokens - start), do_sample=False, eos_token_id=eos, pad_token_id=pad
+        )
+        with own_generation_config(model, config):
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=draw,
+                past_key_values=cache, **generate_kwargs,
+            )  # fmt: skip
+        for i, new in zip(open_rows, out[:, ids.shape[1] :].tolist(), strict=True):
+            rows[i] += new[: new.index(eos) + 1] if eos in new else new
+        kept = [j for j, i in enumerate(open_rows) if rows[i][-1] != eos]
+        if not kept:
+            break
+        ids, mask = out, torch.nn.functional.pad(mask, (0, out.shape[1] - mask.shape[1]), value=1)
+        if len(kept) < len(open_rows) and cache is not None:
+            index = torch.tensor(kept, device=device)
+            ids, mask, open_rows = ids[index], mask[index], [open_rows[j] for j in kept]
+            cache.batch_select_indices(index)
+    return rows

@@ -1,5 +1,6 @@
 """The contracts between the steps: tokenizer, token sequences, data loading, model flags, reward models."""
 
+import copy
 import gzip
 import json
 
@@ -10,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from data_prep.files import UserError, atomic_folder, command, load_rows, write_rows
-from recipes.generation import generate_ids
+from recipes.generation import DrawToken, generate_ids
 from recipes.models import ModelConfig, last_token_scores, load_causal_lm, load_reward, load_sequence_classifier, parse
 from recipes.tokens import DEFAULT_CHAT_TEMPLATE, decode_completion, encode_completion, encode_prompt, load_tokenizer
 
@@ -211,3 +212,38 @@ def test_generation_equals_sampling_from_the_models_own_probabilities(tmp_path, 
             with torch.no_grad():
                 assert model(torch.tensor([ids])).logits[0, -1].argmax().item() == token
             ids.append(token)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neox", "gemma2", "mistral"])
+@pytest.mark.parametrize("copies", [1, 2])
+def test_rows_that_ended_leave_the_batch_and_the_others_go_on(tmp_path, tokenizer, monkeypatch, kind, copies):
+    """Each row is what it is alone, cut after its own eos; the batch that is decoded shrinks."""
+    model = load_causal_lm(ModelConfig(model_name_or_path=save_model(tmp_path / "m", kind)))
+    prompts = [encode_prompt(tokenizer, p) for p in ("Hi", "A longer one, this", "x y", "why?")]
+    whole = [generate_ids(model, tokenizer, [p], 12, temperature=0)[0] for p in prompts]
+    end = next(
+        t for row in whole for t in row[1:6] if any(t not in other for other in whole)
+    )  # ends some rows, not all
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    expected = [row[: row.index(end) + 1] if end in row else row for row in whole]
+    assert len({len(row) for row in expected}) > 1
+    monkeypatch.setattr("recipes.generation.CHUNK", 3)
+    sizes = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    got = generate_ids(model, tokenizer, prompts, 12, temperature=0, copies=copies)
+    assert got == [row for row in expected for _ in range(copies)]
+    assert min(sizes) < max(sizes)
+
+
+def test_tokens_are_drawn_with_their_probability():
+    """Frequencies of 40,000 draws against softmax(logits / temperature), within 5 standard errors; p = 0 never."""
+    torch.manual_seed(0)
+    logits = torch.tensor([0.0, 2.0, -torch.inf, -1.0, 1.0])
+    picked = DrawToken(temperature=0.7)(None, logits.expand(40_000, 5)).argmax(-1)
+    expected = (logits / 0.7).softmax(-1)
+    found = torch.bincount(picked, minlength=5) / len(picked)
+    assert found[2] == 0
+    assert ((found - expected).abs() <= 5 * (expected * (1 - expected) / len(picked)).sqrt()).all()
