@@ -28,7 +28,7 @@ run demonstrations "$D/demonstrations/report.json" python -m data_prep.demonstra
 run sft "$D/sft/finished.json" accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py --config $C/sft.yaml
 # 3. Step 2: several outputs of each prompt, ranked by the scripted labeler; a reward model on the rankings
 run sample "$D/samples.jsonl" python -m data_prep.sample --model_name_or_path "$D/sft/merged" --input "$D/prompts/train.parquet" \
-    --limit 400 --num_outputs 5 --answers "$D/embedded/answers.jsonl" --max_new_tokens 24 --max_prompt_tokens 48 \
+    --limit 340 --num_outputs 5 --answers "$D/embedded/answers.jsonl" --max_new_tokens 24 --max_prompt_tokens 48 \
     --batch_size 100 --output "$D/samples.jsonl"
 run label "$D/rankings.jsonl" python -m data_prep.label --input "$D/samples.jsonl" --labeler scripted --output "$D/rankings.jsonl"
 run comparisons "$D/comparisons/report.json" python -m data_prep.comparisons --input "$D/rankings.jsonl" --output_dir "$D/comparisons"
