@@ -27,7 +27,8 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
     from transformers import set_seed
     from trl import get_peft_config
 
-    from recipes.models import ModelConfig, load_sequence_classifier
+    from recipes.arguments import ModelConfig
+    from recipes.models import load_sequence_classifier
     from recipes.rankings import load_rankings
     from recipes.reward import init_head
     from recipes.tokens import load_tokenizer

@@ -3,7 +3,7 @@
     python benchmarks/ppo.py [--epochs 1 4] [--rounds 2] [--spread 20] [--value_models head adapter]
 
 Random weights in float32 on CPU, LoRA r = 16, prompts of 50 +- `--spread` tokens, 24 new tokens, 32 episodes a rollout, the
-same micro-batch of 8 on both sides. Each run is a process of its own (its peak memory is `ru_maxrss`), runs take turns
+same micro-batch of 8 on both sides. Each run is a process of its own (its peak memory is VmHWM), runs take turns
 (A B A B), each warms up on a smaller rollout before the one that is timed, and optimizer steps are counted by a hook on
 the optimizer. Stock is never timed on its loader's last batch, where it would step every micro-batch. Both sides run
 without activation checkpointing. The last line is one JSON object; ratios are against stock with its full value network.
@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+
+from reward import KEEP_MEMORY, peak_gb
 
 PROMPT, RESPONSE, MICRO, VOCABULARY = 50, 24, 8, 49152
 
@@ -32,7 +33,8 @@ def build(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    from recipes.models import ModelConfig, load_sequence_classifier
+    from recipes.arguments import ModelConfig
+    from recipes.models import load_sequence_classifier
 
     words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [f"w{i}" for i in range(3, VOCABULARY)]
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
@@ -73,7 +75,8 @@ def run_one(folder: Path, name: str, epochs: int, spread: int, rollout: int) -> 
     from transformers import TrainerCallback
     from trl import get_peft_config
 
-    from recipes.models import ModelConfig, load_causal_lm
+    from recipes.arguments import ModelConfig
+    from recipes.models import load_causal_lm
     from recipes.tokens import load_tokenizer
     from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
     from recipes.trainers.stock_ppo import stock_trainer
@@ -129,12 +132,11 @@ def run_one(folder: Path, name: str, epochs: int, spread: int, rollout: int) -> 
     train(1, MICRO)  # warm-up
     watch = train(epochs, rollout)
     phases = {k: round(v, 1) for k, v in watch.logs.items() if k.startswith("time/")}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {
         "seconds": watch.seconds,
         "cpu_seconds": watch.cpu_seconds,
         "steps": watch.steps,
-        "peak_gb": peak,
+        "peak_gb": peak_gb(),
         "phases": phases,
     }
 
@@ -192,7 +194,8 @@ def main() -> None:
                         f"--spread={args.spread}",
                         f"--episodes={args.episodes}",
                     ]
-                    out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+                    env = {**os.environ, **KEEP_MEMORY}
+                    out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=env).stdout
                     result = json.loads(out.strip().splitlines()[-1])
                     results[name].append(result)
                     print(f"{epochs} epochs, round {turn + 1}: {name:10} {json.dumps(result)}", flush=True)

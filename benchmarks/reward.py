@@ -104,11 +104,15 @@ def measure(side: str, prompt: int, output: int, k: int, stock_pairs: int, share
     )
     if cuda:
         peak = torch.cuda.max_memory_allocated() / 1e9
-    else:  # not ru_maxrss, which a child inherits from its parent
-        peak = (
-            int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
-        )
+    else:
+        peak = peak_gb()
     return {"rankings_per_s": 1 / seconds, "cpu_s": cpu_seconds, "peak_gb": peak}
+
+
+def peak_gb() -> float:
+    """This process's peak memory in GB; not by `ru_maxrss`, which a child inherits from its parent."""
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e9
 
 
 def bare_tokenizer():

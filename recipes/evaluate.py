@@ -9,7 +9,6 @@ Killed and run again, models that have answered are not asked again.
 """
 
 import argparse
-import importlib
 import random
 import time
 from pathlib import Path
@@ -19,20 +18,12 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from data_prep.files import UserError, command, load_rows, read_jsonl, write_rows
+from recipes.arguments import load_function
 from recipes.generation import generate_ids
 from recipes.models import completion_logprobs, load_policy, load_reward
 from recipes.report import write_report
 from recipes.statistics import cluster_bootstrap, win_rate
 from recipes.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer
-
-
-def load_judge(spec: str):
-    """`module:function` with `(prompts, completions) -> scores`, the shape of a TRL reward function."""
-    module, _, name = spec.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"--judge {spec}: no such module:function ({error})") from error
 
 
 def parse_models(pairs: list[str]) -> dict[str, str]:
@@ -97,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    models, judge, started = parse_models(args.models), load_judge(args.judge), time.monotonic()
+    models, judge, started = parse_models(args.models), load_function(args.judge, "--judge"), time.monotonic()
 
     # 1. The same prompts for every model
     rows = load_rows(args.input, "test", columns=["prompt"]).to_list()

@@ -1,12 +1,13 @@
-"""Models: this repo's LoRA defaults, and one way to load causal LMs and reward models for all steps."""
+"""Models: one way to load causal LMs and reward models, and to score with them, for all steps."""
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import trl
 from accelerate import PartialState
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -15,52 +16,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from trl import TrlParser, get_quantization_config
+from trl import get_quantization_config
 from trl.trainer.reward_trainer import suppress_seqcls_warning
-from trl.trainer.utils import selective_log_softmax
+from trl.trainer.utils import pad, selective_log_softmax
 
 from data_prep.files import UserError, atomic_folder
+from recipes.arguments import ModelConfig
 from recipes.generation import left_pad
 from recipes.tokens import encode_completion, encode_prompt, load_tokenizer
-
-
-@dataclass
-class ModelConfig(trl.ModelConfig):
-    """TRL's model flags with this repo's LoRA defaults. Each recipe sets the task type."""
-
-    use_peft: bool = field(default=True, metadata={"help": "Train LoRA adapters; False trains every weight."})
-    lora_target_modules: list[str] | None = field(
-        default_factory=lambda: ["all-linear"],
-        metadata={"help": "LoRA target modules. 'all-linear' fits every architecture; names do not."},
-    )
-
-
-@dataclass
-class HardwareDefaults:
-    """For a TRL config: bf16 only where a GPU has it (TRL would turn it on everywhere), no activation checkpointing.
-
-    Both stay flags; `--bf16`, `--gradient_checkpointing` win. Without an accelerator `use_cpu` is set: left out, the
-    processes of `torchrun` on a CPU would not find each other, and each would train alone.
-    """
-
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
-
-    def __post_init__(self):
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.bf16 is None:  # not where it is only emulated (a T4)
-            has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-            self.bf16 = has_bf16 and not self.fp16 and not self.use_cpu
-        if getattr(self, "activation_checkpointing", False) is None:  # the newer name; set, it silences a warning
-            self.activation_checkpointing = self.gradient_checkpointing
-        super().__post_init__()
-
-
-def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
-    """`TrlParser` (flags, or YAML by `--config` with flags on top); a mistake is one sentence and exit code 2."""
-    try:
-        return TrlParser(dataclasses).parse_args_and_config(args=argv)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
 
 
 def _from_pretrained(auto_class, model_args: trl.ModelConfig, trust_remote_code: bool, **kwargs) -> PreTrainedModel:
@@ -189,9 +152,8 @@ class RewardModel:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
-            longest = len(rows[chunk[-1]])
-            ids = torch.tensor([rows[i] + [self.tokenizer.pad_token_id] * (longest - len(rows[i])) for i in chunk])
-            mask = torch.tensor([[1] * len(rows[i]) + [0] * (longest - len(rows[i])) for i in chunk])
+            tensors = [torch.tensor(rows[i]) for i in chunk]
+            ids, mask = pad(tensors, self.tokenizer.pad_token_id), pad([torch.ones_like(t) for t in tensors], 0)
             values = last_token_scores(self.model, ids.to(self.model.device), mask.to(self.model.device))
             for i, value in zip(chunk, values.float().tolist(), strict=True):
                 scores[i] = value + self.bias
@@ -204,6 +166,29 @@ class RewardModel:
             for p, c in zip(prompts, completions, strict=True)
         ]
         return self.score_ids(rows, batch_size)
+
+
+def model_file(folder_or_id: str | Path, name: str) -> Path | None:
+    """A file of a local folder or a Hub repository; None where it has no such file."""
+    if Path(folder_or_id).is_dir():
+        path = Path(folder_or_id) / name
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(str(folder_or_id), name))
+    except LocalEntryNotFoundError as error:  # a missing bias would change every score in silence
+        raise UserError(
+            f"{folder_or_id}: cannot reach the Hub to ask for its {name}, nor is it in the cache"
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder_or_id}: no folder and no repository of the Hub that can be read") from error
+
+
+def reward_bias(path: str) -> float:
+    """The bias in `reward_head.json`, by which labeler demonstrations score 0 on average; 0 for models that have none."""
+    head = model_file(path, "reward_head.json")
+    return json.loads(head.read_text())["bias"] if head else 0.0
 
 
 def load_reward(
@@ -219,10 +204,8 @@ def load_reward(
         path: folder or Hub id. With `adapter_config.json` the adapter is put on its base.
         base: base model, where the one named in the adapter has moved.
     """
-    from huggingface_hub import try_to_load_from_cache
     from peft import PeftConfig, PeftModel
 
-    folder = Path(path)
     try:
         peft_config = PeftConfig.from_pretrained(path)
     except ValueError:
@@ -233,8 +216,4 @@ def load_reward(
         model = PeftModel.from_pretrained(model, path)
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     model.config.pad_token_id = tokenizer.pad_token_id
-    head = folder / "reward_head.json"
-    if not folder.is_dir():
-        head = Path(try_to_load_from_cache(path, "reward_head.json") or head)
-    bias = json.loads(head.read_text())["bias"] if head.is_file() else 0.0
-    return RewardModel(model.to(device) if device else model, tokenizer, bias, base)
+    return RewardModel(model.to(device) if device else model, tokenizer, reward_bias(path), base)

@@ -15,9 +15,6 @@ many (`--ptx_batch_size`), one more forward and backward per micro-batch. Off by
 `--stock` runs TRL's own `PPOTrainer` on the same data: LoRA policy, `--stock_value lora|full` as value network, no resume.
 """
 
-import importlib
-import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,9 +22,10 @@ import trl
 from trl import get_peft_config
 
 from data_prep.files import UserError, command, data_files, load_rows
+from recipes.arguments import ModelConfig, load_function, parse
 from recipes.cards import use_our_card
 from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished
-from recipes.models import ModelConfig, load_causal_lm, parse, save_merged
+from recipes.models import load_causal_lm, save_merged
 from recipes.tokens import load_tokenizer
 from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
 
@@ -52,19 +50,6 @@ class ScriptArguments(trl.ScriptArguments):
     stock_value: str = field(
         default="lora", metadata={"help": "Value network of --stock: lora or full.", "choices": ["lora", "full"]}
     )
-
-
-def load_function(name: str):
-    """`module:function` -> the function; modules beside where you run are found too."""
-    module, _, function = name.partition(":")
-    if not function:
-        raise UserError(f"--reward_funcs {name}: write it as module:function")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--reward_funcs {name}: {error}") from error
 
 
 def held_out_prompts(script_args: ScriptArguments):
@@ -114,7 +99,7 @@ def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model
         train_dataset=rows,
         eval_dataset=eval_rows,
         reward_model=training_args.reward_model_path,
-        reward_funcs=tuple(load_function(name) for name in script_args.reward_funcs or ()),
+        reward_funcs=tuple(load_function(name, "--reward_funcs") for name in script_args.reward_funcs or ()),
         ptx_dataset=ptx_rows,
         peft_config=get_peft_config(model_args),
     )

@@ -22,9 +22,10 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 from trl import get_peft_config
 
 from data_prep.files import UserError, command, load_rows, write_json, write_rows
+from recipes.arguments import ModelConfig, parse
 from recipes.cards import use_our_card
 from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished
-from recipes.models import ModelConfig, load_reward, load_sequence_classifier, parse
+from recipes.models import load_reward, load_sequence_classifier
 from recipes.ranking_metrics import labeler_agreement, ranking_metrics
 from recipes.rankings import key_of, load_train_and_eval
 from recipes.tokens import load_tokenizer

@@ -19,10 +19,11 @@ from transformers import set_seed
 from trl import SFTTrainer, get_peft_config
 
 from data_prep.files import UserError, command, load_rows, write_json
+from recipes.arguments import HardwareDefaults, ModelConfig, parse
 from recipes.cards import use_our_card
 from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished, whole_checkpoints
 from recipes.generation import generate_ids
-from recipes.models import HardwareDefaults, ModelConfig, load_causal_lm, load_policy, load_reward, parse, save_merged
+from recipes.models import load_causal_lm, load_policy, load_reward, save_merged
 from recipes.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
 
 

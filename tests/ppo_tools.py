@@ -11,7 +11,8 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from recipes.models import ModelConfig, load_causal_lm, load_reward, load_sequence_classifier
+from recipes.arguments import ModelConfig
+from recipes.models import load_causal_lm, load_reward, load_sequence_classifier
 from recipes.tokens import encode_prompt, load_tokenizer
 from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
 

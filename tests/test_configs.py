@@ -12,7 +12,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils import DistributedType
 
 from recipes import ppo, reward, sft
-from recipes.models import ModelConfig, parse
+from recipes.arguments import ModelConfig, parse
 
 ROOT = Path(__file__).parent.parent
 ACCELERATE = sorted((ROOT / "accelerate_configs").glob("*.yaml"))

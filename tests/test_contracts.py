@@ -7,12 +7,14 @@ import json
 import pytest
 import torch
 from conftest import CHATML, make_tokenizer, save_model
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from data_prep.files import UserError, atomic_folder, command, load_rows, write_rows
+from recipes.arguments import ModelConfig, parse
 from recipes.generation import DrawToken, generate_ids
-from recipes.models import ModelConfig, last_token_scores, load_causal_lm, load_reward, load_sequence_classifier, parse
+from recipes.models import last_token_scores, load_causal_lm, load_reward, load_sequence_classifier, reward_bias
 from recipes.tokens import DEFAULT_CHAT_TEMPLATE, decode_completion, encode_completion, encode_prompt, load_tokenizer
 
 
@@ -247,3 +249,17 @@ def test_tokens_are_drawn_with_their_probability():
     found = torch.bincount(picked, minlength=5) / len(picked)
     assert found[2] == 0
     assert ((found - expected).abs() <= 5 * (expected * (1 - expected) / len(picked)).sqrt()).all()
+
+
+def test_the_bias_of_a_reward_model_on_the_hub_is_fetched(tmp_path, monkeypatch):
+    """Weights alone would load, and every score would be off by the bias in silence."""
+    (tmp_path / "reward_head.json").write_text(json.dumps({"bias": 0.25}))
+    monkeypatch.setattr("recipes.models.hf_hub_download", lambda repo, name: str(tmp_path / name))
+    assert reward_bias("someone/reward") == 0.25
+
+    def offline(repo, name):
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr("recipes.models.hf_hub_download", offline)
+    with pytest.raises(UserError, match="someone/reward.*reward_head.json"):
+        reward_bias("someone/reward")

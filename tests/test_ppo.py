@@ -19,8 +19,9 @@ from trl.trainer.base_config import _BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer
 
 from data_prep.files import UserError
+from recipes.arguments import ModelConfig, parse
 from recipes.checkpoints import whole_checkpoints
-from recipes.models import ModelConfig, load_causal_lm, load_reward, parse
+from recipes.models import load_causal_lm, load_reward
 from recipes.ppo import ScriptArguments, cli
 from recipes.tokens import encode_prompt, load_tokenizer
 from recipes.trainers import ppo_math, shared_base_ppo

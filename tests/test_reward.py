@@ -18,7 +18,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from trl import TrlParser
 
 from data_prep.files import UserError
-from recipes.models import ModelConfig, load_reward
+from recipes.arguments import ModelConfig
+from recipes.models import load_reward
 from recipes.rankings import as_ranking, load_train_and_eval
 from recipes.reward import ScriptArguments, cli
 from recipes.trainers.ranked_reward import RankedRewardConfig

@@ -11,7 +11,8 @@ from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from recipes.models import ModelConfig, load_sequence_classifier
+from recipes.arguments import ModelConfig
+from recipes.models import load_sequence_classifier
 from recipes.sft import cli, tokenize
 from recipes.tokens import encode_completion, encode_prompt, load_tokenizer
 

@@ -26,8 +26,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer
 
 from data_prep.files import UserError
+from recipes.arguments import HardwareDefaults
 from recipes.generation import left_pad
-from recipes.models import HardwareDefaults, last_token_scores
+from recipes.models import last_token_scores
 from recipes.ranking_metrics import PAD, ranking_metrics, strict_pairs
 from recipes.rankings import as_ranking, key_of
 from recipes.tokens import encode_completion, encode_prompt

@@ -12,13 +12,10 @@ With full fine-tuning the policy is a model of its own and the base is the froze
 
 import contextlib
 import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.utils import EntryNotFoundError
 from peft import (
     LoraConfig,
     PeftConfig,
@@ -35,20 +32,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.files import UserError
-from recipes.models import RewardModel, load_reward
+from recipes.models import RewardModel, load_reward, model_file, reward_bias
 
 ADAPTER = {"policy": "default", "reference": None, "reward": "reward", "value": "value"}
-
-
-def _file(folder_or_id: str | Path, name: str) -> Path | None:
-    """A file of a local folder or a Hub repository; None where it has no such file."""
-    if Path(folder_or_id).is_dir():
-        path = Path(folder_or_id) / name
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(str(folder_or_id), name))
-    except (EntryNotFoundError, OSError, ValueError):
-        return None
 
 
 def _same_place(a: str | None, b: str | None) -> bool:
@@ -142,7 +128,7 @@ class SharedBase(nn.Module):
 
     def _add_reward(self, base, path: str) -> PeftModel:
         """Puts a SEQ_CLS adapter on the causal LM's body. (`load_adapter` would drop its `score` head in silence.)"""
-        weights = _file(path, "adapter_model.safetensors")
+        weights = model_file(path, "adapter_model.safetensors")
         if weights is None:
             raise UserError(f"{path}: no adapter_model.safetensors there; the reward adapter has to be safetensors")
         state = load_file(weights)
@@ -159,9 +145,8 @@ class SharedBase(nn.Module):
                 f"{path}: the adapter's weights do not fit this base model (is it the base they were trained on?)"
             )
         set_peft_model_state_dict(base, state, adapter_name="reward")
-        settings = _file(path, "reward_head.json")
-        bias = json.loads(settings.read_text())["bias"] if settings else 0.0
-        self.reward_head = linear_head(head["weight"].shape[1], head["weight"], bias + float(head.get("bias", 0.0)))
+        bias = reward_bias(path) + float(head.get("bias", 0.0))
+        self.reward_head = linear_head(head["weight"].shape[1], head["weight"], bias)
         return base
 
     # ---- roles --------------------------------------------------------------------------------------------------

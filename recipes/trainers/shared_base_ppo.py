@@ -33,8 +33,8 @@ from trl.experimental.ppo import PPOConfig, PPOTrainer
 from trl.models.utils import unwrap_model_for_generation
 
 from data_prep.files import UserError, write_json
+from recipes.arguments import HardwareDefaults
 from recipes.generation import generate_ids
-from recipes.models import HardwareDefaults
 from recipes.tokens import decode_completion, encode_completion, encode_prompt
 from recipes.trainers import ppo_math
 from recipes.trainers.shared_base import SharedBase, reward_beside, shares_base
