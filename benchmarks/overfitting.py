@@ -1,7 +1,7 @@
 """The paper's claim about overfitting (section 3.5): comparisons shuffled as separate data points against whole rankings.
 
     python benchmarks/overfitting.py [--data outputs/demo/comparisons] [--model outputs/demo/sft/merged]
-                                     [--rankings 128] [--outputs 4] [--epochs 4] [--seeds 0 1 2] [--lr 2e-4]
+                                     [--rankings 64] [--outputs 4] [--epochs 3] [--seeds 0 1 2] [--lr 5e-4]
 
 Both ways train on the same rankings with the same optimiser, learning rate, schedule and number of steps, and as many
 pairs per step on average: `grouped` takes `--batch` whole rankings a step, `shuffled` as many pairs as those hold,
@@ -87,15 +87,15 @@ def main() -> None:
     parser.add_argument("--data", default="outputs/demo/comparisons")
     parser.add_argument("--model", default="outputs/demo/sft/merged")
     parser.add_argument("--work", type=Path, default=Path("outputs/overfitting"))
-    parser.add_argument("--rankings", type=int, default=128)
+    parser.add_argument("--rankings", type=int, default=64)
     parser.add_argument(
         "--outputs", type=int, default=4, help="outputs of each ranking that are used (the first ones)"
     )
-    parser.add_argument("--held_out", type=int, default=128, help="held-out rankings to evaluate on, at most")
-    parser.add_argument("--batch", type=int, default=8, help="rankings per optimiser step")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--lr", type=float, default=2e-4)
-    parser.add_argument("--max_length", type=int, default=160)
+    parser.add_argument("--held_out", type=int, default=64, help="held-out rankings to evaluate on, at most")
+    parser.add_argument("--batch", type=int, default=4, help="rankings per optimiser step")
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--lr", type=float, default=5e-4)
+    parser.add_argument("--max_length", type=int, default=96)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--one", nargs=2, metavar=("WAY", "SEED"), help="one run in this process")
     args = parser.parse_args()

@@ -23,12 +23,12 @@ run embedded "$D/embedded/log.jsonl" python -m data_prep.embedded --output_dir "
 # 1. Prompts: deduplicate, split by user, filter PII, cap; demonstrations of training users only
 run prompts "$D/prompts/report.json" python -m data_prep.prompts --input "$D/embedded/log.jsonl" --output_dir "$D/prompts"
 run demonstrations "$D/demonstrations/report.json" python -m data_prep.demonstrations --input "$D/embedded/answers.jsonl" \
-    --prompts "$D/prompts" --output_dir "$D/demonstrations" --min_words 4 --max_words 20 --per_source 250
+    --prompts "$D/prompts" --output_dir "$D/demonstrations" --min_words 4 --max_words 20 --per_source 300
 # 2. Step 1 of the paper: supervised fine-tuning
 run sft "$D/sft/finished.json" accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py --config $C/sft.yaml
 # 3. Step 2: several outputs of each prompt, ranked by the scripted labeler; a reward model on the rankings
 run sample "$D/samples.jsonl" python -m data_prep.sample --model_name_or_path "$D/sft/merged" --input "$D/prompts/train.parquet" \
-    --limit 260 --num_outputs 5 --answers "$D/embedded/answers.jsonl" --max_new_tokens 24 --max_prompt_tokens 48 \
+    --limit 340 --num_outputs 5 --answers "$D/embedded/answers.jsonl" --max_new_tokens 24 --max_prompt_tokens 48 \
     --batch_size 100 --output "$D/samples.jsonl"
 run label "$D/rankings.jsonl" python -m data_prep.label --input "$D/samples.jsonl" --labeler scripted --output "$D/rankings.jsonl"
 run comparisons "$D/comparisons/report.json" python -m data_prep.comparisons --input "$D/rankings.jsonl" --output_dir "$D/comparisons"
@@ -37,4 +37,4 @@ run reward "$D/reward/finished.json" accelerate launch --config_file accelerate_
 run ppo "$D/ppo/finished.json" accelerate launch --config_file accelerate_configs/cpu.yaml recipes/ppo.py --config $C/ppo.yaml
 # 5. Compare on users never seen in training
 run evaluate "$D/report/answers.jsonl" python recipes/evaluate.py --models base="$D/embedded/model" sft="$D/sft/merged" ppo="$D/ppo" \
-    --input "$D/prompts/test.parquet" --reward "$D/reward" --run_dir "$D" --output_dir "$D/report" --limit 200 --max_new_tokens 24 --batch_size 100
+    --input "$D/prompts/test.parquet" --reward "$D/reward" --run_dir "$D" --output_dir "$D/report" --limit 250 --max_new_tokens 24 --batch_size 125
