@@ -29,10 +29,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import disable_dropout_in_model
 
 from data_prep.files import UserError
 from recipes.models import RewardModel, load_reward, model_file, reward_bias
+from recipes.trainers.fused_lora import fuse_lora
 
 ADAPTER = {"policy": "default", "reference": None, "reward": "reward", "value": "value"}
 
@@ -103,6 +105,8 @@ class SharedBase(nn.Module):
         self.base = base
 
         disable_dropout_in_model(self)
+        if not is_deepspeed_zero3_enabled():  # ZeRO-3 gathers a weight when its own module is called
+            fuse_lora(base)
         self._layers = [m for m in base.modules() if isinstance(m, LoraLayer)]
         self._role: str | None = None
         self._merged: str | None = None
@@ -323,6 +327,12 @@ class SharedBase(nn.Module):
         """What the policy trains, by name."""
         mine = lambda n: n.startswith("full_policy.") or ".default." in n  # noqa: E731
         return {n: p for n, p in self.named_parameters() if p.requires_grad and mine(n)}
+
+
+    def value_parameters(self) -> list[nn.Parameter]:
+        """What the value function trains apart from the policy."""
+        policy = self.policy_parameters()
+        return [p for n, p in self.named_parameters() if p.requires_grad and n not in policy]
 
 
 class _Enter(contextlib.nullcontext):

@@ -233,11 +233,14 @@ class RolloutSampler(Sampler):
 
 
 def positions(prompts: list[list[int]], responses: list[list[int]], pad_id: int, device) -> dict[str, torch.Tensor]:
-    """Right-padded rows and, for each response token in order, where it is predicted from: input_ids, rows, cols, tokens."""
-    longest = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    """Right-padded rows and, for each response token in order, where it is predicted from: input_ids, rows, cols, tokens.
+
+    A row's last token predicts nothing that is asked for, so it is no input.
+    """
+    longest = max(len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True))
     ids, rows, cols, tokens = [], [], [], []
     for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        ids.append(prompt + response + [pad_id] * (longest - len(prompt) - len(response)))
+        ids.append((prompt + response)[:-1] + [pad_id] * (longest + 1 - len(prompt) - len(response)))
         rows += [i] * len(response)
         cols += range(len(prompt) - 1, len(prompt) + len(response) - 1)
         tokens += response
@@ -451,12 +454,11 @@ class SharedBasePPOTrainer(PPOTrainer):
         ]
         scores = [0.0] * len(encoded)
         with self._fast_weights(role):
-            for chunk in self._chunks([len(p) + len(c) for p, c in encoded]):
-                batch = positions(*zip(*(encoded[i] for i in chunk), strict=True), self._pad, self.args.device)
+            for chunk in self._chunks([len(p) + len(c) for p, c in encoded], even=True):
+                after_eos = [encoded[i][1] + [self._pad] for i in chunk]
+                batch = positions([encoded[i][0] for i in chunk], after_eos, self._pad, self.args.device)
                 rows = torch.arange(len(chunk), device=self.args.device)
-                last = torch.tensor(
-                    [len(encoded[i][0]) + len(encoded[i][1]) - 1 for i in chunk], device=self.args.device
-                )
+                last = torch.tensor([sum(map(len, encoded[i])) - 1 for i in chunk], device=self.args.device)
                 found = self._forward(input_ids=batch["input_ids"], rows=rows, cols=last, roles=(role,))[role]
                 for i, value in zip(chunk, found.tolist(), strict=True):
                     scores[i] = value
@@ -517,10 +519,18 @@ class SharedBasePPOTrainer(PPOTrainer):
             return contextlib.nullcontext()
         return self.shared.merged(role)
 
-    def _chunks(self, lengths: list[int]) -> list[list[int]]:
-        """Row numbers in batches of similar length."""
-        order, size = sorted(range(len(lengths)), key=lengths.__getitem__), self.args.local_rollout_forward_batch_size
-        return [order[i : i + size] for i in range(0, len(order), size)]
+    def _chunks(self, lengths: list[int], even: bool = False) -> list[list[int]]:
+        """Row numbers in batches, sorted by length; `even`: no row is padded by more than a tenth.
+
+        Sharded processes step together, so there the number of batches depends on the number of rows alone.
+        """
+        chunks, size = [[]], self.args.local_rollout_forward_batch_size
+        for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+            longer = even and not self._sharded and chunks[-1] and lengths[i] > 1.1 * lengths[chunks[-1][0]]
+            if longer or len(chunks[-1]) == size:
+                chunks.append([])
+            chunks[-1].append(i)
+        return chunks
 
     @torch.no_grad()
     def _forward(self, **inputs) -> dict[str, torch.Tensor]:
@@ -543,23 +553,35 @@ class SharedBasePPOTrainer(PPOTrainer):
             with gather:
                 yield unwrapped.switch("policy")
 
-    def _sample(self, prompts: list[list[int]]) -> list[list[int]]:
-        """One response per prompt by temperature alone; ids up to and with eos, or response_length of them."""
+    def _sample(self, prompts: list[list[int]], logprobs: list[list[float]] | None = None) -> list[list[int]]:
+        """One response per prompt by temperature alone; ids up to and with eos, or response_length of them.
+
+        `logprobs` is filled with each token's log-probability where sampling computes as training does: in float32. In
+        low precision the two differ by more than rounding, and the training forward has to say what it was.
+        """
         args, responses = self.args, [[] for _ in prompts]
+        lm = self.shared.full_policy or self.shared.lm
+        exact = lm.dtype == torch.float32 and not (args.bf16 or args.fp16 or self._sharded or getattr(lm, "_is_stateful", False))
+        if logprobs is not None and exact:
+            logprobs[:] = [[] for _ in prompts]
         extra = {"synced_gpus": True} if self._sharded and args.world_size > 1 else {}
         with self._sampling_model() as lm, self.accelerator.autocast():
             for chunk in self._chunks([len(p) for p in prompts]):
-                batch = [prompts[i] for i in chunk]
-                rows = generate_ids(lm, self._tokenizer, batch, args.response_length, args.temperature, **extra)
-                for i, row in zip(chunk, rows, strict=True):
-                    responses[i] = row
+                batch, drawn = [prompts[i] for i in chunk], [] if logprobs else None
+                rows = generate_ids(
+                    lm, self._tokenizer, batch, args.response_length, args.temperature, logprobs=drawn, **extra
+                )
+                for k, i in enumerate(chunk):
+                    responses[i] = rows[k]
+                    if logprobs:
+                        logprobs[i] = drawn[k]
         return responses
 
     def _token_pass(self, prompts, responses, roles: tuple[str, ...]) -> dict[str, torch.Tensor]:
         """What each role says of every response token, [B, T], 0 beyond a response's end."""
         shape = (len(responses), max(map(len, responses)))
         out = {role: torch.zeros(shape, device=self.args.device) for role in roles}
-        for chunk in self._chunks([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]):
+        for chunk in self._chunks([len(p) + len(r) for p, r in zip(prompts, responses, strict=True)], even=True):
             batch = positions([prompts[i] for i in chunk], [responses[i] for i in chunk], self._pad, self.args.device)
             found = self._forward(**batch, roles=roles, temperature=self.args.temperature)
             rows = torch.tensor(chunk, device=self.args.device)[batch["rows"]]
@@ -577,11 +599,15 @@ class SharedBasePPOTrainer(PPOTrainer):
         value_by_policy = self.args.value_model == "head"
 
         # 1. Sample responses, then the log-probabilities of policy and reference and the values, token by token.
-        start = clock()
+        start, sampled = clock(), []
         with self._fast_weights("policy"):
-            responses = self._sample(prompts)
+            responses = self._sample(prompts, sampled)
             seconds["time/sample"] = clock() - start
-            out = self._token_pass(prompts, responses, ("policy", "value") if value_by_policy else ("policy",))
+            if sampled and not value_by_policy:
+                rows = [torch.tensor(row, device=self.args.device) for row in sampled]
+                out = {"policy": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)}
+            else:
+                out = self._token_pass(prompts, responses, ("policy", "value") if value_by_policy else ("policy",))
         out |= self._token_pass(prompts, responses, ("reference",))
         if not value_by_policy:
             with self._fast_weights("value"):
@@ -698,18 +724,30 @@ class SharedBasePPOTrainer(PPOTrainer):
     # ---- update -------------------------------------------------------------------------------------------------
 
     def compute_loss(self, model, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        """This micro-batch's share of: mean policy loss + vf_coef * mean value loss (+ ptx_coef * language-model loss)."""
-        args = self.args
-        out = model(
-            input_ids=inputs["input_ids"], rows=inputs["rows"], cols=inputs["cols"], tokens=inputs["tokens"],
-            roles=("policy", "value"), temperature=args.temperature, ptx=inputs.get("ptx"),
+        """This micro-batch's share of: mean policy loss + vf_coef * mean value loss (+ ptx_coef * language-model loss).
+
+        A value function with its own adapter shares no trained weight with the policy, so its backward pass is done
+        before the policy's forward: one graph in memory at a time. (FSDP and DeepSpeed want one backward per step.)
+        """
+        args, batch = self.args, {k: inputs[k] for k in ("input_ids", "rows", "cols", "tokens")}
+        apart = args.value_model == "adapter" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        out = {}
+        if apart:
+            with self.accelerator.no_sync(model):
+                out |= model(**batch, roles=("value",))
+                value, value_clipped, value_loss = self._value_loss(out["value"], inputs)
+                with torch.autocast(args.device.type, enabled=False):
+                    self.accelerator.backward(value_loss)
+        out |= model(
+            **batch, roles=("policy",) if apart else ("policy", "value"), temperature=args.temperature, ptx=inputs.get("ptx")
         )  # fmt: skip
+        if apart:  # DDP sums gradients in a backward pass that meets every trained weight, so these are met again, by 0
+            value_loss = value_loss.detach() + sum(0.0 * p.sum() for p in self.shared.value_parameters())
+        else:
+            value, value_clipped, value_loss = self._value_loss(out["value"], inputs)
         old = inputs["old_logprobs"]
         policy, policy_clipped = ppo_math.policy_losses(out["policy"], old, inputs["advantages"], args.cliprange)
-        value, value_clipped = ppo_math.value_losses(
-            out["value"], inputs["old_values"], inputs["returns"], args.cliprange_value
-        )
-        loss = (policy.sum() + args.vf_coef * value.sum()) * inputs["share"]
+        loss = policy.sum() * inputs["share"] + value_loss
         ptx = torch.zeros((), device=loss.device)
         if "ptx" in out:
             ptx = -out["ptx"].sum() * inputs["ptx_share"]
@@ -721,6 +759,12 @@ class SharedBasePPOTrainer(PPOTrainer):
                 [torch.as_tensor(s, dtype=torch.float64, device=loss.device) for s in [*sums, ptx / args.world_size]]
             )
         return (loss, out) if return_outputs else loss
+
+    def _value_loss(self, values: torch.Tensor, inputs: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Losses and clipping per token, and the micro-batch's share of vf_coef * mean loss."""
+        args = self.args
+        losses, clipped = ppo_math.value_losses(values, inputs["old_values"], inputs["returns"], args.cliprange_value)
+        return losses, clipped, args.vf_coef * losses.sum() * inputs["share"]
 
     def _describe(self, rollout: Rollout) -> dict[str, float]:
         """Metrics of a rollout over all processes. KL in nats per response; lengths in tokens."""
