@@ -6,7 +6,7 @@ differ from the one whose log-probabilities are trained, which shows as a negati
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from transformers import (
@@ -25,20 +25,21 @@ class DrawToken(LogitsProcessor):
     """Draws each row's token from softmax(logits / temperature) and leaves only that one, for `generate` to pick.
 
     One uniform number per row against the cumulative distribution (in float64), instead of `torch.multinomial`'s random
-    number per vocabulary entry: on CPU those took a fifth of sampling (49k entries, 250 rows). The log-probabilities of
-    the drawn tokens, [rows] a step, are kept in `logprobs`.
+    number per vocabulary entry: on CPU those took a fifth of sampling (49k entries, 250 rows). `steps` keeps what was
+    drawn: [rows, 1 or 2] a step, the token's log-probability and the number per row that `also` gives.
     """
 
-    def __init__(self, temperature: float):
-        self.temperature = temperature
-        self.logprobs: list[torch.Tensor] = []
+    def __init__(self, temperature: float, also: Callable[[], torch.Tensor] | None = None):
+        self.temperature, self.also = temperature, also
+        self.steps: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         probabilities = (scores / self.temperature).softmax(-1)
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
         drawn = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
-        self.logprobs.append(probabilities.gather(1, token).squeeze(1).log())
+        logprobs = probabilities.gather(1, token).log()
+        self.steps.append(torch.cat([logprobs, self.also()[:, None]], 1) if self.also else logprobs)
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
 
@@ -81,7 +82,8 @@ def generate_ids(
     max_new_tokens: int,
     temperature: float = 1.0,
     copies: int = 1,
-    logprobs: list[list[float]] | None = None,
+    record: list[list[list[float]]] | None = None,
+    also: Callable[[], torch.Tensor] | None = None,
     **generate_kwargs,
 ) -> list[list[int]]:
     """Samples `copies` completions of each prompt from softmax(logits / temperature); `temperature=0` decodes greedily.
@@ -89,7 +91,8 @@ def generate_ids(
     Returns len(prompts) * copies rows of sampled ids, the copies of a prompt side by side, each cut after the first eos
     (kept); a row without eos hit `max_new_tokens`. A prompt is computed once, and its cache repeated for the copies. Rows
     that have ended leave the batch every `CHUNK` tokens, unless the processes have to step together (`synced_gpus`).
-    A list given as `logprobs` is filled with the log-probability of each sampled token, row by row.
+    A list given as `record` is filled with a row per completion: for each sampled token its log-probability and, where
+    `also` is given, the number [rows] that it returns after each forward pass.
     """
     eos, pad, device = tokenizer.eos_token_id, tokenizer.pad_token_id, model.device
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -102,10 +105,10 @@ def generate_ids(
             cache = DynamicCache(config=base.config)
         chunk = max_new_tokens if generate_kwargs.get("synced_gpus") else CHUNK
     ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
-    draw = LogitsProcessorList([DrawToken(temperature)] if temperature > 0 else [])
+    draw = LogitsProcessorList([DrawToken(temperature, also)] if temperature > 0 else [])
     rows: list[list[int]] = [[] for _ in ids]
-    if logprobs is not None:
-        logprobs[:] = [[] for _ in ids]
+    if record is not None:
+        record[:] = [[] for _ in ids]
     open_rows = list(range(len(rows)))
     for start in range(0, max_new_tokens, chunk):
         config = GenerationConfig(
@@ -118,10 +121,10 @@ def generate_ids(
             )  # fmt: skip
         for i, new in zip(open_rows, out[:, ids.shape[1] :].tolist(), strict=True):
             rows[i] += new[: new.index(eos) + 1] if eos in new else new
-        if logprobs is not None:
-            for i, drawn in zip(open_rows, torch.stack(draw[0].logprobs, 1).tolist(), strict=True):
-                logprobs[i] += drawn[: len(rows[i]) - len(logprobs[i])]
-            draw[0].logprobs.clear()
+        if record is not None:
+            for i, drawn in zip(open_rows, torch.stack(draw[0].steps, 1).tolist(), strict=True):
+                record[i] += drawn[: len(rows[i]) - len(record[i])]
+            draw[0].steps.clear()
         kept = [j for j, i in enumerate(open_rows) if rows[i][-1] != eos]
         if not kept:
             break

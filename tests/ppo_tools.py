@@ -106,7 +106,7 @@ def flags(setup: dict, out: Path, **settings) -> list[str]:
     return out_flags
 
 
-def fixed_responses(prompts: list[list[int]], logprobs=None) -> list[list[int]]:
+def fixed_responses(prompts: list[list[int]], record=None) -> list[list[int]]:
     """A response that depends on the prompt alone: 3 to 8 tokens, some without eos (id 2)."""
     out = []
     for prompt in prompts:

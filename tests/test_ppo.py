@@ -1,5 +1,6 @@
 """PPO on one shared base: the arithmetic against loops, the roles, the rewards, the recipe from flags to files."""
 
+import collections
 import importlib.util
 import json
 import math
@@ -242,6 +243,22 @@ def test_sampling_follows_the_policys_own_probabilities(setup, tmp_path):
     expected = 4000 * probabilities[likely]
     statistic = ((counts[likely] - expected) ** 2 / expected).sum().item()
     assert statistic < 50 + 5 * math.sqrt(2 * 50)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("value_model", ["adapter", "head"])
+def test_what_sampling_noted_is_what_training_computes(tmp_path, kind, value_model):
+    """Log-probabilities and values kept while sampling (cached, left-padded, by chunks) against a pass over whole rows."""
+    trainer = make_trainer(make_setup(tmp_path / "setup", kind), tmp_path, value_model=value_model, response_length=12, temperature=0.7)
+    torch.nn.init.normal_(trainer.shared.value_head.weight)
+    collect = lambda: torch.manual_seed(1) and trainer._collect(list(range(8)), trainer.train_dataset)[0]  # noqa: E731
+    common = collections.Counter(t for r in collect().responses for t in r[2:]).most_common(1)[0][0]
+    trainer._tokenizer.eos_token = trainer._tokenizer.convert_ids_to_tokens(common)  # so that rows end and leave
+    rollout = collect()
+    assert len({len(p) for p in rollout.prompts}) > 1 and len({len(r) for r in rollout.responses}) > 1
+    found = trainer._token_pass(rollout.prompts, rollout.responses, ("policy", "value"))
+    assert torch.allclose(rollout.logprobs, found["policy"], atol=1e-4) and rollout.logprobs.abs().max() > 1
+    assert torch.allclose(rollout.values, found["value"], atol=1e-3) and rollout.values.std() > 0.1
 
 
 def test_merging_restores_the_base_bit_for_bit(setup, tmp_path):

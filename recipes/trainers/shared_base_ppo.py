@@ -261,7 +261,7 @@ class Rollout:
     scores: torch.Tensor  # [B]: weighted sum, clipped, EOS penalty taken off
     logprobs: torch.Tensor
     ref_logprobs: torch.Tensor
-    values: torch.Tensor
+    values: torch.Tensor | None = None
     advantages: torch.Tensor | None = None
     returns: torch.Tensor | None = None
 
@@ -510,6 +510,11 @@ class SharedBasePPOTrainer(PPOTrainer):
         plugin = getattr(self.accelerator.state, "deepspeed_plugin", None)
         return self.is_fsdp_enabled or (self.is_deepspeed_enabled and plugin.zero_stage == 3)
 
+    @property
+    def _value_apart(self) -> bool:
+        """The value function has weights of its own, and backward may be called for it alone (not: FSDP, DeepSpeed)."""
+        return self.args.value_model == "adapter" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
     def _fast_weights(self, role: str):
         """Merged weights for a block of passes as one role, where that is exact enough (or was asked for)."""
         asked = self.args.rollout_weights
@@ -519,12 +524,12 @@ class SharedBasePPOTrainer(PPOTrainer):
             return contextlib.nullcontext()
         return self.shared.merged(role)
 
-    def _chunks(self, lengths: list[int], even: bool = False) -> list[list[int]]:
+    def _chunks(self, lengths: list[int], even: bool = False, size: int | None = None) -> list[list[int]]:
         """Row numbers in batches, sorted by length; `even`: no row is padded by more than a tenth.
 
         Sharded processes step together, so there the number of batches depends on the number of rows alone.
         """
-        chunks, size = [[]], self.args.local_rollout_forward_batch_size
+        chunks, size = [[]], size or self.args.local_rollout_forward_batch_size
         for i in sorted(range(len(lengths)), key=lengths.__getitem__):
             longer = even and not self._sharded and chunks[-1] and lengths[i] > 1.1 * lengths[chunks[-1][0]]
             if longer or len(chunks[-1]) == size:
@@ -553,28 +558,32 @@ class SharedBasePPOTrainer(PPOTrainer):
             with gather:
                 yield unwrapped.switch("policy")
 
-    def _sample(self, prompts: list[list[int]], logprobs: list[list[float]] | None = None) -> list[list[int]]:
+    def _sample(self, prompts: list[list[int]], record: list | None = None) -> list[list[int]]:
         """One response per prompt by temperature alone; ids up to and with eos, or response_length of them.
 
-        `logprobs` is filled with each token's log-probability where sampling computes as training does: in float32. In
-        low precision the two differ by more than rounding, and the training forward has to say what it was.
+        Where sampling computes as training does (in float32), `record` is filled with each token's log-probability and,
+        with a value head on the policy's trunk, its value. In low precision the two differ by more than rounding, and the
+        training forward has to say what they were.
         """
-        args, responses = self.args, [[] for _ in prompts]
-        lm = self.shared.full_policy or self.shared.lm
-        exact = lm.dtype == torch.float32 and not (args.bf16 or args.fp16 or self._sharded or getattr(lm, "_is_stateful", False))
-        if logprobs is not None and exact:
-            logprobs[:] = [[] for _ in prompts]
-        extra = {"synced_gpus": True} if self._sharded and args.world_size > 1 else {}
-        with self._sampling_model() as lm, self.accelerator.autocast():
+        args, responses, seen = self.args, [[] for _ in prompts], {}
+        low_precision = args.bf16 or args.fp16 or self.shared.lm.dtype != torch.float32
+        if record is not None and not (low_precision or self._sharded or getattr(self.shared.lm, "_is_stateful", False)):
+            record[:] = [[] for _ in prompts]
+        settings = {"synced_gpus": True} if self._sharded and args.world_size > 1 else {}
+        with self._sampling_model() as lm, self.accelerator.autocast(), contextlib.ExitStack() as stack:
+            if record and args.value_model == "head":
+                keep = lambda _, inputs: seen.update(hidden=inputs[0][:, -1])  # noqa: E731
+                stack.callback(lm.get_output_embeddings().register_forward_pre_hook(keep).remove)
+                settings["also"] = lambda: self.shared.value_head(seen["hidden"].float()).squeeze(-1)
             for chunk in self._chunks([len(p) for p in prompts]):
-                batch, drawn = [prompts[i] for i in chunk], [] if logprobs else None
+                batch, drawn = [prompts[i] for i in chunk], [] if record else None
                 rows = generate_ids(
-                    lm, self._tokenizer, batch, args.response_length, args.temperature, logprobs=drawn, **extra
+                    lm, self._tokenizer, batch, args.response_length, args.temperature, record=drawn, **settings
                 )
                 for k, i in enumerate(chunk):
                     responses[i] = rows[k]
-                    if logprobs:
-                        logprobs[i] = drawn[k]
+                    if record:
+                        record[i] = torch.tensor(drawn[k], device=args.device)
         return responses
 
     def _token_pass(self, prompts, responses, roles: tuple[str, ...]) -> dict[str, torch.Tensor]:
@@ -592,24 +601,29 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     # ---- rollout ------------------------------------------------------------------------------------------------
 
-    def _collect(self, indices: list[int], dataset: Dataset) -> tuple[Rollout, dict[str, float]]:
-        """Steps 1 and 2 of a rollout, for training and evaluation alike -> Rollout, seconds by phase."""
+    def _collect(
+        self, indices: list[int], dataset: Dataset, values: bool = True
+    ) -> tuple[Rollout, dict[str, float]]:
+        """Steps 1 and 2 of a rollout, for training and evaluation alike -> Rollout, seconds by phase.
+
+        `values` False: not those that would take a pass of their own.
+        """
         clock, seconds = time.perf_counter, {}
         prompts = dataset[indices]["prompt_ids"]
         value_by_policy = self.args.value_model == "head"
 
         # 1. Sample responses, then the log-probabilities of policy and reference and the values, token by token.
-        start, sampled = clock(), []
+        start, record, by_policy = clock(), [], ("policy", "value") if value_by_policy else ("policy",)
         with self._fast_weights("policy"):
-            responses = self._sample(prompts, sampled)
+            responses = self._sample(prompts, record)
             seconds["time/sample"] = clock() - start
-            if sampled and not value_by_policy:
-                rows = [torch.tensor(row, device=self.args.device) for row in sampled]
-                out = {"policy": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)}
+            if record:
+                sampled = torch.nn.utils.rnn.pad_sequence(record, batch_first=True)
+                out = dict(zip(by_policy, sampled.unbind(-1), strict=True))
             else:
-                out = self._token_pass(prompts, responses, ("policy", "value") if value_by_policy else ("policy",))
+                out = self._token_pass(prompts, responses, by_policy)
         out |= self._token_pass(prompts, responses, ("reference",))
-        if not value_by_policy:
+        if values and not value_by_policy:
             with self._fast_weights("value"):
                 out |= self._token_pass(prompts, responses, ("value",))
         seconds["time/rollout"] = clock() - start
@@ -624,7 +638,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         mask = torch.arange(out["policy"].shape[1], device=self.args.device) < lengths[:, None]
         scores = self._total(rewards, responses)
         rollout = Rollout(
-            indices, prompts, responses, texts, mask, rewards, scores, out["policy"], out["reference"], out["value"]
+            indices, prompts, responses, texts, mask, rewards, scores, out["policy"], out["reference"], out.get("value")
         )
         return rollout, seconds
 
@@ -645,7 +659,9 @@ class SharedBasePPOTrainer(PPOTrainer):
     def _new_rollout(self, indices: list[int]) -> None:
         args = self.args
         # 1. and 2. Sample and score.
-        rollout, seconds = self._collect(indices, self.train_dataset)
+        first_epoch = self._value_apart and args.num_mini_batches == 1
+        rollout, seconds = self._collect(indices, self.train_dataset, values=not first_epoch)
+        self._update_started = time.perf_counter()
         lengths = rollout.mask.sum(1)
 
         # 3. Rewards: KL from the reference on every token, the score on the last.
@@ -655,11 +671,13 @@ class SharedBasePPOTrainer(PPOTrainer):
             rewards = ppo_math.whiten(rewards, rollout.mask, shift_mean=False, reduce=self._sum)
 
         # 4. Advantages, whitened over all processes, and returns.
+        if first_epoch:
+            rollout.values = self._first_value_epoch(rollout, rewards)
         advantages, rollout.returns = ppo_math.gae(rewards, rollout.values, rollout.mask, args.gamma, args.lam)
         rollout.advantages = ppo_math.whiten(advantages, rollout.mask, reduce=self._sum)
 
         # 5. Epochs: a fresh shuffle for each pass, cut into mini-batches, these into micro-batches of similar length.
-        self._micro_batches, self._next_micro_batch = self._cut(rollout), 0
+        self._micro_batches, self._next_micro_batch = self._cut(rollout, first_epoch), 0
 
         # 6. What to report, and the KL coefficient of the next rollout.
         self._metrics = self._describe(rollout) | seconds
@@ -669,12 +687,35 @@ class SharedBasePPOTrainer(PPOTrainer):
             self.kl_coef = ppo_math.next_kl_coef(
                 self.kl_coef, mean_kl, args.kl_target, args.batch_size, args.kl_horizon
             )
-        self._update_started = time.perf_counter()
 
-    def _cut(self, rollout: Rollout) -> list[dict]:
+    def _first_value_epoch(self, rollout: Rollout, rewards: torch.Tensor) -> torch.Tensor:
+        """Values [B, T] by the value function's own adapter and, in the same forward passes, its first epoch.
+
+        Where a rollout is one mini-batch its first epoch meets the very weights that value the rollout, and a row's returns
+        need no other row. So the loss and its backward pass are done here; the gradients wait for that epoch's step.
+        """
+        args, values = self.args, torch.zeros_like(rewards)
+        share = args.world_size / self._sum(rollout.mask.sum().float())
+        lengths = [len(p) + len(r) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
+        self.model.train()
+        for chunk in self._chunks(lengths, even=True, size=args.per_device_train_batch_size):
+            batch = positions(
+                [rollout.prompts[i] for i in chunk], [rollout.responses[i] for i in chunk], self._pad, args.device
+            )
+            mask, old = rollout.mask[chunk], torch.zeros_like(rewards[chunk])
+            with self.accelerator.no_sync(self.model_wrapped), self.compute_loss_context_manager():
+                found = self.model_wrapped(**batch, roles=("value",))["value"]
+                old[mask] = found.detach().float()
+                _, returns = ppo_math.gae(rewards[chunk], old, mask, args.gamma, args.lam)
+                self._backward(self._value_loss(found, old[mask], returns[mask], share))
+            values[chunk] = old
+        return values
+
+    def _cut(self, rollout: Rollout, value_done: bool = False) -> list[dict]:
         """Micro-batches of all passes. `share` turns a sum over tokens into this process's share of the mini-batch mean.
 
         DDP averages gradients over processes, so that share is processes / tokens of the mini-batch on all processes.
+        `value_done`: the value function has had its first epoch.
         """
         args, lengths = self.args, [len(p) + len(r) for p, r in zip(rollout.prompts, rollout.responses, strict=True)]
         minis = []
@@ -706,6 +747,7 @@ class SharedBasePPOTrainer(PPOTrainer):
                     "advantages": rollout.advantages[rows][real],
                     "returns": rollout.returns[rows][real],
                     "share": share,
+                    "value_done": value_done and n == 0,
                 }
                 if ptx:
                     width = len(ptx[n]) // args.gradient_accumulation_steps
@@ -730,21 +772,18 @@ class SharedBasePPOTrainer(PPOTrainer):
         before the policy's forward: one graph in memory at a time. (FSDP and DeepSpeed want one backward per step.)
         """
         args, batch = self.args, {k: inputs[k] for k in ("input_ids", "rows", "cols", "tokens")}
-        apart = args.value_model == "adapter" and not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        out = {}
-        if apart:
+        value_inputs = inputs["old_values"], inputs["returns"], inputs["share"]
+        roles = ("policy",) if self._value_apart else ("policy", "value")
+        value_loss = torch.zeros((), device=args.device)
+        if self._value_apart and not inputs["value_done"]:
             with self.accelerator.no_sync(model):
-                out |= model(**batch, roles=("value",))
-                value, value_clipped, value_loss = self._value_loss(out["value"], inputs)
-                with torch.autocast(args.device.type, enabled=False):
-                    self.accelerator.backward(value_loss)
-        out |= model(
-            **batch, roles=("policy",) if apart else ("policy", "value"), temperature=args.temperature, ptx=inputs.get("ptx")
-        )  # fmt: skip
-        if apart:  # DDP sums gradients in a backward pass that meets every trained weight, so these are met again, by 0
+                value_loss = self._value_loss(model(**batch, roles=("value",))["value"], *value_inputs)
+                self._backward(value_loss)
+        out = model(**batch, roles=roles, temperature=args.temperature, ptx=inputs.get("ptx"))
+        if self._value_apart:  # DDP sums gradients in a backward pass that meets every trained weight: met here, by 0
             value_loss = value_loss.detach() + sum(0.0 * p.sum() for p in self.shared.value_parameters())
         else:
-            value, value_clipped, value_loss = self._value_loss(out["value"], inputs)
+            value_loss = self._value_loss(out["value"], *value_inputs)
         old = inputs["old_logprobs"]
         policy, policy_clipped = ppo_math.policy_losses(out["policy"], old, inputs["advantages"], args.cliprange)
         loss = policy.sum() * inputs["share"] + value_loss
@@ -754,17 +793,22 @@ class SharedBasePPOTrainer(PPOTrainer):
             loss = loss + args.ptx_coef * ptx
         with torch.no_grad():
             drift = 0.5 * (out["policy"] - old) ** 2
-            sums = [policy.sum(), value.sum(), policy_clipped.sum(), value_clipped.sum(), drift.sum(), len(policy)]
+            sums = [policy.sum(), 0, policy_clipped.sum(), 0, drift.sum(), len(policy), ptx / args.world_size]
             self._update_sums += torch.stack(
-                [torch.as_tensor(s, dtype=torch.float64, device=loss.device) for s in [*sums, ptx / args.world_size]]
+                [torch.as_tensor(s, dtype=torch.float64, device=loss.device) for s in sums]
             )
         return (loss, out) if return_outputs else loss
 
-    def _value_loss(self, values: torch.Tensor, inputs: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Losses and clipping per token, and the micro-batch's share of vf_coef * mean loss."""
-        args = self.args
-        losses, clipped = ppo_math.value_losses(values, inputs["old_values"], inputs["returns"], args.cliprange_value)
-        return losses, clipped, args.vf_coef * losses.sum() * inputs["share"]
+    def _value_loss(self, values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, share) -> torch.Tensor:
+        """A micro-batch's share of vf_coef * mean value loss, from values at N tokens; noted for the log."""
+        losses, clipped = ppo_math.value_losses(values, old_values, returns, self.args.cliprange_value)
+        self._update_sums[1] += losses.detach().sum()
+        self._update_sums[3] += clipped.sum()
+        return self.args.vf_coef * losses.sum() * share
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        with torch.autocast(self.args.device.type, enabled=False):
+            self.accelerator.backward(loss)
 
     def _describe(self, rollout: Rollout) -> dict[str, float]:
         """Metrics of a rollout over all processes. KL in nats per response; lengths in tokens."""
@@ -881,7 +925,7 @@ class SharedBasePPOTrainer(PPOTrainer):
         devices = [args.device] if args.device.type != "cpu" else []
         with torch.random.fork_rng(devices, device_type=args.device.type if devices else "cuda"), self._averaged():
             torch.manual_seed(args.seed + args.process_index)
-            rollout, _ = self._collect(list(range(args.process_index, usable, args.world_size)), dataset)
+            rollout, _ = self._collect(list(range(args.process_index, usable, args.world_size)), dataset, values=False)
         kl = (rollout.logprobs - rollout.ref_logprobs)[rollout.mask].sum()
         sums = [len(rollout.texts), kl, rollout.scores.sum(), rollout.mask.sum(), self._ended(rollout.responses).sum()]
         sums += [r.sum() for r in rollout.rewards.values()]
