@@ -17,8 +17,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.cache_utils import DynamicLayer
 
 CHUNK = 8  # tokens between two looks for rows that have ended
+MIN_ROWS = 4  # a batch of prompts has at least so many, however their lengths differ
 
 
 class DrawToken(LogitsProcessor):
@@ -62,15 +64,43 @@ def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Ten
     return ids, mask
 
 
-def repeated_cache(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int) -> DynamicCache:
-    """The cache of left-padded prompts [N, P], every row repeated `copies` times: [N * copies, P]."""
+def prompt_cache(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int) -> DynamicCache:
+    """The cache of left-padded prompts [N, P], every row repeated `copies` times: [N * copies, P].
+
+    Rows are computed with those of similar length (at most a tenth of padding), where the cache keeps whole sequences.
+    """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     body, cache = getattr(base, base.base_model_prefix), DynamicCache(config=base.config)
-    positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-    if "position_ids" not in inspect.signature(body.forward).parameters:
-        positions = {}
-    body(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions)
-    cache.batch_repeat_interleave(copies)
+    lengths, groups = mask.sum(1).tolist(), []
+    whole = all(type(layer) is DynamicLayer for layer in cache.layers)
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not groups or (whole and lengths[i] > 1.1 * lengths[groups[-1][0]] and len(groups[-1]) >= MIN_ROWS):
+            groups.append([])
+        groups[-1].append(i)
+
+    def fill(cache: DynamicCache, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
+        positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        if "position_ids" not in inspect.signature(body.forward).parameters:
+            positions = {}
+        body(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions)
+        return cache
+
+    if len(groups) == 1:
+        fill(cache, ids, mask)
+    else:
+        parts = []
+        for rows in groups:
+            width = max(1, lengths[rows[-1]])
+            parts.append(fill(DynamicCache(config=base.config), ids[rows, -width:], mask[rows, -width:]))
+        order = torch.tensor([i for rows in groups for i in rows], device=ids.device).argsort()
+        pad = lambda x: torch.nn.functional.pad(x, (0, 0, ids.shape[1] - x.shape[2], 0))  # noqa: E731
+        for n in range(len(cache.layers)):
+            keys, values = (
+                torch.cat([pad(getattr(p.layers[n], kind)) for p in parts])[order] for kind in ("keys", "values")
+            )
+            cache.update(keys, values, n)
+    if copies > 1:
+        cache.batch_repeat_interleave(copies)
     return cache
 
 
@@ -99,11 +129,12 @@ def generate_ids(
     ids, mask = left_pad(prompts, pad, device)
     chunk, cache = max_new_tokens, None
     if not getattr(base, "_is_stateful", False):
-        if copies > 1 and ids.shape[1] > 1:
-            cache = repeated_cache(model, ids[:, :-1], mask[:, :-1], copies)
-        elif not generate_kwargs.get("synced_gpus"):
+        together = generate_kwargs.get("synced_gpus")
+        if ids.shape[1] > 1 and (copies > 1 or not together):
+            cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], copies)
+        elif not together:
             cache = DynamicCache(config=base.config)
-        chunk = max_new_tokens if generate_kwargs.get("synced_gpus") else CHUNK
+        chunk = max_new_tokens if together else CHUNK
     ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
     draw = LogitsProcessorList([DrawToken(temperature, also)] if temperature > 0 else [])
     rows: list[list[int]] = [[] for _ in ids]

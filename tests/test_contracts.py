@@ -188,7 +188,8 @@ def test_generation_ignores_the_models_own_generation_config(tmp_path, tokenizer
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neox", "gemma2", "qwen2"])
-def test_copies_of_a_prompt_continue_from_one_shared_cache(tmp_path, tokenizer, kind):
+def test_copies_of_a_prompt_continue_from_one_shared_cache(tmp_path, tokenizer, monkeypatch, kind):
+    monkeypatch.setattr("recipes.generation.MIN_ROWS", 1)  # prompts of other lengths are computed apart
     model = load_causal_lm(ModelConfig(model_name_or_path=save_model(tmp_path / "m", kind)))
     prompts = [
         encode_prompt(tokenizer, "Hi"),
@@ -231,6 +232,7 @@ def test_rows_that_ended_leave_the_batch_and_the_others_go_on(tmp_path, tokenize
     expected = [row[: row.index(end) + 1] if end in row else row for row in whole]
     assert len({len(row) for row in expected}) > 1
     monkeypatch.setattr("recipes.generation.CHUNK", 3)
+    monkeypatch.setattr("recipes.generation.MIN_ROWS", 1)  # prompts of other lengths are computed apart
     sizes = []
     model.register_forward_pre_hook(
         lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True

@@ -249,7 +249,9 @@ def test_sampling_follows_the_policys_own_probabilities(setup, tmp_path):
 @pytest.mark.parametrize("value_model", ["adapter", "head"])
 def test_what_sampling_noted_is_what_training_computes(tmp_path, kind, value_model):
     """Log-probabilities and values kept while sampling (cached, left-padded, by chunks) against a pass over whole rows."""
-    trainer = make_trainer(make_setup(tmp_path / "setup", kind), tmp_path, value_model=value_model, response_length=12, temperature=0.7)
+    trainer = make_trainer(
+        make_setup(tmp_path / "setup", kind), tmp_path, value_model=value_model, response_length=12, temperature=0.7
+    )
     torch.nn.init.normal_(trainer.shared.value_head.weight)
     collect = lambda: torch.manual_seed(1) and trainer._collect(list(range(8)), trainer.train_dataset)[0]  # noqa: E731
     common = collections.Counter(t for r in collect().responses for t in r[2:]).most_common(1)[0][0]

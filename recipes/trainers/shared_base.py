@@ -328,7 +328,6 @@ class SharedBase(nn.Module):
         mine = lambda n: n.startswith("full_policy.") or ".default." in n  # noqa: E731
         return {n: p for n, p in self.named_parameters() if p.requires_grad and mine(n)}
 
-
     def value_parameters(self) -> list[nn.Parameter]:
         """What the value function trains apart from the policy."""
         policy = self.policy_parameters()

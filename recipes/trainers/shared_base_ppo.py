@@ -567,7 +567,9 @@ class SharedBasePPOTrainer(PPOTrainer):
         """
         args, responses, seen = self.args, [[] for _ in prompts], {}
         low_precision = args.bf16 or args.fp16 or self.shared.lm.dtype != torch.float32
-        if record is not None and not (low_precision or self._sharded or getattr(self.shared.lm, "_is_stateful", False)):
+        if record is not None and not (
+            low_precision or self._sharded or getattr(self.shared.lm, "_is_stateful", False)
+        ):
             record[:] = [[] for _ in prompts]
         settings = {"synced_gpus": True} if self._sharded and args.world_size > 1 else {}
         with self._sampling_model() as lm, self.accelerator.autocast(), contextlib.ExitStack() as stack:
@@ -601,9 +603,7 @@ class SharedBasePPOTrainer(PPOTrainer):
 
     # ---- rollout ------------------------------------------------------------------------------------------------
 
-    def _collect(
-        self, indices: list[int], dataset: Dataset, values: bool = True
-    ) -> tuple[Rollout, dict[str, float]]:
+    def _collect(self, indices: list[int], dataset: Dataset, values: bool = True) -> tuple[Rollout, dict[str, float]]:
         """Steps 1 and 2 of a rollout, for training and evaluation alike -> Rollout, seconds by phase.
 
         `values` False: not those that would take a pass of their own.
@@ -638,7 +638,16 @@ class SharedBasePPOTrainer(PPOTrainer):
         mask = torch.arange(out["policy"].shape[1], device=self.args.device) < lengths[:, None]
         scores = self._total(rewards, responses)
         rollout = Rollout(
-            indices, prompts, responses, texts, mask, rewards, scores, out["policy"], out["reference"], out.get("value")
+            indices,
+            prompts,
+            responses,
+            texts,
+            mask,
+            rewards,
+            scores,
+            out["policy"],
+            out["reference"],
+            out.get("value"),
         )
         return rollout, seconds
 
@@ -780,10 +789,14 @@ class SharedBasePPOTrainer(PPOTrainer):
                 value_loss = self._value_loss(model(**batch, roles=("value",))["value"], *value_inputs)
                 self._backward(value_loss)
         out = model(**batch, roles=roles, temperature=args.temperature, ptx=inputs.get("ptx"))
-        if self._value_apart:  # DDP sums gradients in a backward pass that meets every trained weight: met here, by 0
+        if not self._value_apart:
+            value_loss = self._value_loss(out["value"], *value_inputs)
+        elif (
+            args.world_size > 1
+        ):  # DDP sums gradients in a backward pass that meets every trained weight: met here, by 0
             value_loss = value_loss.detach() + sum(0.0 * p.sum() for p in self.shared.value_parameters())
         else:
-            value_loss = self._value_loss(out["value"], *value_inputs)
+            value_loss = value_loss.detach()
         old = inputs["old_logprobs"]
         policy, policy_clipped = ppo_math.policy_losses(out["policy"], old, inputs["advantages"], args.cliprange)
         loss = policy.sum() * inputs["share"] + value_loss
@@ -799,7 +812,9 @@ class SharedBasePPOTrainer(PPOTrainer):
             )
         return (loss, out) if return_outputs else loss
 
-    def _value_loss(self, values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, share) -> torch.Tensor:
+    def _value_loss(
+        self, values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, share
+    ) -> torch.Tensor:
         """A micro-batch's share of vf_coef * mean value loss, from values at N tokens; noted for the log."""
         losses, clipped = ppo_math.value_losses(values, old_values, returns, self.args.cliprange_value)
         self._update_sums[1] += losses.detach().sum()
