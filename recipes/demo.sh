@@ -37,4 +37,4 @@ run reward "$D/reward/finished.json" accelerate launch --config_file accelerate_
 run ppo "$D/ppo/finished.json" accelerate launch --config_file accelerate_configs/cpu.yaml recipes/ppo.py --config $C/ppo.yaml
 # 5. Compare on users never seen in training
 run evaluate "$D/report/answers.jsonl" python recipes/evaluate.py --models base="$D/embedded/model" sft="$D/sft/merged" ppo="$D/ppo" \
-    --input "$D/prompts/test.parquet" --reward "$D/reward" --run_dir "$D" --output_dir "$D/report" --limit 250 --max_new_tokens 24 --batch_size 125
+    --input "$D/prompts/test.parquet" --reward "$D/reward" --run_dir "$D" --output_dir "$D/report" --limit 200 --max_new_tokens 24 --batch_size 100

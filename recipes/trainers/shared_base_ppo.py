@@ -567,9 +567,8 @@ class SharedBasePPOTrainer(PPOTrainer):
         """
         args, responses, seen = self.args, [[] for _ in prompts], {}
         low_precision = args.bf16 or args.fp16 or self.shared.lm.dtype != torch.float32
-        if record is not None and not (
-            low_precision or self._sharded or getattr(self.shared.lm, "_is_stateful", False)
-        ):
+        exact = not (low_precision or self._sharded or getattr(self.shared.lm, "_is_stateful", False))
+        if record is not None and exact:
             record[:] = [[] for _ in prompts]
         settings = {"synced_gpus": True} if self._sharded and args.world_size > 1 else {}
         with self._sampling_model() as lm, self.accelerator.autocast(), contextlib.ExitStack() as stack:
@@ -637,19 +636,8 @@ class SharedBasePPOTrainer(PPOTrainer):
         lengths = torch.tensor([len(r) for r in responses], device=self.args.device)
         mask = torch.arange(out["policy"].shape[1], device=self.args.device) < lengths[:, None]
         scores = self._total(rewards, responses)
-        rollout = Rollout(
-            indices,
-            prompts,
-            responses,
-            texts,
-            mask,
-            rewards,
-            scores,
-            out["policy"],
-            out["reference"],
-            out.get("value"),
-        )
-        return rollout, seconds
+        logprobs, values = (out["policy"], out["reference"]), out.get("value")
+        return Rollout(indices, prompts, responses, texts, mask, rewards, scores, *logprobs, values), seconds
 
     def _sum(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over processes."""
@@ -791,12 +779,12 @@ class SharedBasePPOTrainer(PPOTrainer):
         out = model(**batch, roles=roles, temperature=args.temperature, ptx=inputs.get("ptx"))
         if not self._value_apart:
             value_loss = self._value_loss(out["value"], *value_inputs)
-        elif (
-            args.world_size > 1
-        ):  # DDP sums gradients in a backward pass that meets every trained weight: met here, by 0
-            value_loss = value_loss.detach() + sum(0.0 * p.sum() for p in self.shared.value_parameters())
         else:
             value_loss = value_loss.detach()
+            if (
+                args.world_size > 1
+            ):  # DDP sums gradients in a backward pass that meets every trained weight: met here, by 0
+                value_loss = value_loss + sum(0.0 * p.sum() for p in self.shared.value_parameters())
         old = inputs["old_logprobs"]
         policy, policy_clipped = ppo_math.policy_losses(out["policy"], old, inputs["advantages"], args.cliprange)
         loss = policy.sum() * inputs["share"] + value_loss
