@@ -2,11 +2,15 @@
 
     python benchmarks/ppo.py [--epochs 1 4] [--rounds 2] [--spread 20] [--value_models head adapter]
 
-Random weights in float32 on CPU, LoRA r = 16, prompts of 50 +- `--spread` tokens, 24 new tokens, 32 episodes a rollout, the
-same micro-batch of 8 on both sides. Each run is a process of its own (its peak memory is VmHWM), runs take turns
-(A B A B), each warms up on a smaller rollout before the one that is timed, and optimizer steps are counted by a hook on
-the optimizer. Stock is never timed on its loader's last batch, where it would step every micro-batch. Both sides run
-without activation checkpointing. The last line is one JSON object; ratios are against stock with its full value network.
+Random weights in float32 on CPU, LoRA r = 16, prompts of 50 tokens on average, 24 new tokens, 32 episodes a rollout, the
+same micro-batch of 8 on both sides. Prompt lengths decide how much is padding (stock pads a rollout to its longest), so by
+default they vary as those of a real log: the octiles of the demo's training prompts, scaled to a mean of 50. `--spread N`
+spreads them evenly over 50 +- N instead; `--spread 0` leaves nothing to pad.
+
+Each run is a process of its own (its peak memory is VmHWM), runs take turns (A B A B), each warms up on a smaller rollout
+before the one that is timed, and optimizer steps are counted by a hook on the optimizer. Stock is never timed on its
+loader's last batch, where it would step every micro-batch. Both sides run without activation checkpointing. The last line
+is one JSON object; ratios are against stock with its full value network.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from pathlib import Path
 from reward import KEEP_MEMORY, peak_gb
 
 PROMPT, RESPONSE, MICRO, VOCABULARY = 50, 24, 8, 49152
+OCTILES = [36, 38, 40, 43, 47, 52, 62, 83]  # midpoints, of 15,207 prompts with their chat template
 
 
 def build(folder: Path) -> None:
@@ -58,18 +63,22 @@ def build(folder: Path) -> None:
     (folder / "reward" / "reward_head.json").write_text(json.dumps(head))
 
 
-def prompts(spread: int):
-    """96 prompts whose lengths are spread evenly over PROMPT +- spread, in a shuffled order."""
+def prompt_lengths(spread: int | None) -> list[int]:
+    """Lengths of 96 prompts, each as often as the others, so that any 32 of them look alike."""
+    even = spread is not None
+    return [PROMPT - spread + (2 * spread * i) // 7 for i in range(8)] * 12 if even else OCTILES * 12
+
+
+def prompts(spread: int | None):
     from datasets import Dataset
 
-    draw = random.Random(0)
-    lengths = [PROMPT - spread + (2 * spread * i) // 31 for i in range(32)] * 3
+    draw, lengths = random.Random(0), prompt_lengths(spread)
     draw.shuffle(lengths)
     rows = [" ".join(f"w{draw.randrange(3, VOCABULARY)}" for _ in range(n)) for n in lengths]
     return Dataset.from_dict({"prompt": rows})
 
 
-def run_one(folder: Path, name: str, epochs: int, spread: int, rollout: int) -> dict:
+def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: int) -> dict:
     """One process: warm up, then time one rollout and its updates -> seconds, steps, peak memory, time by phase."""
     warnings.simplefilter("ignore")
     from transformers import TrainerCallback
@@ -141,28 +150,29 @@ def run_one(folder: Path, name: str, epochs: int, spread: int, rollout: int) -> 
     }
 
 
-def token_floor(name: str, epochs: int, spread: int, episodes: int) -> dict[str, float]:
+def token_floor(name: str, epochs: int, spread: int | None, episodes: int) -> dict[str, float]:
     """Tokens through the network for one rollout (backward counted as one more pass for LoRA, two for full weights).
 
-    `used` pads as each side pads (stock: the whole rollout to its longest prompt, ours: not counted, it sorts by length),
-    `floor` is the same work without a single pad.
+    `used` pads as stock pads, the whole rollout to its longest prompt (ours sorts by length: close to the floor, not
+    counted), `floor` is the same work without a single pad.
     """
-    real, padded = episodes * (PROMPT + RESPONSE), episodes * (PROMPT + spread + RESPONSE)
+    lengths = prompt_lengths(spread)
+    real, padded = episodes * (sum(lengths) / len(lengths) + RESPONSE), episodes * (max(lengths) + RESPONSE)
     if name == "head":
-        passes = {"sample, policy, reference, reward": 4, "update": 2 * epochs}
-    elif name == "adapter":
-        passes = {"sample, policy, reference, value, reward": 5, "update": 4 * epochs}
+        passes = {"sample, reference, reward": 3, "update": 2 * epochs}
+    elif name == "adapter":  # the first epoch's value pass is the rollout's
+        passes = {"sample, reference, reward": 3, "update": 4 * epochs}
     else:
         passes = {"sample, reference, value, reward": 4, "update": (5 if name == "stock-full" else 4) * epochs}
     total = sum(passes.values())
-    return {"floor": total * real, "used": total * (padded if name.startswith("stock") else real)}
+    return {"floor": round(total * real), "used": round(total * (padded if name.startswith("stock") else real))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--spread", type=int, default=20)
+    parser.add_argument("--spread", type=int, help="prompts of 50 +- this; default: as long as a real log's")
     parser.add_argument("--episodes", type=int, default=32, help="episodes per rollout")
     parser.add_argument("--value_models", nargs="+", default=["head", "adapter"])
     parser.add_argument("--stock", nargs="+", default=["full", "lora"])
@@ -191,7 +201,7 @@ def main() -> None:
                         str(folder),
                         name,
                         str(epochs),
-                        f"--spread={args.spread}",
+                        *([] if args.spread is None else [f"--spread={args.spread}"]),
                         f"--episodes={args.episodes}",
                     ]
                     env = {**os.environ, **KEEP_MEMORY}
