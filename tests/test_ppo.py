@@ -1,6 +1,7 @@
 """PPO on one shared base: the arithmetic against loops, the roles, the rewards, the recipe from flags to files."""
 
 import collections
+import contextlib
 import importlib.util
 import json
 import math
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tokenizer, save_model, write_jsonl
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from ppo_tools import PROMPTS, fixed_responses, flags, make_reward, make_setup, make_trainer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
@@ -26,6 +27,7 @@ from recipes.models import load_causal_lm, load_reward
 from recipes.ppo import ScriptArguments, cli
 from recipes.tokens import encode_prompt, load_tokenizer
 from recipes.trainers import ppo_math, shared_base_ppo
+from recipes.trainers.fused_lora import FusedLinear, fuse_lora
 from recipes.trainers.shared_base_ppo import RolloutSampler, SharedBasePPOConfig
 
 REPO = Path(__file__).parents[1]
@@ -261,6 +263,37 @@ def test_what_sampling_noted_is_what_training_computes(tmp_path, kind, value_mod
     found = trainer._token_pass(rollout.prompts, rollout.responses, ("policy", "value"))
     assert torch.allclose(rollout.logprobs, found["policy"], atol=1e-4) and rollout.logprobs.abs().max() > 1
     assert torch.allclose(rollout.values, found["value"], atol=1e-3) and rollout.values.std() > 0.1
+
+
+@pytest.mark.parametrize("case", ["plain", "dora", "two adapters", "off", "autocast", "base trains"])
+def test_fused_lora_is_pefts_lora(case):
+    """Output and every gradient against PEFT's own layer; what is not plain LoRA of one dtype takes PEFT's path."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.GELU(), torch.nn.Linear(5, 4))
+    config = LoraConfig(r=2, lora_alpha=6, target_modules=["0", "2"], init_lora_weights=False, use_dora=case == "dora")
+    model = get_peft_model(model, config)
+    model.add_adapter("other", LoraConfig(r=3, target_modules=["0"], init_lora_weights=False))
+    if case == "two adapters":
+        model.base_model.set_adapter(["default", "other"])
+    if case == "base trains":
+        model.requires_grad_(True)
+    x, found = torch.randn(3, 7, 6), []
+    context = torch.autocast("cpu", dtype=torch.bfloat16) if case == "autocast" else contextlib.nullcontext()
+    for fused in (False, True):
+        if fused:
+            fuse_lora(model)
+            assert sum(type(m) is FusedLinear for m in model.modules()) == 2
+        model.zero_grad()
+        inputs = x.clone().requires_grad_(True)
+        with model.disable_adapter() if case == "off" else contextlib.nullcontext(), context:
+            out = model(inputs)
+        out.float().pow(2).sum().backward()
+        grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        found.append((out, inputs.grad, grads))
+    (plain, dx, grads), (out, fused_dx, fused_grads) = found
+    assert torch.allclose(out, plain, atol=1e-6) and torch.allclose(fused_dx, dx, atol=1e-5)
+    assert set(grads) == set(fused_grads) and (grads or case == "off")
+    assert all(torch.allclose(fused_grads[n], g, atol=1e-5) for n, g in grads.items())
 
 
 def test_merging_restores_the_base_bit_for_bit(setup, tmp_path):
