@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from data_prep.files import write_json
+from instruct.files import write_json
 
 
 def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
@@ -27,23 +27,31 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
     from transformers import set_seed
     from trl import get_peft_config
 
-    from recipes.arguments import ModelConfig
-    from recipes.models import load_sequence_classifier
-    from recipes.rankings import load_rankings
+    from data_prep.formats.rankings import load_rankings
+    from instruct.arguments import ModelConfig
+    from instruct.models import load_sequence_classifier
+    from instruct.tokens import load_tokenizer
+    from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
     from recipes.reward import init_head
-    from recipes.tokens import load_tokenizer
-    from recipes.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
 
     rankings = load_rankings(args.data, "train").to_list()
     rankings = [r for r in rankings if len(r["completions"]) >= args.outputs]
     random.Random(0).shuffle(rankings)  # the same rankings for every seed and both ways
     rankings = [
-        {"prompt": r["prompt"], "completions": r["completions"][: args.outputs], "ranks": r["ranks"][: args.outputs]}
+        {
+            "prompt": r["prompt"],
+            "completions": r["completions"][: args.outputs],
+            "ranks": r["ranks"][: args.outputs],
+        }
         for r in rankings
     ]
     rankings = [r for r in rankings if len(set(r["ranks"])) > 1][: args.rankings]
     pairs = [
-        {"prompt": r["prompt"], "completions": [r["completions"][w], r["completions"][b]], "ranks": [1, 2]}
+        {
+            "prompt": r["prompt"],
+            "completions": [r["completions"][w], r["completions"][b]],
+            "ranks": [1, 2],
+        }
         for r in rankings
         for w in range(args.outputs)
         for b in range(args.outputs)
@@ -55,7 +63,9 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
         raise SystemExit(
             f"{way}: {len(rows)} rows in batches of {batch} are not {steps} steps; choose another --batch"
         )
-    held_out = load_rankings(args.data, "validation").select_columns(["prompt", "completions", "ranks"])
+    held_out = load_rankings(args.data, "validation").select_columns(
+        ["prompt", "completions", "ranks"]
+    )
     held_out = held_out.select(range(min(args.held_out, len(held_out))))
     with tempfile.TemporaryDirectory() as folder:
         config = RankedRewardConfig(
@@ -64,7 +74,11 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
             report_to="none", per_device_eval_batch_size=16, max_length=args.max_length,
         )  # fmt: skip
         model_args = ModelConfig(
-            model_name_or_path=args.model, lora_r=16, lora_alpha=32, lora_dropout=0.0, lora_task_type="SEQ_CLS"
+            model_name_or_path=args.model,
+            lora_r=16,
+            lora_alpha=32,
+            lora_dropout=0.0,
+            lora_task_type="SEQ_CLS",
         )
         set_seed(seed)
         model = load_sequence_classifier(model_args)
@@ -83,15 +97,22 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="outputs/demo/comparisons")
     parser.add_argument("--model", default="outputs/demo/sft/merged")
     parser.add_argument("--work", type=Path, default=Path("outputs/overfitting"))
     parser.add_argument("--rankings", type=int, default=64)
     parser.add_argument(
-        "--outputs", type=int, default=4, help="outputs of each ranking that are used (the first ones)"
+        "--outputs",
+        type=int,
+        default=4,
+        help="outputs of each ranking that are used (the first ones)",
     )
-    parser.add_argument("--held_out", type=int, default=64, help="held-out rankings to evaluate on, at most")
+    parser.add_argument(
+        "--held_out", type=int, default=64, help="held-out rankings to evaluate on, at most"
+    )
     parser.add_argument("--batch", type=int, default=4, help="rankings per optimiser step")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--lr", type=float, default=5e-4)
@@ -108,7 +129,9 @@ def main() -> None:
     for seed in args.seeds:
         for way in ("grouped", "shuffled"):
             if not result_of(way, seed).is_file():
-                subprocess.run([sys.executable, __file__, *sys.argv[1:], "--one", way, str(seed)], check=True)
+                subprocess.run(
+                    [sys.executable, __file__, *sys.argv[1:], "--one", way, str(seed)], check=True
+                )
             print(way, seed, result_of(way, seed).read_text(), flush=True)
     table = {}
     print(
@@ -119,11 +142,19 @@ def main() -> None:
         cells = []
         for way in ("grouped", "shuffled"):
             runs = [json.loads(result_of(way, seed).read_text())[epoch] for seed in args.seeds]
-            values = {key: [run[key] for run in runs] for key in ("accuracy", "loss", "train_accuracy")}
-            table.setdefault(way, []).append({key: round(statistics.mean(v), 4) for key, v in values.items()})
+            values = {
+                key: [run[key] for run in runs] for key in ("accuracy", "loss", "train_accuracy")
+            }
+            table.setdefault(way, []).append(
+                {key: round(statistics.mean(v), 4) for key, v in values.items()}
+            )
             cells += [" / ".join(f"{v:.3f}" for v in values[key]) for key in values]
         print(f"| {epoch + 1} | " + " | ".join(cells) + " |")
-    print(json.dumps({"rankings": args.rankings, "K": args.outputs, "seeds": args.seeds, "by_epoch": table}))
+    print(
+        json.dumps(
+            {"rankings": args.rankings, "K": args.outputs, "seeds": args.seeds, "by_epoch": table}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -38,12 +38,17 @@ def build(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-    from recipes.arguments import ModelConfig
-    from recipes.models import load_sequence_classifier
+    from instruct.arguments import ModelConfig
+    from instruct.models import load_sequence_classifier
 
-    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [f"w{i}" for i in range(3, VOCABULARY)]
+    words = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + [
+        f"w{i}" for i in range(3, VOCABULARY)
+    ]
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
-    raw.pre_tokenizer, raw.decoder = pre_tokenizers.WhitespaceSplit(), decoders.WordPiece(prefix="##", cleanup=False)
+    raw.pre_tokenizer, raw.decoder = (
+        pre_tokenizers.WhitespaceSplit(),
+        decoders.WordPiece(prefix="##", cleanup=False),
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token=words[2], pad_token=words[0], bos_token=words[1]
     )
@@ -55,8 +60,16 @@ def build(folder: Path) -> None:
     )  # fmt: skip
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    reward = load_sequence_classifier(ModelConfig(model_name_or_path=str(folder / "model"), dtype="float32"))
-    lora = LoraConfig(task_type="SEQ_CLS", r=16, lora_alpha=32, target_modules="all-linear", init_lora_weights=False)
+    reward = load_sequence_classifier(
+        ModelConfig(model_name_or_path=str(folder / "model"), dtype="float32")
+    )
+    lora = LoraConfig(
+        task_type="SEQ_CLS",
+        r=16,
+        lora_alpha=32,
+        target_modules="all-linear",
+        init_lora_weights=False,
+    )
     get_peft_model(reward, lora).save_pretrained(folder / "reward")
     tokenizer.save_pretrained(folder / "reward")
     head = {"bias": 0.0, "pad_token_id": 0, "base": str(folder / "model")}
@@ -66,7 +79,9 @@ def build(folder: Path) -> None:
 def prompt_lengths(spread: int | None) -> list[int]:
     """Lengths of 96 prompts, each as often as the others, so that any 32 of them look alike."""
     even = spread is not None
-    return [PROMPT - spread + (2 * spread * i) // 7 for i in range(8)] * 12 if even else OCTILES * 12
+    return (
+        [PROMPT - spread + (2 * spread * i) // 7 for i in range(8)] * 12 if even else OCTILES * 12
+    )
 
 
 def prompts(spread: int | None):
@@ -84,11 +99,11 @@ def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: i
     from transformers import TrainerCallback
     from trl import get_peft_config
 
-    from recipes.arguments import ModelConfig
-    from recipes.models import load_causal_lm
-    from recipes.tokens import load_tokenizer
-    from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
-    from recipes.trainers.stock_ppo import stock_trainer
+    from instruct.arguments import ModelConfig
+    from instruct.models import load_causal_lm
+    from instruct.tokens import load_tokenizer
+    from instruct.trainers.ppo.stock import stock_trainer
+    from instruct.trainers.ppo.trainer import SharedBasePPOConfig, SharedBasePPOTrainer
 
     class Stop(Exception):
         pass
@@ -112,7 +127,11 @@ def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: i
 
     stock = name.startswith("stock")
     model_args = ModelConfig(
-        model_name_or_path=str(folder / "model"), dtype="float32", lora_r=16, lora_alpha=32, lora_dropout=0.0
+        model_name_or_path=str(folder / "model"),
+        dtype="float32",
+        lora_r=16,
+        lora_alpha=32,
+        lora_dropout=0.0,
     )
     model_args.lora_target_modules, model_args.lora_task_type = "all-linear", "CAUSAL_LM"
 
@@ -123,10 +142,16 @@ def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: i
             value_model="adapter" if stock else name, reward_model_path=str(folder / "reward"), report_to="none", disable_tqdm=True,
             save_strategy="no", sample_every=0, use_cpu=True, bf16=False, local_rollout_forward_batch_size=32, watchdog=False,
         )  # fmt: skip
-        tokenizer, model, watch = load_tokenizer(model_args.model_name_or_path), load_causal_lm(model_args), Watch()
+        tokenizer, model, watch = (
+            load_tokenizer(model_args.model_name_or_path),
+            load_causal_lm(model_args),
+            Watch(),
+        )
         rows = prompts(spread)
         if stock:
-            trainer = stock_trainer(model, tokenizer, rows, args, model_args, name.removeprefix("stock-"), [watch])
+            trainer = stock_trainer(
+                model, tokenizer, rows, args, model_args, name.removeprefix("stock-"), [watch]
+            )
         else:
             trainer = SharedBasePPOTrainer(
                 model, args, tokenizer, rows, reward_model=args.reward_model_path, peft_config=get_peft_config(model_args),
@@ -157,34 +182,55 @@ def token_floor(name: str, epochs: int, spread: int | None, episodes: int) -> di
     counted), `floor` is the same work without a single pad.
     """
     lengths = prompt_lengths(spread)
-    real, padded = episodes * (sum(lengths) / len(lengths) + RESPONSE), episodes * (max(lengths) + RESPONSE)
+    real, padded = (
+        episodes * (sum(lengths) / len(lengths) + RESPONSE),
+        episodes * (max(lengths) + RESPONSE),
+    )
     if name == "head":
         passes = {"sample, reference, reward": 3, "update": 2 * epochs}
     elif name == "adapter":  # the first epoch's value pass is the rollout's
         passes = {"sample, reference, reward": 3, "update": 4 * epochs}
     else:
-        passes = {"sample, reference, value, reward": 4, "update": (5 if name == "stock-full" else 4) * epochs}
+        passes = {
+            "sample, reference, value, reward": 4,
+            "update": (5 if name == "stock-full" else 4) * epochs,
+        }
     total = sum(passes.values())
-    return {"floor": round(total * real), "used": round(total * (padded if name.startswith("stock") else real))}
+    return {
+        "floor": round(total * real),
+        "used": round(total * (padded if name.startswith("stock") else real)),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--spread", type=int, help="prompts of 50 +- this; default: as long as a real log's")
+    parser.add_argument(
+        "--spread", type=int, help="prompts of 50 +- this; default: as long as a real log's"
+    )
     parser.add_argument("--episodes", type=int, default=32, help="episodes per rollout")
     parser.add_argument("--value_models", nargs="+", default=["head", "adapter"])
     parser.add_argument("--stock", nargs="+", default=["full", "lora"])
-    parser.add_argument("--one", nargs=3, metavar=("FOLDER", "NAME", "EPOCHS"), help="run one case in this process")
+    parser.add_argument(
+        "--one", nargs=3, metavar=("FOLDER", "NAME", "EPOCHS"), help="run one case in this process"
+    )
     parser.add_argument("--folder", type=Path, help="keep models here between runs")
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(run_one(Path(args.one[0]), args.one[1], int(args.one[2]), args.spread, args.episodes)))
+        print(
+            json.dumps(
+                run_one(
+                    Path(args.one[0]), args.one[1], int(args.one[2]), args.spread, args.episodes
+                )
+            )
+        )
         return
 
     names, cases = [*(f"stock-{s}" for s in args.stock), *args.value_models], []
-    lock = ["flock", os.environ["BENCH_LOCK"]] if os.environ.get("BENCH_LOCK") else []  # one heavy job at a time
+    lock = (
+        ["flock", os.environ["BENCH_LOCK"]] if os.environ.get("BENCH_LOCK") else []
+    )  # one heavy job at a time
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         if not (folder / "reward").is_dir():
@@ -205,10 +251,15 @@ def main() -> None:
                         f"--episodes={args.episodes}",
                     ]
                     env = {**os.environ, **KEEP_MEMORY}
-                    out = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=env).stdout
+                    out = subprocess.run(
+                        command, stdout=subprocess.PIPE, check=True, text=True, env=env
+                    ).stdout
                     result = json.loads(out.strip().splitlines()[-1])
                     results[name].append(result)
-                    print(f"{epochs} epochs, round {turn + 1}: {name:10} {json.dumps(result)}", flush=True)
+                    print(
+                        f"{epochs} epochs, round {turn + 1}: {name:10} {json.dumps(result)}",
+                        flush=True,
+                    )
             steps = {name: {r["steps"] for r in found} for name, found in results.items()}
             assert len(set.union(*steps.values())) == 1, f"optimizer steps differ: {steps}"
             middle = {

@@ -54,13 +54,19 @@ def digits(rng: random.Random, n: int) -> str:
 
 
 def email(rng):
-    name = rng.choice(["{}.{}", "{}_{}", "{}{}", "{}+{}"]).format(rng.choice(WORDS[30:60]), digits(rng, 2))
+    name = rng.choice(["{}.{}", "{}_{}", "{}{}", "{}+{}"]).format(
+        rng.choice(WORDS[30:60]), digits(rng, 2)
+    )
     return f"{name}@{rng.choice(['gmail.com', 'example.co.uk', 'mail.acme-corp.de', 'uni.edu', 'posteo.net', 'firma.io'])}"
 
 
 def phone(rng):
     """Ways people write phone numbers, the hard ones (no grouping, no "call") included."""
-    area, exchange, line = rng.choice(AREA_CODES), f"{rng.randint(2, 9)}{digits(rng, 2)}", digits(rng, 4)
+    area, exchange, line = (
+        rng.choice(AREA_CODES),
+        f"{rng.randint(2, 9)}{digits(rng, 2)}",
+        digits(rng, 4),
+    )
     return rng.choice(
         [
             f"({area}) {exchange}-{line}", f"{area}-{exchange}-{line}", f"{area}.{exchange}.{line}", f"+1 {area} {exchange} {line}",
@@ -73,7 +79,9 @@ def phone(rng):
 
 
 def card(rng):
-    head, length = rng.choice([("4", 16), ("51", 16), ("55", 16), ("37", 15), ("6011", 16), ("4", 16)])
+    head, length = rng.choice(
+        [("4", 16), ("51", 16), ("55", 16), ("37", 15), ("6011", 16), ("4", 16)]
+    )
     number = head + digits(rng, length - len(head) - 1)
     number += luhn.calc_check_digit(number)
     cut = (4, 10) if length == 15 else (4, 8, 12)
@@ -124,7 +132,9 @@ def secret(rng):
 
 
 def ipv4(rng):
-    return str(ipaddress.IPv4Address(rng.randint(11 << 24, (223 << 24) - 1))).replace("127.", "128.", 1)
+    return str(ipaddress.IPv4Address(rng.randint(11 << 24, (223 << 24) - 1))).replace(
+        "127.", "128.", 1
+    )
 
 
 def ipv6(rng):
@@ -205,7 +215,9 @@ class Generator:
         if kind < 0.20 and self.family:
             base = rng.choice(self.family)
             length = rng.randint(150, 250)
-            shared = base[:length] + word_for(self.number)[::-1] + " " + self.body(rng.randint(10, 200))
+            shared = (
+                base[:length] + word_for(self.number)[::-1] + " " + self.body(rng.randint(10, 200))
+            )
             style = rng.random()
             if style < 0.2:
                 shared = shared.replace(" ", "  \n", 3)
@@ -213,7 +225,9 @@ class Generator:
                 shared = unicodedata.normalize("NFD", f" \t{shared}\u00a0")
             return shared, "family"
         if kind < 0.23:
-            return rng.choice(["hi", "hello there", "thanks!", f"Tell me a joke about {rng.choice(WORDS)}"]), "short"
+            return rng.choice(
+                ["hi", "hello there", "thanks!", f"Tell me a joke about {rng.choice(WORDS)}"]
+            ), "short"
         prompt = opener + self.body(rng.randint(40, 420))
         if len(self.family) < 2_000 or rng.random() < 0.01:
             base = opener + self.body(400)
@@ -310,7 +324,9 @@ def reference(
         owner = f"row:{user[1:]}" if user.startswith("\0") else f"user:{user}"
         place = int(digest(f"{seed}:split:{owner}"), 16) / 16**32
         ids.sort(key=lambda i: digest(f"{seed}:cap:{i}:{keys[i]}"))
-        kept |= dict.fromkeys(ids[:most], "train" if place < 0.9 else "validation" if place < 0.95 else "test")
+        kept |= dict.fromkeys(
+            ids[:most], "train" if place < 0.9 else "validation" if place < 0.95 else "test"
+        )
     return duplicates, kept
 
 
@@ -323,8 +339,12 @@ def pii_scores(output: Path) -> dict:
     planted, hit, said, right = Counter(), Counter(), Counter(), Counter()
     for name in ("train", "validation", "test", "removed"):
         columns = ["planted"] + (["pii_kinds"] if name == "removed" else [])
-        for batch in pq.ParquetFile(output / f"{name}.parquet").iter_batches(100_000, columns=columns):
-            kinds = batch.column("pii_kinds").to_pylist() if name == "removed" else [None] * len(batch)
+        for batch in pq.ParquetFile(output / f"{name}.parquet").iter_batches(
+            100_000, columns=columns
+        ):
+            kinds = (
+                batch.column("pii_kinds").to_pylist() if name == "removed" else [None] * len(batch)
+            )
             for truth, found in zip(batch.column("planted").to_pylist(), kinds, strict=True):
                 found = found or []
                 asked = "national_id" if truth == "ssn" else truth
@@ -348,7 +368,9 @@ def splits_of_users(output: Path) -> dict[str, set[str]]:
     splits = defaultdict(set)
     for name in ("train", "validation", "test", "removed"):
         columns = ["user_id"] + (["split"] if name == "removed" else [])
-        for batch in pq.ParquetFile(output / f"{name}.parquet").iter_batches(100_000, columns=columns):
+        for batch in pq.ParquetFile(output / f"{name}.parquet").iter_batches(
+            100_000, columns=columns
+        ):
             where = batch.column("split").to_pylist() if name == "removed" else [name] * len(batch)
             for user, split in zip(batch.column("user_id").to_pylist(), where, strict=True):
                 if user is not None:
@@ -357,16 +379,24 @@ def splits_of_users(output: Path) -> dict[str, set[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work_dir", type=Path, help="where log and outputs go (default: a temporary folder)")
+    parser.add_argument(
+        "--work_dir", type=Path, help="where log and outputs go (default: a temporary folder)"
+    )
     parser.add_argument("--memory_limit", help="passed on to the pipeline")
     parser.add_argument("--backend", default="duckdb", choices=["duckdb", "pyspark"])
     parser.add_argument(
-        "--skip_reference", action="store_true", help="no plain-Python reference (it holds the log's ids in memory)"
+        "--skip_reference",
+        action="store_true",
+        help="no plain-Python reference (it holds the log's ids in memory)",
     )
-    parser.add_argument("--skip_append", action="store_true", help="do not run again with 10 %% more rows")
+    parser.add_argument(
+        "--skip_append", action="store_true", help="do not run again with 10 %% more rows"
+    )
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="prompts-bench-", dir=args.work_dir))
     try:
@@ -378,7 +408,9 @@ def main() -> None:
             f"log: {args.rows:,} rows, {log.stat().st_size / 1e6:,.0f} MB, written in {time.time() - started:.0f} s",
             flush=True,
         )
-        extra = ["--backend", args.backend] + (["--memory_limit", args.memory_limit] if args.memory_limit else [])
+        extra = ["--backend", args.backend] + (
+            ["--memory_limit", args.memory_limit] if args.memory_limit else []
+        )
         seconds, cpu, peak = run([log], output, extra)
         result = {
             "rows": args.rows,
@@ -397,7 +429,10 @@ def main() -> None:
             theirs, kept = reference([log], {r["id"] for r in removed if r["reason"] == "pii"})
             result["reference_seconds"] = round(time.time() - started, 1)
             agreed = sum(theirs.get(i) == kept_id for i, kept_id in ours.items())
-            result |= {"prefix_precision": share(agreed, len(ours)), "prefix_recall": share(agreed, len(theirs))}
+            result |= {
+                "prefix_precision": share(agreed, len(ours)),
+                "prefix_recall": share(agreed, len(theirs)),
+            }
             split_of = {
                 i: name
                 for name in ("train", "validation", "test")
@@ -415,7 +450,9 @@ def main() -> None:
             write_log(more, generator, args.rows // 10)
             run([log, more], work / "grown", extra)
             after = splits_of_users(work / "grown")
-            result["moved_users"] = sum(len(splits) > 1 or after[user] != splits for user, splits in before.items())
+            result["moved_users"] = sum(
+                len(splits) > 1 or after[user] != splits for user, splits in before.items()
+            )
             result["users"] = len(before)
         print(json.dumps(result))
     finally:

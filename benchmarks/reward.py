@@ -31,17 +31,24 @@ SHAPE = {
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "100000000000", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 
-def measure(side: str, prompt: int, output: int, k: int, stock_pairs: int, share_prompt: str) -> dict:
+def measure(
+    side: str, prompt: int, output: int, k: int, stock_pairs: int, share_prompt: str
+) -> dict:
     """Trains a few steps in this process -> {"rankings_per_s", "cpu_s" (CPU seconds per ranking), "peak_gb"}."""
     import random
 
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoConfig, AutoModelForSequenceClassification, TrainerCallback, set_seed
+    from transformers import (
+        AutoConfig,
+        AutoModelForSequenceClassification,
+        TrainerCallback,
+        set_seed,
+    )
     from trl import RewardConfig, RewardTrainer
 
-    from recipes.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
+    from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
 
     cuda = torch.cuda.is_available()
     draw = random.Random(0)
@@ -61,7 +68,10 @@ def measure(side: str, prompt: int, output: int, k: int, stock_pairs: int, share
             ]
         else:
             keys = {"prompt_key": 0, "labeler_key": -1, "length": prompt + k * output}
-            rows.append({"prompt_ids": start, "completion_ids": completions, "ranks": list(range(1, k + 1))} | keys)
+            rows.append(
+                {"prompt_ids": start, "completion_ids": completions, "ranks": list(range(1, k + 1))}
+                | keys
+            )
     if side == "stock":
         assert len(rows) % (micro * stock_pairs) == 0 or micro == 1, (
             "choose --stock_pairs so that it divides the pairs"
@@ -86,12 +96,17 @@ def measure(side: str, prompt: int, output: int, k: int, stock_pairs: int, share
             AutoConfig.for_model("llama", num_labels=1, pad_token_id=0, **SHAPE)
         )
         if side == "stock":
-            batch = {"per_device_train_batch_size": min(stock_pairs, n_pairs), "gradient_accumulation_steps": micro}
+            batch = {
+                "per_device_train_batch_size": min(stock_pairs, n_pairs),
+                "gradient_accumulation_steps": micro,
+            }
             trainer_class, args = RewardTrainer, RewardConfig(**shared, **batch)
         else:
             trainer_class, args = (
                 RankedRewardTrainer,
-                RankedRewardConfig(**shared, per_device_train_batch_size=1, share_prompt=share_prompt),
+                RankedRewardConfig(
+                    **shared, per_device_train_batch_size=1, share_prompt=share_prompt
+                ),
             )
         trainer = trainer_class(
             model, args, train_dataset=Dataset.from_list(rows), processing_class=bare_tokenizer(), callbacks=[Clock()],
@@ -100,7 +115,8 @@ def measure(side: str, prompt: int, output: int, k: int, stock_pairs: int, share
         trainer.train()
     assert trainer.state.global_step == rankings and len(marks) == rankings * micro + 1
     seconds, cpu_seconds = (
-        (end - start) / (len(marks) - 1 - warm) * micro for start, end in zip(marks[warm], marks[-1], strict=True)
+        (end - start) / (len(marks) - 1 - warm) * micro
+        for start, end in zip(marks[warm], marks[-1], strict=True)
     )
     if cuda:
         peak = torch.cuda.max_memory_allocated() / 1e9
@@ -121,22 +137,35 @@ def bare_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1, "<eos>": 2}, unk_token="<unk>"))
-    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--cases", nargs="+", default=["192,48,4", "192,48,9", "32,48,4", "32,48,9"], help="prompt,output,K"
+        "--cases",
+        nargs="+",
+        default=["192,48,4", "192,48,9", "32,48,4", "32,48,9"],
+        help="prompt,output,K",
     )
     parser.add_argument("--rounds", type=int, default=2, help="A B pairs of a case; 2 is A B A B")
     parser.add_argument("--stock_pairs", type=int, default=6, help="pairs in stock's micro-batch")
     parser.add_argument("--share_prompt", default="auto", choices=["auto", "cache", "rows"])
-    parser.add_argument("--measure", nargs=2, metavar=("SIDE", "CASE"), help="one measurement in this process")
+    parser.add_argument(
+        "--measure", nargs=2, metavar=("SIDE", "CASE"), help="one measurement in this process"
+    )
     args = parser.parse_args()
     if args.measure:
         side, case = args.measure
-        print(json.dumps(measure(side, *map(int, case.split(",")), args.stock_pairs, args.share_prompt)))
+        print(
+            json.dumps(
+                measure(side, *map(int, case.split(",")), args.stock_pairs, args.share_prompt)
+            )
+        )
         return
 
     def in_own_process(side: str, case: str) -> dict:
@@ -151,7 +180,9 @@ def main() -> None:
             "--share_prompt",
             args.share_prompt,
         ]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **KEEP_MEMORY})
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **KEEP_MEMORY}
+        )
         if done.returncode:
             sys.exit(done.stderr[-3000:])
         result = json.loads(done.stdout.strip().splitlines()[-1])
@@ -164,9 +195,14 @@ def main() -> None:
     results = []
     for case in args.cases:
         prompt, output, k = map(int, case.split(","))
-        runs = [(in_own_process("stock", case), in_own_process("ours", case)) for _ in range(args.rounds)]
+        runs = [
+            (in_own_process("stock", case), in_own_process("ours", case))
+            for _ in range(args.rounds)
+        ]
         median = lambda side, key: statistics.median(run[side][key] for run in runs)  # noqa: E731, B023
-        speed, cpu, peak = ([median(side, key) for side in (0, 1)] for key in ("rankings_per_s", "cpu_s", "peak_gb"))
+        speed, cpu, peak = (
+            [median(side, key) for side in (0, 1)] for key in ("rankings_per_s", "cpu_s", "peak_gb")
+        )
         floor = k * (k - 1) * (prompt + output) / (prompt + k * output)
         print(
             f"| {prompt} + {output} | {k} | {speed[0]:.3f} | {speed[1]:.3f} | {speed[1] / speed[0]:.1f}x | {cpu[0] / cpu[1]:.1f}x "

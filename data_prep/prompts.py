@@ -39,9 +39,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from data_prep.files import UserError, atomic_folder, command, write_json
-from data_prep.pii import KINDS, REGIONS, ModelFinder, candidate_pattern, check_regions, find_pii, merge, redact
-from data_prep.prompt_log import (
+from data_prep.formats.prompt_log import (
     ARROW,
     LogFormat,
     Staged,
@@ -53,6 +51,17 @@ from data_prep.prompt_log import (
     read_chunks,
     stage_log,
 )  # fmt: skip
+from data_prep.pii import (
+    KINDS,
+    REGIONS,
+    ModelFinder,
+    candidate_pattern,
+    check_regions,
+    find_pii,
+    merge,
+    redact,
+)
+from instruct.files import UserError, atomic_folder, command, write_json
 
 PII = pa.schema(
     [("row", pa.int64()), ("kinds", pa.list_(pa.string())), ("hashes", pa.list_(pa.string())), ("prompt", pa.string()), ("history", pa.string())]
@@ -75,12 +84,16 @@ class Engine:
             try:
                 self.con = ibis.duckdb.connect(**settings)
             except Exception as error:
-                raise UserError(f"--memory_limit {args.memory_limit}: DuckDB says: {first_line(error)}") from error
+                raise UserError(
+                    f"--memory_limit {args.memory_limit}: DuckDB says: {first_line(error)}"
+                ) from error
         else:
             self.con = ibis.pyspark.connect(_spark_session(args, folder))
 
     def read(self, folder: Path) -> ibis.Table:
-        return self.con.read_parquet(f"{folder}/*.parquet" if self.name == "duckdb" else str(folder))
+        return self.con.read_parquet(
+            f"{folder}/*.parquet" if self.name == "duckdb" else str(folder)
+        )
 
     def write(self, table: ibis.Table, name: str) -> Path:
         """Computes `table` into the folder `name`, files in row order."""
@@ -107,25 +120,35 @@ def _spark_session(args: argparse.Namespace, folder: Path):
             "--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer"
         ) from error
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-        raise UserError("--backend pyspark needs Java 17 or newer, and there is none on this machine")
+        raise UserError(
+            "--backend pyspark needs Java 17 or newer, and there is none on this machine"
+        )
     builder = (
         SparkSession.builder.master(args.spark_master).appName("instruct-recipes")
         .config("spark.sql.session.timeZone", "UTC").config("spark.ui.enabled", "false")
         .config("spark.sql.warehouse.dir", str(folder / "warehouse")).config("spark.local.dir", str(folder / "spill"))
     )  # fmt: skip
     if args.memory_limit:
-        builder = builder.config("spark.driver.memory", re.sub(r"(?i)i?b$", "", args.memory_limit).lower())
+        builder = builder.config(
+            "spark.driver.memory", re.sub(r"(?i)i?b$", "", args.memory_limit).lower()
+        )
     if args.spark_master.startswith("local"):
         builder = (
             builder.config("spark.sql.shuffle.partitions", "8")
             .config("spark.driver.bindAddress", "127.0.0.1")
             .config("spark.driver.host", "127.0.0.1")
         )
-    warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")  # nothing here goes through pandas
+    warnings.filterwarnings(
+        "ignore", "PySpark does not yet fully support pandas"
+    )  # nothing here goes through pandas
     try:
         session = builder.getOrCreate()
-    except Exception as error:  # Py4J and Spark raise many unrelated types; all mean that Spark did not start
-        raise UserError(f"--spark_master {args.spark_master}: Spark did not start: {first_line(error)}") from error
+    except (
+        Exception
+    ) as error:  # Py4J and Spark raise many unrelated types; all mean that Spark did not start
+        raise UserError(
+            f"--spark_master {args.spark_master}: Spark did not start: {first_line(error)}"
+        ) from error
     session.sparkContext.setLogLevel("ERROR")
     return session
 
@@ -154,7 +177,9 @@ def parse_splits(text: str) -> dict[str, float]:
             or name.strip() in {*splits, "removed"}
             or not 0 < value <= 1
         ):
-            raise UserError(f"--splits: {item!r} needs a name used once and a share above 0 and at most 1")
+            raise UserError(
+                f"--splits: {item!r} needs a name used once and a share above 0 and at most 1"
+            )
         splits[name.strip()] = value
     if abs(sum(splits.values()) - 1) > 1e-6:
         raise UserError(f"--splits: the shares add up to {sum(splits.values()):g}, not 1")
@@ -166,19 +191,27 @@ def with_split(rows: ibis.Table, splits: dict[str, float], seed: int) -> ibis.Ta
 
     A prompt without a user id is its own user, by its id. Hexadecimal digests compare like the numbers they are.
     """
-    owner = ibis.ifelse(rows.user.isnull(), ibis.literal("row:") + rows.id, ibis.literal("user:") + rows.user)
+    owner = ibis.ifelse(
+        rows.user.isnull(), ibis.literal("row:") + rows.id, ibis.literal("user:") + rows.user
+    )
     digest = (ibis.literal(f"{seed}:split:") + owner).hexdigest("md5")
     *names, last = splits
     cases, reached = [], 0.0
     for name in names:
         reached += splits[name]
         cases.append((digest < f"{min(int(reached * 2**60), 2**60 - 1):015x}", name))
-    return rows.mutate(owner=owner, split=ibis.cases(*cases, else_=last) if cases else ibis.literal(last))
+    return rows.mutate(
+        owner=owner, split=ibis.cases(*cases, else_=last) if cases else ibis.literal(last)
+    )
 
 
 def earliest_first(rows: ibis.Table, numeric_ids: bool) -> list:
     """By timestamp, then id (ids that are all numbers compare as numbers), then place in the log; no timestamp last."""
-    return [rows.time.asc(nulls_first=False), rows.id.cast("int64") if numeric_ids else rows.id, rows.row]
+    return [
+        rows.time.asc(nulls_first=False),
+        rows.id.cast("int64") if numeric_ids else rows.id,
+        rows.row,
+    ]
 
 
 def without_shared_prefixes(rows: ibis.Table, numeric_ids: bool) -> ibis.Table:
@@ -188,12 +221,16 @@ def without_shared_prefixes(rows: ibis.Table, numeric_ids: bool) -> ibis.Table:
     duplicate = first != rows.row
     return rows.mutate(
         kept_id=ibis.ifelse(duplicate, rows.id.first().over(group), ibis.null("string")),
-        dup_count=ibis.ifelse(duplicate, ibis.null("int64"), rows.count().over(ibis.window(group_by=rows.key))),
+        dup_count=ibis.ifelse(
+            duplicate, ibis.null("int64"), rows.count().over(ibis.window(group_by=rows.key))
+        ),
         reason=ibis.ifelse(duplicate, "duplicate_prefix", ibis.null("string")),
     )
 
 
-def marked(rows: ibis.Table, marks: ibis.Table, reason: str, splits: list[str] | None = None) -> ibis.Table:
+def marked(
+    rows: ibis.Table, marks: ibis.Table, reason: str, splits: list[str] | None = None
+) -> ibis.Table:
     """Rows in `marks` (row, and the id that is kept in their place) that no earlier step removed get `reason`."""
     marks = marks.select(mark=marks.row, mark_kept_id=marks.kept_id)
     joined = rows.left_join(marks, rows.row == marks.mark)
@@ -201,7 +238,8 @@ def marked(rows: ibis.Table, marks: ibis.Table, reason: str, splits: list[str] |
     if splits:
         hit = hit & joined.split.isin(splits)
     return joined.mutate(
-        reason=ibis.ifelse(hit, reason, joined.reason), kept_id=ibis.ifelse(hit, joined.mark_kept_id, joined.kept_id)
+        reason=ibis.ifelse(hit, reason, joined.reason),
+        kept_id=ibis.ifelse(hit, joined.mark_kept_id, joined.kept_id),
     ).drop("mark", "mark_kept_id")
 
 
@@ -209,7 +247,9 @@ def at_most_per_user(rows: ibis.Table, most: int, seed: int) -> ibis.Table:
     """At most `most` prompts of one user (paper, section 3.2): a seeded choice that depends on nothing but the prompts."""
     order = (ibis.literal(f"{seed}:cap:") + rows.id + ":" + rows.key).hexdigest("md5")
     rows = rows.mutate(order=order, left=rows.reason.isnull())
-    place = ibis.row_number().over(ibis.window(group_by=[rows.owner, rows.left], order_by=[rows.order, rows.row]))
+    place = ibis.row_number().over(
+        ibis.window(group_by=[rows.owner, rows.left], order_by=[rows.order, rows.row])
+    )
     over = rows.left & (place >= most) & rows.user.notnull()
     return rows.mutate(reason=ibis.ifelse(over, "over_user_cap", rows.reason)).drop("order", "left")
 
@@ -221,7 +261,11 @@ def with_pii_candidates(rows: ibis.Table, kinds: tuple[str, ...]) -> ibis.Table:
         return rows.prompt.re_search(pattern) | rows.history.fill_null("").re_search(pattern)
 
     flags = {kind: matches(candidate_pattern([kind])) for kind in kinds}
-    return rows.filter(matches(candidate_pattern(kinds))).select("row", "prompt", "history", **flags).order_by("row")
+    return (
+        rows.filter(matches(candidate_pattern(kinds)))
+        .select("row", "prompt", "history", **flags)
+        .order_by("row")
+    )
 
 
 # --- the steps that need Python -------------------------------------------------------------------------------------
@@ -238,7 +282,9 @@ class PiiJob:
         return hmac.new(self.key, f"{kind}:{value}".encode(), "sha256").hexdigest()[:32]
 
 
-def find_in_batch(batch: pa.RecordBatch, job: PiiJob, model_spans: dict | None = None) -> list[tuple]:
+def find_in_batch(
+    batch: pa.RecordBatch, job: PiiJob, model_spans: dict | None = None
+) -> list[tuple]:
     """(row, kinds, hashes, redacted prompt, redacted history) of the rows that hold personal information."""
     found = []
     suspected = [
@@ -250,50 +296,78 @@ def find_in_batch(batch: pa.RecordBatch, job: PiiJob, model_spans: dict | None =
         texts = [prompt] + [turn["content"] for turn in (json.loads(history) if history else [])]
         spans = [
             merge(
-                find_pii(text, kinds or job.kinds, job.regions), model_spans.get((row, i), []) if model_spans else []
+                find_pii(text, kinds or job.kinds, job.regions),
+                model_spans.get((row, i), []) if model_spans else [],
             )
             for i, text in enumerate(texts)
         ]
         if not any(spans):
             continue
         values = sorted(
-            {(s.kind, text[s.start : s.end]) for text, here in zip(texts, spans, strict=True) for s in here}
+            {
+                (s.kind, text[s.start : s.end])
+                for text, here in zip(texts, spans, strict=True)
+                for s in here
+            }
         )
         clean = [redact(text, here) for text, here in zip(texts, spans, strict=True)]
         if history:
             turns = zip(json.loads(history), clean[1:], strict=True)
-            history = json.dumps([{**turn, "content": text} for turn, text in turns], ensure_ascii=False)
-        found.append((row, [k for k, _ in values], [job.hash(k, v) for k, v in values], clean[0], history))
+            history = json.dumps(
+                [{**turn, "content": text} for turn, text in turns], ensure_ascii=False
+            )
+        found.append(
+            (row, [k for k, _ in values], [job.hash(k, v) for k, v in values], clean[0], history)
+        )
     return found
 
 
 def model_batches(folder: Path, finder: ModelFinder) -> Iterator[tuple[pa.RecordBatch, dict]]:
     """Every staged batch with the spans that the token classifier found: {(row, text number): spans}."""
     for batch in batches(folder, ["row", "prompt", "history"]):
-        rows, prompts, histories = (batch.column(c).to_pylist() for c in ("row", "prompt", "history"))
+        rows, prompts, histories = (
+            batch.column(c).to_pylist() for c in ("row", "prompt", "history")
+        )
         texts = [
             ((row, i), text)
             for row, prompt, history in zip(rows, prompts, histories, strict=True)
-            for i, text in enumerate([prompt] + [turn["content"] for turn in (json.loads(history) if history else [])])
+            for i, text in enumerate(
+                [prompt] + [turn["content"] for turn in (json.loads(history) if history else [])]
+            )
         ]
         answers = finder([text for _, text in texts])
         yield batch, {key: spans for (key, _), spans in zip(texts, answers, strict=True) if spans}
 
 
 def find_all_pii(
-    engine: Engine, rows: ibis.Table, staged: Staged, args: argparse.Namespace, progress: Callable[[int], None]
+    engine: Engine,
+    rows: ibis.Table,
+    staged: Staged,
+    args: argparse.Namespace,
+    progress: Callable[[int], None],
 ) -> int:
     """Writes the folder `found` (row, kinds, hashes, redacted texts), sorted by row; returns how many rows it has."""
-    kinds = tuple(k for k in KINDS if k in args.pii_kinds and k not in args.pii_off) if args.pii != "keep" else ()
+    kinds = (
+        tuple(k for k in KINDS if k in args.pii_kinds and k not in args.pii_off)
+        if args.pii != "keep"
+        else ()
+    )
     # a key that only the log gives: whoever has removed.parquet alone cannot try values
     key = hashlib.sha256(f"{args.seed}:{staged.fingerprint}".encode()).digest()
     job = PiiJob(kinds, tuple(args.phone_regions), key)
     if args.pii_model and args.pii != "keep":
         finder = ModelFinder(args.pii_model, args.pii_model_labels)
-        results = (find_in_batch(batch, job, spans) for batch, spans in model_batches(engine.folder / "rows", finder))
+        results = (
+            find_in_batch(batch, job, spans)
+            for batch, spans in model_batches(engine.folder / "rows", finder)
+        )
     elif job.kinds:
         candidates = engine.write(with_pii_candidates(rows, job.kinds), "candidates")
-        small = (batch.slice(i, 2_000) for batch in batches(candidates) for i in range(0, len(batch), 2_000))
+        small = (
+            batch.slice(i, 2_000)
+            for batch in batches(candidates)
+            for i in range(0, len(batch), 2_000)
+        )
         results = parallel(find_in_batch, ((batch, job) for batch in small), args.num_proc)
     else:
         results = iter([])
@@ -303,12 +377,18 @@ def find_all_pii(
         for found in results:
             total += len(found)
             progress(len(found))
-            out.write_table(pa.Table.from_pylist([dict(zip(PII.names, record, strict=True)) for record in found], PII))
+            out.write_table(
+                pa.Table.from_pylist(
+                    [dict(zip(PII.names, record, strict=True)) for record in found], PII
+                )
+            )
     return total
 
 
 WORD = re.compile(r"\w+")
-ALIGNED = 5  # an n-gram of 9 words or more holds one block of 5 words that begins at a multiple of 5
+ALIGNED = (
+    5  # an n-gram of 9 words or more holds one block of 5 words that begins at a multiple of 5
+)
 
 
 class Ngrams:
@@ -323,17 +403,22 @@ class Ngrams:
             for i in range(len(words) - n + 1):
                 self.grams.add(hash(tuple(words[i : i + n])))
             if len(words) >= n:
-                self.blocks |= {hash(tuple(words[i : i + ALIGNED])) for i in range(len(words) - ALIGNED + 1)}
+                self.blocks |= {
+                    hash(tuple(words[i : i + ALIGNED])) for i in range(len(words) - ALIGNED + 1)
+                }
 
     def hit(self, text: str) -> bool:
         words = WORD.findall(text.lower())
         if len(words) < self.n:
             return len(words) >= ALIGNED and hash(tuple(words)) in self.short
         if not any(
-            hash(tuple(words[i : i + ALIGNED])) in self.blocks for i in range(0, len(words) - ALIGNED + 1, ALIGNED)
+            hash(tuple(words[i : i + ALIGNED])) in self.blocks
+            for i in range(0, len(words) - ALIGNED + 1, ALIGNED)
         ):
             return False
-        return any(hash(tuple(words[i : i + self.n])) in self.grams for i in range(len(words) - self.n + 1))
+        return any(
+            hash(tuple(words[i : i + self.n])) in self.grams for i in range(len(words) - self.n + 1)
+        )
 
 
 def strings_in(value) -> Iterator[str]:
@@ -347,15 +432,22 @@ def strings_in(value) -> Iterator[str]:
 def write_marks(engine: Engine, name: str, marks: list[tuple[int, str | None]]) -> ibis.Table:
     (engine.folder / name).mkdir()
     table = pa.table(
-        {"row": pa.array([r for r, _ in marks], pa.int64()), "kept_id": pa.array([k for _, k in marks], pa.string())}
+        {
+            "row": pa.array([r for r, _ in marks], pa.int64()),
+            "kept_id": pa.array([k for _, k in marks], pa.string()),
+        }
     )
     pq.write_table(table, engine.folder / name / "part-0.parquet")
     return engine.read(engine.folder / name)
 
 
-def find_contaminated(folder: Path, ngrams: Ngrams, progress: Callable[[int], None]) -> Iterator[tuple[int, None]]:
+def find_contaminated(
+    folder: Path, ngrams: Ngrams, progress: Callable[[int], None]
+) -> Iterator[tuple[int, None]]:
     for batch in batches(folder, ["row", "prompt"]):
-        for row, prompt in zip(batch.column("row").to_pylist(), batch.column("prompt").to_pylist(), strict=True):
+        for row, prompt in zip(
+            batch.column("row").to_pylist(), batch.column("prompt").to_pylist(), strict=True
+        ):
             if ngrams.hit(prompt):
                 yield row, None
         progress(len(batch))
@@ -368,17 +460,31 @@ def find_near_duplicates(
     try:
         from rensa import RMinHash, RMinHashLSH
     except ImportError as error:
-        raise UserError("--near_duplicates needs rensa: pip install 'instruct-recipes[near]'") from error
+        raise UserError(
+            "--near_duplicates needs rensa: pip install 'instruct-recipes[near]'"
+        ) from error
     permutations = 128
     # the most rows per band whose LSH threshold (1/bands)^(rows per band) still lies below the one asked for
-    bands = next(b for b in (4, 8, 16, 32, 64, 128) if b == 128 or (1 / b) ** (b / permutations) <= threshold - 0.05)
+    bands = next(
+        b
+        for b in (4, 8, 16, 32, 64, 128)
+        if b == 128 or (1 / b) ** (b / permutations) <= threshold - 0.05
+    )
     index, kept = RMinHashLSH(threshold, permutations, bands), {}
     for batch in batches(folder):
-        for row, own_id, prompt in zip(*(batch.column(c).to_pylist() for c in ("row", "id", "prompt")), strict=True):
+        for row, own_id, prompt in zip(
+            *(batch.column(c).to_pylist() for c in ("row", "id", "prompt")), strict=True
+        ):
             words = WORD.findall(prompt.lower())
             sketch = RMinHash(permutations, seed & 0x7FFFFFFF)
-            sketch.update([" ".join(words[i : i + 3]) for i in range(max(len(words) - 2, 1))] if words else [prompt])
-            near = [k for k in sorted(index.query(sketch)) if kept[k][1].jaccard(sketch) >= threshold]
+            sketch.update(
+                [" ".join(words[i : i + 3]) for i in range(max(len(words) - 2, 1))]
+                if words
+                else [prompt]
+            )
+            near = [
+                k for k in sorted(index.query(sketch)) if kept[k][1].jaccard(sketch) >= threshold
+            ]
             if near:
                 yield row, kept[near[0]][0]
             else:
@@ -414,7 +520,9 @@ class RowStream:
         return taken
 
     def up_to(self, row: int) -> pa.Table:
-        while (self.buffer is None or not len(self.buffer) or self.buffer["row"][-1].as_py() <= row) and self._fill():
+        while (
+            self.buffer is None or not len(self.buffer) or self.buffer["row"][-1].as_py() <= row
+        ) and self._fill():
             pass
         if self.buffer is None:
             return self.schema.empty_table()
@@ -460,8 +568,14 @@ def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> d
         ("user_id", of(kinds["user_id"])),
         ("timestamp", of(kinds["timestamp"])),
     ]
-    fields += [("request_form", pa.string()), ("dup_count", pa.int64())] + [("history", HISTORY)] * history
-    fields += [(name, of(kind)) for name, kind in kinds.items() if name not in ("id", "user_id", "timestamp")]
+    fields += [("request_form", pa.string()), ("dup_count", pa.int64())] + [
+        ("history", HISTORY)
+    ] * history
+    fields += [
+        (name, of(kind))
+        for name, kind in kinds.items()
+        if name not in ("id", "user_id", "timestamp")
+    ]
     kept = pa.schema(fields)
     strings = pa.list_(pa.string())
     why = [
@@ -476,19 +590,27 @@ def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> d
 
 
 def assemble(
-    rows: pa.Table, extras: pa.Table, decisions: pa.Table, pii: pa.Table, redacted_splits: list[str], schema: pa.Schema
+    rows: pa.Table,
+    extras: pa.Table,
+    decisions: pa.Table,
+    pii: pa.Table,
+    redacted_splits: list[str],
+    schema: pa.Schema,
 ) -> pa.Table:
     """Staged rows with their decisions, as rows of `removed.parquet` (those that stay have no reason)."""
     if not rows["row"].equals(decisions["row"]):
         raise RuntimeError("decisions and prompts are out of step: this is a bug in the pipeline")
     # what is removed never shows personal information; what is kept does unless its split is redacted
     hidden = pc.or_(
-        pc.is_valid(decisions["reason"]), pc.is_in(decisions["split"], pa.array(redacted_splits, pa.string()))
+        pc.is_valid(decisions["reason"]),
+        pc.is_in(decisions["split"], pa.array(redacted_splits, pa.string())),
     )
     at = pc.index_in(rows["row"], pii["row"])  # where in `pii` each row is, null where it has none
     hidden = pc.and_(hidden, pc.is_valid(at))
     histories = (
-        pc.if_else(hidden, pii["history"].take(at), rows["history"]).to_pylist() if "history" in schema.names else ()
+        pc.if_else(hidden, pii["history"].take(at), rows["history"]).to_pylist()
+        if "history" in schema.names
+        else ()
     )
     columns = {
         "prompt": pc.if_else(hidden, pii["prompt"].take(at), rows["prompt"]), "request_form": rows["request_form"],
@@ -514,7 +636,11 @@ def write_outputs(work: Path, decisions: Path, staged: Staged, args: argparse.Na
     """Walks the staged parts and the sorted decisions side by side."""
     schemas = output_schemas(splits, staged.kinds, args.turns == "all")
     removed_schema = schemas["removed"]
-    outputs, decided, pii = Outputs(folder, schemas), RowStream(decisions), RowStream(work / "found", PII)
+    outputs, decided, pii = (
+        Outputs(folder, schemas),
+        RowStream(decisions),
+        RowStream(work / "found", PII),
+    )
     redacted = [] if args.pii != "redact" else splits if args.pii_splits == "all" else ["train"]
     for number in range(staged.parts):
         rows = pq.read_table(part(work / "rows", number))
@@ -526,7 +652,9 @@ def write_outputs(work: Path, decisions: Path, staged: Staged, args: argparse.Na
             outputs.write("removed", table.filter(gone))
             kept = table.filter(pc.invert(gone))
             for split in splits:
-                outputs.write(split, kept.filter(pc.equal(kept["split"], split)).select(schemas[split].names))
+                outputs.write(
+                    split, kept.filter(pc.equal(kept["split"], split)).select(schemas[split].names)
+                )
             progress(len(rows))
         malformed = part(work / "malformed", number)
         if malformed.exists():
@@ -543,7 +671,10 @@ def write_outputs(work: Path, decisions: Path, staged: Staged, args: argparse.Na
 def dataset_card(report: dict, splits: list[str]) -> str:
     """README.md with the metadata that lets `load_dataset(DIR)` find the splits (and leave removed.parquet alone)."""
     files = "".join(f"  - split: {name}\n    path: {name}.parquet\n" for name in splits)
-    steps = "".join(f"| {s['step']} | {s['in']:,} | {s['removed']:,} | {s['out']:,} |\n" for s in report["steps"])
+    steps = "".join(
+        f"| {s['step']} | {s['in']:,} | {s['removed']:,} | {s['out']:,} |\n"
+        for s in report["steps"]
+    )
     sizes = "".join(f"| {name} | {report['splits'][name]:,} |\n" for name in splits)
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}tags:\n- prompts\n- instruct-recipes\n---\n\n"
@@ -559,7 +690,9 @@ def dataset_card(report: dict, splits: list[str]) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add(
         "--input",
@@ -572,7 +705,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--user_column", default="user_id")
     add("--time_column", default="timestamp")
     add("--id_column", default="id")
-    add("--messages_column", help="column with conversations (found by itself: messages, conversation, conversations)")
+    add(
+        "--messages_column",
+        help="column with conversations (found by itself: messages, conversation, conversations)",
+    )
     add(
         "--turns",
         choices=["first", "all"],
@@ -584,7 +720,12 @@ def make_parser() -> argparse.ArgumentParser:
         nargs="*",
         help="other columns to copy, unsearched for PII (default: all; none: --ride_along alone)",
     )
-    add("--prefix_chars", type=int, default=200, help="prompts whose first characters agree are duplicates")
+    add(
+        "--prefix_chars",
+        type=int,
+        default=200,
+        help="prompts whose first characters agree are duplicates",
+    )
     add("--max_per_user", type=int, default=200)
     add("--splits", default="train=0.9,validation=0.05,test=0.05")
     add("--seed", type=int, default=0)
@@ -597,40 +738,77 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--pii_kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds to look for")
     add("--pii_off", nargs="+", choices=KINDS, default=[], help="kinds to switch off")
-    add("--phone_regions", nargs="+", default=list(REGIONS), help="countries whose national phone formats are read")
-    add("--pii_model", help="Hub id or folder of a token classification model, for names and addresses")
-    add("--pii_model_labels", nargs="+", default=[], help="only these labels of that model (for example PER LOC)")
-    add("--exclude", nargs="+", default=[], help="evaluation sets: prompts that share a long n-gram with them go")
+    add(
+        "--phone_regions",
+        nargs="+",
+        default=list(REGIONS),
+        help="countries whose national phone formats are read",
+    )
+    add(
+        "--pii_model",
+        help="Hub id or folder of a token classification model, for names and addresses",
+    )
+    add(
+        "--pii_model_labels",
+        nargs="+",
+        default=[],
+        help="only these labels of that model (for example PER LOC)",
+    )
+    add(
+        "--exclude",
+        nargs="+",
+        default=[],
+        help="evaluation sets: prompts that share a long n-gram with them go",
+    )
     add("--exclude_words", type=int, default=13, help="length of that n-gram in words")
     add(
-        "--near_duplicates", type=float, metavar="SIMILARITY", help="also drop near duplicates (0.8, say); DuckDB only"
+        "--near_duplicates",
+        type=float,
+        metavar="SIMILARITY",
+        help="also drop near duplicates (0.8, say); DuckDB only",
     )
     add("--backend", choices=["duckdb", "pyspark"], default="duckdb")
     add("--spark_master", default="local[*]")
     add("--memory_limit", help="most memory for the engine, for example 4GB; more goes to disk")
-    add("--num_proc", type=int, default=min(os.cpu_count() or 1, 8), help="processes that read and search")
+    add(
+        "--num_proc",
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        help="processes that read and search",
+    )
     return parser
 
 
 def check(args: argparse.Namespace) -> dict[str, float]:
     splits = parse_splits(args.splits)
-    for flag, least in (("prefix_chars", 1), ("max_per_user", 1), ("num_proc", 1), ("exclude_words", 9)):
+    for flag, least in (
+        ("prefix_chars", 1),
+        ("max_per_user", 1),
+        ("num_proc", 1),
+        ("exclude_words", 9),
+    ):
         if getattr(args, flag) < least:
             raise UserError(f"--{flag} {getattr(args, flag)}: must be {least} or more")
     if args.near_duplicates is not None and not 0.3 <= args.near_duplicates <= 1:
         raise UserError(f"--near_duplicates {args.near_duplicates}: must lie between 0.3 and 1")
     if args.near_duplicates is not None and args.backend != "duckdb":
-        raise UserError("--near_duplicates works with --backend duckdb only (it compares prompts in one process)")
+        raise UserError(
+            "--near_duplicates works with --backend duckdb only (it compares prompts in one process)"
+        )
     if args.pii_splits == "train" and "train" not in splits:
         raise UserError("--pii_splits train: --splits has no split named train")
     if args.memory_limit and not re.fullmatch(r"(?i)\d+(\.\d+)?\s*[kmgt]i?b", args.memory_limit):
         raise UserError(f"--memory_limit {args.memory_limit}: expected a size like 4GB")
     if args.backend == "pyspark" and importlib.util.find_spec("pyspark") is None:
-        raise UserError("--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer")
+        raise UserError(
+            "--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer"
+        )
     if args.pii != "keep":
         args.phone_regions = check_regions(args.phone_regions)
     out = args.output_dir
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "report.json").exists()):
+    if out.is_file() or (
+        out.is_dir() and any(out.iterdir()) and not (out / "report.json").exists()
+    ):
         raise UserError(
             f"--output_dir {out}: there is something else in it; name a new folder or one of an earlier run"
         )
@@ -648,7 +826,9 @@ class Ledger:
         now = time.time()
         removed, seconds = rows_in - rows_out, round(now - self.since, 2)
         self.since = now
-        self.steps.append({"step": step, "in": rows_in, "removed": removed, "out": rows_out, "seconds": seconds})
+        self.steps.append(
+            {"step": step, "in": rows_in, "removed": removed, "out": rows_out, "seconds": seconds}
+        )
         print(
             f"{step:9}{rows_in:>13,} in{removed:>13,} removed{rows_out:>13,} out{seconds:9.1f} s  {note}".rstrip(),
             flush=True,
@@ -667,7 +847,13 @@ def without_reason(folder: Path) -> int:
     return sum(batch.column("reason").null_count for batch in batches(folder, ["reason"]))
 
 
-def decide(engine: Engine, staged: Staged, args: argparse.Namespace, splits: dict[str, float], ledger: Ledger) -> Path:
+def decide(
+    engine: Engine,
+    staged: Staged,
+    args: argparse.Namespace,
+    splits: dict[str, float],
+    ledger: Ledger,
+) -> Path:
     """Steps 2 to 7: the folder with `row, split, reason, kept_id, dup_count` of every staged row, in the log's order."""
     rows = engine.read(engine.folder / "rows")
     numeric_ids = staged.kinds["id"] == "int"
@@ -678,17 +864,23 @@ def decide(engine: Engine, staged: Staged, args: argparse.Namespace, splits: dic
         return folder
 
     narrow = with_split(rows.select("row", "id", "user", "time", "key"), splits, args.seed)
-    ledger.add("split", ledger.left, ledger.left, f"{staged.without_user:,} prompts without a user id")
+    ledger.add(
+        "split", ledger.left, ledger.left, f"{staged.without_user:,} prompts without a user id"
+    )
     decided = engine.read(step("prefix", without_shared_prefixes(narrow, numeric_ids)))
     if args.exclude:
         chunks = (chunk for file in log_files(args.exclude) for chunk in read_chunks(file))
         ngrams = Ngrams(
-            (text for chunk in chunks for _, row in parse(chunk) for text in strings_in(row)), args.exclude_words
+            (text for chunk in chunks for _, row in parse(chunk) for text in strings_in(row)),
+            args.exclude_words,
         )
         with bar("exclude", staged.rows) as shown:
             found = list(find_contaminated(engine.folder / "rows", ngrams, shown.update))
         decided = engine.read(
-            step("exclude", marked(decided, write_marks(engine, "contaminated", found), "contaminated"))
+            step(
+                "exclude",
+                marked(decided, write_marks(engine, "contaminated", found), "contaminated"),
+            )
         )
     if args.near_duplicates is not None:
         left = (
@@ -698,16 +890,24 @@ def decide(engine: Engine, staged: Staged, args: argparse.Namespace, splits: dic
         )
         ordered = engine.write(left.order_by(earliest_first(left, numeric_ids)), "survivors")
         with bar("near", ledger.left) as shown:
-            found = list(find_near_duplicates(ordered, args.near_duplicates, args.seed, shown.update))
-        decided = engine.read(step("near", marked(decided, write_marks(engine, "similar", found), "near_duplicate")))
+            found = list(
+                find_near_duplicates(ordered, args.near_duplicates, args.seed, shown.update)
+            )
+        decided = engine.read(
+            step("near", marked(decided, write_marks(engine, "similar", found), "near_duplicate"))
+        )
     with bar("pii") as shown:
         with_pii = find_all_pii(engine, rows, staged, args, shown.update)
     if args.pii == "drop":
         marks = engine.read(engine.folder / "found").select("row", kept_id=ibis.null("string"))
         decided = marked(decided, marks, "pii", ["train"] if args.pii_splits == "train" else None)
-    decided = engine.read(step("pii", decided, f"{with_pii:,} prompts of the log hold personal information"))
+    decided = engine.read(
+        step("pii", decided, f"{with_pii:,} prompts of the log hold personal information")
+    )
     decided = at_most_per_user(decided, args.max_per_user, args.seed)
-    return step("cap", decided.select("row", "split", "reason", "kept_id", "dup_count").order_by("row"))
+    return step(
+        "cap", decided.select("row", "split", "reason", "kept_id", "dup_count").order_by("row")
+    )
 
 
 STEP_OF = {
@@ -761,7 +961,9 @@ def prepare(args: argparse.Namespace) -> dict:
         for flag, column in (("user_column", "user_id"), ("time_column", "timestamp")):
             named = getattr(args, flag)
             if named != column and staged.kinds[column] == "null":
-                raise UserError(f"--{flag} {named}: no row of {' '.join(args.input)} has a value in such a column")
+                raise UserError(
+                    f"--{flag} {named}: no row of {' '.join(args.input)} has a value in such a column"
+                )
         ledger.add(
             "validate",
             staged.rows + staged.malformed,
@@ -771,7 +973,9 @@ def prepare(args: argparse.Namespace) -> dict:
         with contextlib.closing(Engine(args, work)) as engine:
             decisions = decide(engine, staged, args, splits, ledger)
         with bar("write", staged.rows) as shown:
-            counts = write_outputs(work, decisions, staged, args, list(splits), folder, shown.update)
+            counts = write_outputs(
+                work, decisions, staged, args, list(splits), folder, shown.update
+            )
         ledger.add("write", ledger.left, sum(counts[name] for name in splits))
         removed = {step["step"]: step["removed"] for step in ledger.steps}
         report = {
@@ -780,7 +984,11 @@ def prepare(args: argparse.Namespace) -> dict:
             "splits": {name: counts[name] for name in splits}, "without_user_id": staged.without_user, "steps": ledger.steps,
             "seconds": round(time.time() - started, 2), "options": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
         }  # fmt: skip
-        if not report["in"] - report["kept"] == counts["removed"] == sum(report["removed"].values()):
+        if (
+            not report["in"] - report["kept"]
+            == counts["removed"]
+            == sum(report["removed"].values())
+        ):
             raise RuntimeError(f"counts do not add up, this is a bug in the pipeline: {report}")
         write_json(folder / "report.json", report)
         (folder / "README.md").write_text(dataset_card(report, list(splits)), encoding="utf-8")

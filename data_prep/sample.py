@@ -14,7 +14,7 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
-from data_prep.files import UserError, command, load_rows, write_rows
+from instruct.files import UserError, command, load_rows, write_rows
 
 
 def stable_seed(*parts) -> int:
@@ -32,7 +32,9 @@ def read_partial(path: Path, settings: dict) -> dict[str, list]:
         path.unlink()
         return {}
     done = {}
-    for line in lines[1:-1]:  # every whole line ends in a newline, so what follows the last one is unfinished
+    for line in lines[
+        1:-1
+    ]:  # every whole line ends in a newline, so what follows the last one is unfinished
         entry = json.loads(line)
         done[entry["batch"]] = entry["completions"]
     path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
@@ -44,9 +46,9 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from tqdm import tqdm
 
-    from recipes.generation import generate_ids
-    from recipes.models import load_policy
-    from recipes.tokens import (
+    from instruct.generation import generate_ids
+    from instruct.models import load_policy
+    from instruct.tokens import (
         as_messages,
         as_text,
         decode_completion,
@@ -55,14 +57,23 @@ def main(argv: list[str] | None = None) -> None:
         load_tokenizer,
     )
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_name_or_path", nargs="+", required=True, help="models or adapters to sample from")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model_name_or_path", nargs="+", required=True, help="models or adapters to sample from"
+    )
     parser.add_argument("--input", required=True, help="prompts: file, folder or Hub id")
     parser.add_argument("--output", required=True, type=Path, help="samples (.jsonl or .parquet)")
     parser.add_argument("--num_outputs", type=int, default=4, help="K outputs of each prompt")
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--max_prompt_tokens", type=int, default=512, help="longer prompts are left out, and counted")
+    parser.add_argument(
+        "--max_prompt_tokens",
+        type=int,
+        default=512,
+        help="longer prompts are left out, and counted",
+    )
     parser.add_argument("--answers", help="rows with prompt_id and completion: people's answers of at most --max_new_tokens, "
                         "added to the K outputs; only prompts that have one are taken")  # fmt: skip
     parser.add_argument("--limit", type=int, help="this many prompts, drawn with --seed")
@@ -85,7 +96,9 @@ def main(argv: list[str] | None = None) -> None:
         }
         rows = [row for row in rows if row.get("id") in people]
         if not rows:
-            raise UserError(f"{args.answers}: no prompt_id in it is the id of a prompt in {args.input}")
+            raise UserError(
+                f"{args.answers}: no prompt_id in it is the id of a prompt in {args.input}"
+            )
     if args.limit and args.limit < len(rows):
         rows = random.Random(args.seed).sample(rows, args.limit)
     for number, row in enumerate(rows):
@@ -106,7 +119,9 @@ def main(argv: list[str] | None = None) -> None:
     outputs: dict[int, list] = defaultdict(list)  # row -> [(model, temperature, text)]
     bar = tqdm(total=len(rows) * args.num_outputs, desc="sampling", unit="output")
     with partial.open("a", encoding="utf-8") as log:
-        for name, group in itertools.groupby(sorted(set(dealt), key=sources.index), key=lambda s: s[0]):
+        for name, group in itertools.groupby(
+            sorted(set(dealt), key=sources.index), key=lambda s: s[0]
+        ):
             model, tokenizer = load_policy(name, dtype=args.dtype)
             ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
             short = [i for i in range(len(rows)) if len(ids[i]) <= args.max_prompt_tokens]
@@ -119,7 +134,12 @@ def main(argv: list[str] | None = None) -> None:
                     if key not in done:
                         torch.manual_seed(stable_seed(args.seed, *source, start))
                         drawn = generate_ids(
-                            model, tokenizer, [ids[i] for i in batch], args.max_new_tokens, source[1], copies
+                            model,
+                            tokenizer,
+                            [ids[i] for i in batch],
+                            args.max_new_tokens,
+                            source[1],
+                            copies,
                         )
                         done[key] = [decode_completion(tokenizer, row) for row in drawn]
                         log.write(json.dumps({"batch": key, "completions": done[key]}) + "\n")
@@ -130,19 +150,26 @@ def main(argv: list[str] | None = None) -> None:
     bar.close()
     too_long = len(rows) - len(outputs)
     if not outputs:
-        raise UserError(f"{args.input}: every prompt is longer than --max_prompt_tokens {args.max_prompt_tokens}")
+        raise UserError(
+            f"{args.input}: every prompt is longer than --max_prompt_tokens {args.max_prompt_tokens}"
+        )
     samples = []
     for i in sorted(outputs):
         models, temperatures, texts = (list(column) for column in zip(*outputs[i], strict=True))
         keep = {k: rows[i][k] for k in ("prompt_id", "prompt", "user_id") if k in rows[i]}
-        sampling = [{"temperature": t, "max_new_tokens": args.max_new_tokens, "seed": args.seed} for t in temperatures]
+        sampling = [
+            {"temperature": t, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
+            for t in temperatures
+        ]
         if rows[i]["prompt_id"] in people:
             source, text = people[rows[i]["prompt_id"]]
             models, texts, sampling = [*models, source], [*texts, text], [*sampling, None]
         samples.append({**keep, "completions": texts, "model": models, "sampling": sampling})
     write_rows(args.output, samples)
     partial.unlink()
-    print(f"{args.output}: {len(samples)} prompts with {args.num_outputs} outputs each, {too_long} prompts too long")
+    print(
+        f"{args.output}: {len(samples)} prompts with {args.num_outputs} outputs each, {too_long} prompts too long"
+    )
 
 
 if __name__ == "__main__":

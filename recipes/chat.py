@@ -15,11 +15,11 @@ from collections.abc import Iterator
 
 import torch
 
-from data_prep.files import UserError, command
+from instruct.files import UserError, command
+from instruct.generation import generate_ids
+from instruct.models import load_policy
+from instruct.tokens import decode_completion, encode_prompt
 from recipes.evaluate import parse_models
-from recipes.generation import generate_ids
-from recipes.models import load_policy
-from recipes.tokens import decode_completion, encode_prompt
 
 DEMO = ["base=outputs/demo/embedded/model", "sft=outputs/demo/sft/merged", "ppo=outputs/demo/ppo"]
 
@@ -29,9 +29,13 @@ def side_by_side(answers: dict[str, str], width: int) -> str:
     column = (width - 3 * (len(answers) - 1)) // len(answers)
     if column < 20:
         return "\n".join(f"[{name}] {text}" for name, text in answers.items())
-    wrap = lambda text: [w for line in text.splitlines() or [""] for w in textwrap.wrap(line, column) or [""]]  # noqa: E731
+    wrap = lambda text: [
+        w for line in text.splitlines() or [""] for w in textwrap.wrap(line, column) or [""]
+    ]  # noqa: E731
     cells = [[name, "-" * column, *wrap(text)] for name, text in answers.items()]
-    lines = [[cell[i] if i < len(cell) else "" for cell in cells] for i in range(max(map(len, cells)))]
+    lines = [
+        [cell[i] if i < len(cell) else "" for cell in cells] for i in range(max(map(len, cells)))
+    ]
     return "\n".join(" | ".join(text.ljust(column) for text in line).rstrip() for line in lines)
 
 
@@ -53,17 +57,25 @@ def questions(prompt: str | None) -> Iterator[str]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=DEMO, metavar="NAME=PATH", help="models or adapters")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models", nargs="+", default=DEMO, metavar="NAME=PATH", help="models or adapters"
+    )
     parser.add_argument("--prompt", help="ask this once instead of reading lines")
     parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 = always the likeliest token")
+    parser.add_argument(
+        "--temperature", type=float, default=0.7, help="0 = always the likeliest token"
+    )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty")
-    loaded = {name: load_policy(path, args.dtype) for name, path in parse_models(args.models).items()}
+    loaded = {
+        name: load_policy(path, args.dtype) for name, path in parse_models(args.models).items()
+    }
     for question in questions(args.prompt):
         answers = {}
         for name, (model, tokenizer) in loaded.items():
@@ -71,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
             ids = [encode_prompt(tokenizer, question)]
             drawn = generate_ids(model, tokenizer, ids, args.max_new_tokens, args.temperature)
             text = decode_completion(tokenizer, drawn[0]).strip()
-            answers[name] = "".join(c for c in text if c.isprintable() or c == "\n")  # no terminal control codes
+            answers[name] = "".join(
+                c for c in text if c.isprintable() or c == "\n"
+            )  # no terminal control codes
         print(side_by_side(answers, shutil.get_terminal_size().columns))
 
 

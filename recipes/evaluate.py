@@ -17,20 +17,22 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from data_prep.files import UserError, command, load_rows, read_jsonl, write_rows
-from recipes.arguments import load_function
-from recipes.generation import generate_ids
-from recipes.models import completion_logprobs, load_policy, load_reward
-from recipes.report import write_report
-from recipes.statistics import cluster_bootstrap, win_rate
-from recipes.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer
+from instruct.arguments import load_function
+from instruct.evaluation.report import write_report
+from instruct.evaluation.statistics import cluster_bootstrap, win_rate
+from instruct.files import UserError, command, load_rows, read_jsonl, write_rows
+from instruct.generation import generate_ids
+from instruct.models import completion_logprobs, load_policy, load_reward
+from instruct.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer
 
 
 def parse_models(pairs: list[str]) -> dict[str, str]:
     """`name=path` pairs, in order."""
     models = dict(pair.partition("=")[::2] for pair in pairs)
     if bad := [pair for pair in pairs if "=" not in pair or pair.endswith("=")]:
-        raise UserError(f"--models {bad[0]}: give every model as name=path, for example sft=outputs/demo/sft/merged")
+        raise UserError(
+            f"--models {bad[0]}: give every model as name=path, for example sft=outputs/demo/sft/merged"
+        )
     return models
 
 
@@ -42,7 +44,9 @@ def answer(name: str, path: str, rows: list[dict], args) -> list[dict]:
     torch.manual_seed(args.seed)
     for start in tqdm(range(0, len(order), args.batch_size), desc=f"{name} answers"):
         batch = order[start : start + args.batch_size]
-        drawn = generate_ids(model, tokenizer, [ids[i] for i in batch], args.max_new_tokens, args.temperature)
+        drawn = generate_ids(
+            model, tokenizer, [ids[i] for i in batch], args.max_new_tokens, args.temperature
+        )
         for i, tokens in zip(batch, drawn, strict=True):
             answers[i] = {
                 "model": name, **rows[i], "completion": decode_completion(tokenizer, tokens),
@@ -60,35 +64,59 @@ def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str
     pairs = []
     for name in (path, reference):
         tokenizer = load_tokenizer(str(name))
-        pairs.append([(encode_prompt(tokenizer, a["prompt"]), a["completion_ids"]) for a in answers])
+        pairs.append(
+            [(encode_prompt(tokenizer, a["prompt"]), a["completion_ids"]) for a in answers]
+        )
     if pairs[0] != pairs[1]:
         return None
-    ours, theirs = (completion_logprobs(load_policy(name, dtype)[0], pairs[0]) for name in (path, reference))
+    ours, theirs = (
+        completion_logprobs(load_policy(name, dtype)[0], pairs[0]) for name in (path, reference)
+    )
     return sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(answers)
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--models", nargs="+", required=True, metavar="NAME=PATH", help="models or adapters to compare"
+        "--models",
+        nargs="+",
+        required=True,
+        metavar="NAME=PATH",
+        help="models or adapters to compare",
     )
     parser.add_argument("--input", required=True, help="held-out prompts: file, folder or Hub id")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--reward", help="reward model, as second judge")
-    parser.add_argument("--judge", default="data_prep.label:scripted_reward", help="gold judge, module:function")
-    parser.add_argument("--judge_name", default="the scripted labeler", help="what the report calls that judge")
-    parser.add_argument("--tie", type=float, default=0.3, help="gold scores closer than this are a tie")
+    parser.add_argument(
+        "--judge", default="data_prep.label:scripted_reward", help="gold judge, module:function"
+    )
+    parser.add_argument(
+        "--judge_name", default="the scripted labeler", help="what the report calls that judge"
+    )
+    parser.add_argument(
+        "--tie", type=float, default=0.3, help="gold scores closer than this are a tie"
+    )
     parser.add_argument("--reference", default="sft", help="the model that KL is measured from")
-    parser.add_argument("--run_dir", type=Path, help="the run to report on (prompts/ sft/ reward/ ppo/ inside)")
-    parser.add_argument("--limit", type=int, default=200, help="this many prompts, drawn with --seed")
+    parser.add_argument(
+        "--run_dir", type=Path, help="the run to report on (prompts/ sft/ reward/ ppo/ inside)"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=200, help="this many prompts, drawn with --seed"
+    )
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    models, judge, started = parse_models(args.models), load_function(args.judge, "--judge"), time.monotonic()
+    models, judge, started = (
+        parse_models(args.models),
+        load_function(args.judge, "--judge"),
+        time.monotonic(),
+    )
 
     # 1. The same prompts for every model
     rows = load_rows(args.input, "test", columns=["prompt"]).to_list()
@@ -104,7 +132,10 @@ def main(argv: list[str] | None = None) -> None:
 
     # 2. Answers and scores
     settings, answers = (
-        [vars(args)[k] for k in ("limit", "max_new_tokens", "temperature", "seed", "input", "judge", "dtype")],
+        [
+            vars(args)[k]
+            for k in ("limit", "max_new_tokens", "temperature", "seed", "input", "judge", "dtype")
+        ],
         {},
     )
     for name, path in models.items():
@@ -113,8 +144,13 @@ def main(argv: list[str] | None = None) -> None:
             answers[name] = kept
             continue
         found = answer(name, path, rows, args)
-        gold = judge(prompts=[r["prompt"] for r in found], completions=[r["completion"] for r in found])
-        answers[name] = [{**r, "gold": float(g), "asked": [path, *settings]} for r, g in zip(found, gold, strict=True)]
+        gold = judge(
+            prompts=[r["prompt"] for r in found], completions=[r["completion"] for r in found]
+        )
+        answers[name] = [
+            {**r, "gold": float(g), "asked": [path, *settings]}
+            for r, g in zip(found, gold, strict=True)
+        ]
         write_rows(file, answers[name])
     if args.reward:
         reward = load_reward(args.reward, device=str(PartialState().device))
@@ -146,12 +182,16 @@ def main(argv: list[str] | None = None) -> None:
     names = list(models)
     for ours, theirs in [(a, b) for i, a in enumerate(names) for b in names[:i]]:
         a, b, key = answers[ours], answers[theirs], f"{ours}_vs_{theirs}"
-        result["win_rate"][key] = win_rate([r["gold"] for r in a], [r["gold"] for r in b], users, args.tie)
+        result["win_rate"][key] = win_rate(
+            [r["gold"] for r in a], [r["gold"] for r in b], users, args.tie
+        )
         if args.reward:
             result["win_rate_by_reward_model"][key] = win_rate(
                 [r["reward"] for r in a], [r["reward"] for r in b], users
             )
-        result["win_rate_shorter"][key] = win_rate([-r["tokens"] for r in a], [-r["tokens"] for r in b], users)
+        result["win_rate_shorter"][key] = win_rate(
+            [-r["tokens"] for r in a], [-r["tokens"] for r in b], users
+        )
     result["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
     write_report(args.output_dir, result, answers, args.run_dir)
 

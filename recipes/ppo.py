@@ -21,13 +21,13 @@ from pathlib import Path
 import trl
 from trl import get_peft_config
 
-from data_prep.files import UserError, command, data_files, load_rows
-from recipes.arguments import ModelConfig, load_function, parse
-from recipes.cards import use_our_card
-from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished
-from recipes.models import load_causal_lm, save_merged
-from recipes.tokens import load_tokenizer
-from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
+from instruct.arguments import ModelConfig, load_function, parse
+from instruct.cards import use_our_card
+from instruct.files import UserError, command, data_files, load_rows
+from instruct.models import load_causal_lm, save_merged
+from instruct.runs import checkpoint_to_resume, is_finished, leave_together, mark_finished
+from instruct.tokens import load_tokenizer
+from instruct.trainers.ppo.trainer import SharedBasePPOConfig, SharedBasePPOTrainer
 
 
 @dataclass
@@ -35,46 +35,73 @@ class ScriptArguments(trl.ScriptArguments):
     """TRL's data flags and where rewards and held-out prompts come from."""
 
     eval_dataset: str | None = field(
-        default=None, metadata={"help": "Held-out prompts; default the validation split beside --dataset_name."}
+        default=None,
+        metadata={"help": "Held-out prompts; default the validation split beside --dataset_name."},
     )
-    dataset_test_split: str = field(default="validation", metadata={"help": "Split of the held-out prompts."})
-    eval_prompts: int = field(default=64, metadata={"help": "Held-out prompts to answer at each evaluation."})
+    dataset_test_split: str = field(
+        default="validation", metadata={"help": "Split of the held-out prompts."}
+    )
+    eval_prompts: int = field(
+        default=64, metadata={"help": "Held-out prompts to answer at each evaluation."}
+    )
     reward_funcs: list[str] | None = field(
-        default=None, metadata={"help": "Reward functions as module:function, called as in TRL's GRPO."}
+        default=None,
+        metadata={"help": "Reward functions as module:function, called as in TRL's GRPO."},
     )
     ptx_dataset: str | None = field(default=None, metadata={"help": "PPO-ptx: rows with `text`."})
     save_merged: bool = field(
         default=False, metadata={"help": "Also write merged/: base and policy as one plain model."}
     )
-    stock: bool = field(default=False, metadata={"help": "Run TRL's own PPOTrainer instead, for comparison."})
+    stock: bool = field(
+        default=False, metadata={"help": "Run TRL's own PPOTrainer instead, for comparison."}
+    )
     stock_value: str = field(
-        default="lora", metadata={"help": "Value network of --stock: lora or full.", "choices": ["lora", "full"]}
+        default="lora",
+        metadata={"help": "Value network of --stock: lora or full.", "choices": ["lora", "full"]},
     )
 
 
 def held_out_prompts(script_args: ScriptArguments):
     """The first `--eval_prompts` rows of --eval_dataset, or of the validation split beside a single training file."""
-    source, split = script_args.eval_dataset or script_args.dataset_name, script_args.dataset_test_split
+    source, split = (
+        script_args.eval_dataset or script_args.dataset_name,
+        script_args.dataset_test_split,
+    )
     if script_args.eval_dataset is None and Path(source).is_file():
         source = Path(source).parent
-    if Path(source).is_dir() and not any(p.name.startswith(split) for p in data_files(source, split)):
-        raise UserError(f"{source}: no {split} file for evaluation; give --eval_dataset or --eval_strategy no")
+    if Path(source).is_dir() and not any(
+        p.name.startswith(split) for p in data_files(source, split)
+    ):
+        raise UserError(
+            f"{source}: no {split} file for evaluation; give --eval_dataset or --eval_strategy no"
+        )
     rows = load_rows(source, split, script_args.dataset_config, ["prompt"])
     return rows.select(range(min(len(rows), script_args.eval_prompts)))
 
 
-def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model_args: ModelConfig) -> None:
+def main(
+    script_args: ScriptArguments, training_args: SharedBasePPOConfig, model_args: ModelConfig
+) -> None:
     if not script_args.dataset_name:
-        raise UserError("--dataset_name is missing: prompts as a file, a folder or a Hub dataset id")
+        raise UserError(
+            "--dataset_name is missing: prompts as a file, a folder or a Hub dataset id"
+        )
     if is_finished(training_args.output_dir):
         return print(f"{training_args.output_dir} holds a finished run; delete it to train again")
 
     ################
     # Data
     ################
-    rows = load_rows(script_args.dataset_name, script_args.dataset_train_split, script_args.dataset_config, ["prompt"])
+    rows = load_rows(
+        script_args.dataset_name,
+        script_args.dataset_train_split,
+        script_args.dataset_config,
+        ["prompt"],
+    )
     eval_rows = held_out_prompts(script_args) if training_args.eval_strategy != "no" else None
-    ptx_rows = load_rows(script_args.ptx_dataset, columns=["text"]) if script_args.ptx_dataset else None
+    ptx_rows = (
+        load_rows(script_args.ptx_dataset, columns=["text"]) if script_args.ptx_dataset else None
+    )
 
     ################
     # Models
@@ -85,9 +112,11 @@ def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model
     model_args.lora_task_type, model_args.lora_dropout = "CAUSAL_LM", 0.0
     model = load_causal_lm(model_args, training_args.trust_remote_code)
     if script_args.stock:
-        from recipes.trainers.stock_ppo import train_stock
+        from instruct.trainers.ppo.stock import train_stock
 
-        return train_stock(model, tokenizer, rows, training_args, model_args, script_args.stock_value)
+        return train_stock(
+            model, tokenizer, rows, training_args, model_args, script_args.stock_value
+        )
 
     ################
     # Train
@@ -99,7 +128,9 @@ def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model
         train_dataset=rows,
         eval_dataset=eval_rows,
         reward_model=training_args.reward_model_path,
-        reward_funcs=tuple(load_function(name, "--reward_funcs") for name in script_args.reward_funcs or ()),
+        reward_funcs=tuple(
+            load_function(name, "--reward_funcs") for name in script_args.reward_funcs or ()
+        ),
         ptx_dataset=ptx_rows,
         peft_config=get_peft_config(model_args),
     )
@@ -114,7 +145,9 @@ def main(script_args: ScriptArguments, training_args: SharedBasePPOConfig, model
     trainer.save_state()
     if trainer.is_world_process_zero():
         if script_args.save_merged and model_args.use_peft:
-            save_merged(training_args.output_dir, training_args.output_dir, training_args.trust_remote_code)
+            save_merged(
+                training_args.output_dir, training_args.output_dir, training_args.trust_remote_code
+            )
         trainer.create_model_card()
         mark_finished(training_args.output_dir)
     if training_args.push_to_hub:

@@ -5,7 +5,7 @@
 Takes rankings (`prompt`, `completions` [K], `ranks` [K], 1 = best, equal = tie; file, folder or Hub id) or plain
 `chosen`/`rejected` rows, puts a scalar head on the SFT model, and learns each ranking as one batch element. Writes the
 LoRA adapter with its head, `reward_head.json` (the bias that makes `--demonstrations` score 0 on average) and
-`metrics.json` (held-out rankings) to `--output_dir`; `recipes.models.load_reward` reads it. Run again it continues from
+`metrics.json` (held-out rankings) to `--output_dir`; `instruct.models.load_reward` reads it. Run again it continues from
 its last checkpoint. With `--score FILE` the model in `--output_dir` scores prompt-completion rows instead:
 
     python -m recipes.reward --output_dir outputs/demo/reward --score rows.jsonl --score_output scored.jsonl
@@ -21,15 +21,16 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 from trl import get_peft_config
 
-from data_prep.files import UserError, command, load_rows, write_json, write_rows
-from recipes.arguments import ModelConfig, parse
-from recipes.cards import use_our_card
-from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished
-from recipes.models import load_reward, load_sequence_classifier
-from recipes.ranking_metrics import labeler_agreement, ranking_metrics
-from recipes.rankings import key_of, load_train_and_eval
-from recipes.tokens import load_tokenizer
-from recipes.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
+from data_prep.formats.rankings import load_train_and_eval
+from instruct.arguments import ModelConfig, parse
+from instruct.cards import use_our_card
+from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
+from instruct.files import UserError, command, load_rows, write_json, write_rows
+from instruct.models import load_reward, load_sequence_classifier
+from instruct.ranking import key_of
+from instruct.runs import checkpoint_to_resume, is_finished, leave_together, mark_finished
+from instruct.tokens import load_tokenizer
+from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
 
 
 @dataclass
@@ -38,18 +39,29 @@ class ScriptArguments(trl.ScriptArguments):
 
     dataset_test_split: str = field(
         default="validation",
-        metadata={"help": "Held-out rankings: a split of the data, or a file or folder of their own."},
+        metadata={
+            "help": "Held-out rankings: a split of the data, or a file or folder of their own."
+        },
     )
     eval_fraction: float = field(
-        default=0.1, metadata={"help": "Share of prompts to hold out where the data has no such split; 0 = none."}
+        default=0.1,
+        metadata={
+            "help": "Share of prompts to hold out where the data has no such split; 0 = none."
+        },
     )
     demonstrations: str | None = field(
-        default=None, metadata={"help": "Prompt-completion rows that shall score 0 on average (sets the bias)."}
+        default=None,
+        metadata={"help": "Prompt-completion rows that shall score 0 on average (sets the bias)."},
     )
     score: str | None = field(
-        default=None, metadata={"help": "Score these prompt-completion rows with the model in --output_dir, and stop."}
+        default=None,
+        metadata={
+            "help": "Score these prompt-completion rows with the model in --output_dir, and stop."
+        },
     )
-    score_output: str = field(default="scored.jsonl", metadata={"help": "Where the scored rows go."})
+    score_output: str = field(
+        default="scored.jsonl", metadata={"help": "Where the scored rows go."}
+    )
 
 
 def init_head(model: PreTrainedModel) -> None:
@@ -62,14 +74,24 @@ def init_head(model: PreTrainedModel) -> None:
 def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) -> None:
     """Writes the rows of `--score` with a `score` each."""
     if not is_finished(training_args.output_dir):
-        raise UserError(f"--output_dir {training_args.output_dir}: no trained reward model there to score with")
+        raise UserError(
+            f"--output_dir {training_args.output_dir}: no trained reward model there to score with"
+        )
     rows = load_rows(script_args.score, columns=["prompt", "completion"])
     reward = load_reward(
-        training_args.output_dir, trust_remote_code=training_args.trust_remote_code, device=str(PartialState().device)
+        training_args.output_dir,
+        trust_remote_code=training_args.trust_remote_code,
+        device=str(PartialState().device),
     )
-    scores = reward.score(rows["prompt"], rows["completion"], training_args.per_device_eval_batch_size)
-    write_rows(script_args.score_output, ({**row, "score": s} for row, s in zip(rows, scores, strict=True)))
-    print(f"{script_args.score_output}: {len(scores)} rows, mean score {sum(scores) / len(scores):.4f}")
+    scores = reward.score(
+        rows["prompt"], rows["completion"], training_args.per_device_eval_batch_size
+    )
+    write_rows(
+        script_args.score_output, ({**row, "score": s} for row, s in zip(rows, scores, strict=True))
+    )
+    print(
+        f"{script_args.score_output}: {len(scores)} rows, mean score {sum(scores) / len(scores):.4f}"
+    )
 
 
 def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
@@ -78,7 +100,9 @@ def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
     (ranks, keys), scores = predicted.label_ids, predicted.predictions
     metrics = ranking_metrics(scores, ranks, prompts=keys[:, 0])
     rows, train = trainer.eval_dataset, trainer.train_dataset
-    metrics["agreement"] = labeler_agreement(rows.select_columns(["prompt", "completions", "ranks"]).to_list())
+    metrics["agreement"] = labeler_agreement(
+        rows.select_columns(["prompt", "completions", "ranks"]).to_list()
+    )
     metrics["held_out_labelers"] = None
     if "labeler" in rows.column_names and "labeler" in train.column_names:
         new = sorted(set(rows["labeler"]) - set(train["labeler"]) - {None})
@@ -86,15 +110,21 @@ def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
         if any(chosen):
             found = ranking_metrics(scores[chosen], ranks[chosen], prompts=keys[chosen, 0])
             wanted = ("accuracy", "accuracy_low", "accuracy_high", "n_pairs")
-            metrics["held_out_labelers"] = {"labelers": new} | {name: found[name] for name in wanted}
+            metrics["held_out_labelers"] = {"labelers": new} | {
+                name: found[name] for name in wanted
+            }
     return metrics
 
 
-def main(script_args: ScriptArguments, training_args: RankedRewardConfig, model_args: ModelConfig) -> None:
+def main(
+    script_args: ScriptArguments, training_args: RankedRewardConfig, model_args: ModelConfig
+) -> None:
     if script_args.score:
         return score_file(script_args, training_args)
     if not script_args.dataset_name:
-        raise UserError("--dataset_name is missing: rankings as a file, a folder or a Hub dataset id")
+        raise UserError(
+            "--dataset_name is missing: rankings as a file, a folder or a Hub dataset id"
+        )
     if is_finished(training_args.output_dir):
         return print(f"{training_args.output_dir} holds a finished run; delete it to train again")
 
@@ -132,7 +162,10 @@ def main(script_args: ScriptArguments, training_args: RankedRewardConfig, model_
     init_head(model)
     model_args.lora_task_type = "SEQ_CLS"  # also keeps the head `score` with the adapter
     if model.new_modules:
-        model_args.lora_modules_to_save = [*(model_args.lora_modules_to_save or []), *model.new_modules]
+        model_args.lora_modules_to_save = [
+            *(model_args.lora_modules_to_save or []),
+            *model.new_modules,
+        ]
 
     ################
     # Train
@@ -156,12 +189,18 @@ def main(script_args: ScriptArguments, training_args: RankedRewardConfig, model_
     ################
     metrics = {} if eval_dataset is None else held_out_metrics(trainer)
     bias = (
-        0.0 if demonstrations is None else -trainer.mean_score(demonstrations["prompt"], demonstrations["completion"])
+        0.0
+        if demonstrations is None
+        else -trainer.mean_score(demonstrations["prompt"], demonstrations["completion"])
     )
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        head = {"bias": bias, "pad_token_id": tokenizer.pad_token_id, "base": model_args.model_name_or_path}
+        head = {
+            "bias": bias,
+            "pad_token_id": tokenizer.pad_token_id,
+            "base": model_args.model_name_or_path,
+        }
         write_json(Path(training_args.output_dir) / "reward_head.json", head)
         if metrics:
             write_json(Path(training_args.output_dir) / "metrics.json", metrics)

@@ -18,20 +18,28 @@ import trl
 from transformers import set_seed
 from trl import SFTTrainer, get_peft_config
 
-from data_prep.files import UserError, command, load_rows, write_json
-from recipes.arguments import HardwareDefaults, ModelConfig, parse
-from recipes.cards import use_our_card
-from recipes.checkpoints import checkpoint_to_resume, is_finished, leave_together, mark_finished, whole_checkpoints
-from recipes.generation import generate_ids
-from recipes.models import load_causal_lm, load_policy, load_reward, save_merged
-from recipes.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
+from instruct.arguments import HardwareDefaults, ModelConfig, parse
+from instruct.cards import use_our_card
+from instruct.files import UserError, command, load_rows, write_json
+from instruct.generation import generate_ids
+from instruct.models import load_causal_lm, load_policy, load_reward, save_merged
+from instruct.runs import (
+    checkpoint_to_resume,
+    is_finished,
+    leave_together,
+    mark_finished,
+    whole_checkpoints,
+)
+from instruct.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
 
 
 @dataclass
 class ScriptArguments(trl.ScriptArguments):
     """TRL's data flags and the paper's choice of checkpoint."""
 
-    dataset_test_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
+    dataset_test_split: str = field(
+        default="validation", metadata={"help": "Split to evaluate on."}
+    )
     select_by_reward: str | None = field(
         default=None,
         metadata={
@@ -39,16 +47,24 @@ class ScriptArguments(trl.ScriptArguments):
             "answers to the validation prompts score highest, as the paper did, and write its adapter and merged model."
         },
     )
-    select_prompts: int = field(default=64, metadata={"help": "Validation prompts to answer for --select_by_reward."})
-    select_max_new_tokens: int = field(default=64, metadata={"help": "Longest answer for --select_by_reward."})
+    select_prompts: int = field(
+        default=64, metadata={"help": "Validation prompts to answer for --select_by_reward."}
+    )
+    select_max_new_tokens: int = field(
+        default=64, metadata={"help": "Longest answer for --select_by_reward."}
+    )
 
 
 @dataclass
 class SFTConfig(HardwareDefaults, trl.SFTConfig):
     """TRL's SFT flags; the loss is on the completion, and only its tokens reach the LM head."""
 
-    completion_only_loss: bool | None = field(default=True, metadata={"help": "Loss on the completion only."})
-    eval_on_start: bool = field(default=True, metadata={"help": "Evaluate once before training, if at all."})
+    completion_only_loss: bool | None = field(
+        default=True, metadata={"help": "Loss on the completion only."}
+    )
+    eval_on_start: bool = field(
+        default=True, metadata={"help": "Evaluate once before training, if at all."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -59,13 +75,21 @@ def tokenize(rows, tokenizer, max_length: int | None, name: str):
     """Rows -> `input_ids` (prompt + completion + eos) and `completion_mask`; longer ones are left out and counted."""
 
     def encode(row):
-        prompt, completion = encode_prompt(tokenizer, row["prompt"]), encode_completion(tokenizer, row["completion"])
-        return {"input_ids": prompt + completion, "completion_mask": [0] * len(prompt) + [1] * len(completion)}
+        prompt, completion = (
+            encode_prompt(tokenizer, row["prompt"]),
+            encode_completion(tokenizer, row["completion"]),
+        )
+        return {
+            "input_ids": prompt + completion,
+            "completion_mask": [0] * len(prompt) + [1] * len(completion),
+        }
 
     encoded = rows.map(encode, remove_columns=rows.column_names, desc=f"tokenizing {name}")
     short = encoded.filter(lambda row: max_length is None or len(row["input_ids"]) <= max_length)
     if len(short) < len(encoded):
-        print(f"{name}: {len(encoded) - len(short)} rows longer than --max_length {max_length} tokens left out")
+        print(
+            f"{name}: {len(encoded) - len(short)} rows longer than --max_length {max_length} tokens left out"
+        )
     if not len(short):
         raise UserError(f"{name}: every row is longer than --max_length {max_length} tokens")
     return short
@@ -78,29 +102,43 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
         raise UserError(
             f"{training_args.output_dir}: no whole checkpoint to select from; train with --save_strategy epoch"
         )
-    rows = load_rows(script_args.dataset_name, script_args.dataset_test_split, script_args.dataset_config, ["prompt"])
+    rows = load_rows(
+        script_args.dataset_name,
+        script_args.dataset_test_split,
+        script_args.dataset_config,
+        ["prompt"],
+    )
     prompts = rows["prompt"][: script_args.select_prompts]
     reward, scores = load_reward(script_args.select_by_reward), {}
     for checkpoint in checkpoints:
-        model, tokenizer = load_policy(str(checkpoint), trust_remote_code=training_args.trust_remote_code)
+        model, tokenizer = load_policy(
+            str(checkpoint), trust_remote_code=training_args.trust_remote_code
+        )
         torch.manual_seed(training_args.seed)
         ids = [encode_prompt(tokenizer, p) for p in prompts]
         answers = generate_ids(model, tokenizer, ids, script_args.select_max_new_tokens)
         values = reward.score(prompts, [decode_completion(tokenizer, a) for a in answers])
         scores[checkpoint.name] = sum(values) / len(values)
-        print(f"{checkpoint.name}: mean reward {scores[checkpoint.name]:.4f} on {len(prompts)} validation prompts")
+        print(
+            f"{checkpoint.name}: mean reward {scores[checkpoint.name]:.4f} on {len(prompts)} validation prompts"
+        )
     best = max(scores, key=scores.get)
     chosen = Path(training_args.output_dir) / best
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         if (chosen / name).is_file():
             (Path(training_args.output_dir) / name).write_bytes((chosen / name).read_bytes())
     save_merged(str(chosen), training_args.output_dir, training_args.trust_remote_code)
-    write_json(Path(training_args.output_dir) / "selected_by_reward.json", {"checkpoint": best, "mean_reward": scores})
+    write_json(
+        Path(training_args.output_dir) / "selected_by_reward.json",
+        {"checkpoint": best, "mean_reward": scores},
+    )
 
 
 def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     if not script_args.dataset_name:
-        raise UserError("--dataset_name is missing: demonstrations as a file, a folder or a Hub dataset id")
+        raise UserError(
+            "--dataset_name is missing: demonstrations as a file, a folder or a Hub dataset id"
+        )
     if script_args.select_by_reward:
         return select_by_reward(script_args, training_args)
     if is_finished(training_args.output_dir):
@@ -123,14 +161,18 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         f"{source} {split}",
     )
     train_dataset = load(script_args.dataset_train_split)
-    eval_dataset = load(script_args.dataset_test_split) if training_args.eval_strategy != "no" else None
+    eval_dataset = (
+        load(script_args.dataset_test_split) if training_args.eval_strategy != "no" else None
+    )
 
     ################
     # Train
     ################
     training_args.chat_template_path = None  # settled above, for every later step
     model_args.lora_task_type = "CAUSAL_LM"
-    set_seed(training_args.seed)  # LoRA's first weights are random, and drawn before Trainer sets its seed
+    set_seed(
+        training_args.seed
+    )  # LoRA's first weights are random, and drawn before Trainer sets its seed
     trainer = SFTTrainer(
         model=load_causal_lm(model_args, training_args.trust_remote_code),
         args=training_args,
@@ -148,7 +190,9 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        save_merged(training_args.output_dir, training_args.output_dir, training_args.trust_remote_code)
+        save_merged(
+            training_args.output_dir, training_args.output_dir, training_args.trust_remote_code
+        )
         trainer.create_model_card()
         mark_finished(training_args.output_dir)
     if training_args.push_to_hub:

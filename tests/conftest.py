@@ -22,8 +22,13 @@ CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+TESTS = Path(__file__).parent
+REPO = TESTS.parent
+# For a script in tests/: Python puts that folder first, and `tests/recipes` is not the package `recipes`.
+SCRIPT_ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+
 # What the tokenizer is trained on, fixed, so that tests do not change with the text of tests.
-WORDS = [(Path(__file__).parent.parent / "LICENSE").read_text()] + 40 * [
+WORDS = [(REPO / "LICENSE").read_text()] + 40 * [
     "I love this, it is great and good! I hate that, it is awful and bad. What is it like? Tell me about it, please.",
     "The tea, the rain, the music, a chess game, bread and snow, cats, the sea, trains, apples, books and stars.",
 ]
@@ -94,7 +99,20 @@ def tiny_model(tmp_path_factory) -> str:
     return save_model(tmp_path_factory.mktemp("tiny") / "llama")
 
 
-TOPICS = ["tea", "rain", "music", "chess", "bread", "snow", "cats", "the sea", "trains", "apples", "books", "stars"]
+TOPICS = [
+    "tea",
+    "rain",
+    "music",
+    "chess",
+    "bread",
+    "snow",
+    "cats",
+    "the sea",
+    "trains",
+    "apples",
+    "books",
+    "stars",
+]
 
 
 @pytest.fixture(scope="session")
@@ -114,9 +132,18 @@ def comparisons() -> list[dict]:
     """Rankings with K from 2 to 4, ties included; the better completion is the more cheerful one."""
     rows = []
     for i, t in enumerate(TOPICS):
-        completions = [f"{t} is great, I love it!", f"{t} is fine.", f"{t} is awful.", f"I hate {t}."][: 2 + i % 3]
+        completions = [
+            f"{t} is great, I love it!",
+            f"{t} is fine.",
+            f"{t} is awful.",
+            f"I hate {t}.",
+        ][: 2 + i % 3]
         ranks = [1, 2, 3, 3][: 2 + i % 3]
         rows.append(
-            {"prompt": [{"role": "user", "content": f"What of {t}?"}], "completions": completions, "ranks": ranks}
+            {
+                "prompt": [{"role": "user", "content": f"What of {t}?"}],
+                "completions": completions,
+                "ranks": ranks,
+            }
         )
     return rows

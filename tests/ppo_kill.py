@@ -14,7 +14,7 @@ import time
 
 import conftest  # noqa: F401  (the tests' environment)
 
-from recipes.checkpoints import whole_checkpoints
+from instruct.runs import whole_checkpoints
 from recipes.ppo import cli
 
 if __name__ == "__main__":

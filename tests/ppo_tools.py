@@ -11,12 +11,15 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from recipes.arguments import ModelConfig
-from recipes.models import load_causal_lm, load_reward, load_sequence_classifier
-from recipes.tokens import encode_prompt, load_tokenizer
-from recipes.trainers.shared_base_ppo import SharedBasePPOConfig, SharedBasePPOTrainer
+from instruct.arguments import ModelConfig
+from instruct.models import load_causal_lm, load_reward, load_sequence_classifier
+from instruct.tokens import encode_prompt, load_tokenizer
+from instruct.trainers.ppo.trainer import SharedBasePPOConfig, SharedBasePPOTrainer
 
-PROMPTS = [f"Tell me about {topic}" + ", and then some more" * (i % 3) for i, topic in enumerate(TOPICS[:8])]
+PROMPTS = [
+    f"Tell me about {topic}" + ", and then some more" * (i % 3)
+    for i, topic in enumerate(TOPICS[:8])
+]
 ROLLOUT_TIMES = (
     "time/sample",
     "time/rollout",
@@ -31,7 +34,9 @@ def make_reward(folder: Path, base: str, bias: float = 0.5, tokenizer=None) -> s
     """A reward adapter with random weights, laid out as `recipes/reward.py` does."""
     torch.manual_seed(7)
     model = load_sequence_classifier(ModelConfig(model_name_or_path=base, dtype="float32"))
-    lora = LoraConfig(task_type="SEQ_CLS", r=4, target_modules="all-linear", init_lora_weights=False)
+    lora = LoraConfig(
+        task_type="SEQ_CLS", r=4, target_modules="all-linear", init_lora_weights=False
+    )
     get_peft_model(model, lora).save_pretrained(folder)
     (tokenizer or load_tokenizer(base)).save_pretrained(folder)
     head = {"bias": bias, "pad_token_id": 0, "base": base}
@@ -51,7 +56,9 @@ def make_setup(folder: Path, kind: str = "llama", **changes) -> dict[str, str]:
         folder / "prompts" / "train.jsonl",
         [{"prompt": p, "topic": t} for p, t in zip(PROMPTS, TOPICS[:8], strict=True)],
     )
-    write_jsonl(folder / "prompts" / "validation.jsonl", [{"prompt": f"What of {t}?"} for t in TOPICS[8:]])
+    write_jsonl(
+        folder / "prompts" / "validation.jsonl", [{"prompt": f"What of {t}?"} for t in TOPICS[8:]]
+    )
     return {
         "model": model,
         "reward": make_reward(folder / "reward", model),
@@ -76,17 +83,25 @@ def make_trainer(
 ):
     """A trainer on the tiny model. The policy's adapter starts random, so that A and B both have gradients."""
     extra = {
-        k: settings.pop(k) for k in ("reward_funcs", "eval_dataset", "ptx_dataset", "peft_config") if k in settings
+        k: settings.pop(k)
+        for k in ("reward_funcs", "eval_dataset", "ptx_dataset", "peft_config")
+        if k in settings
     }
     reward = settings.pop("reward_model_path", setup["reward"])
-    args = SharedBasePPOConfig(output_dir=str(out), reward_model_path=reward, **{**SETTINGS, **settings})
+    args = SharedBasePPOConfig(
+        output_dir=str(out), reward_model_path=reward, **{**SETTINGS, **settings}
+    )
     model = load_causal_lm(ModelConfig(model_name_or_path=setup["model"], dtype="float32"))
-    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False
+    )
     return SharedBasePPOTrainer(
         model=model,
         args=args,
         processing_class=tokenizer or load_tokenizer(setup["model"]),
-        train_dataset=Dataset.from_list([{"prompt": p, "topic": t} for p, t in zip(PROMPTS, TOPICS[:8], strict=True)]),
+        train_dataset=Dataset.from_list(
+            [{"prompt": p, "topic": t} for p, t in zip(PROMPTS, TOPICS[:8], strict=True)]
+        ),
         reward_model=reward,
         callbacks=callbacks,
         **{"peft_config": None if full else lora, **extra},
@@ -102,7 +117,10 @@ def flags(setup: dict, out: Path, **settings) -> list[str]:
     out_flags = []
     for name, value in named.items():
         if value is not None:
-            out_flags += [f"--{name}", *map(str, value if isinstance(value, (list, tuple)) else [value])]
+            out_flags += [
+                f"--{name}",
+                *map(str, value if isinstance(value, (list, tuple)) else [value]),
+            ]
     return out_flags
 
 
@@ -117,13 +135,15 @@ def fixed_responses(prompts: list[list[int]], record=None) -> list[list[int]]:
 
 
 class NaivePPO:
-    """PPO's first step as four separate models, one row at a time, in plain loops; nothing of `recipes.trainers`.
+    """PPO's first step as four separate models, one row at a time, in plain loops; nothing of `instruct.trainers`.
 
     Reads policy and value from what the trainer saved, so it also shows that plain PEFT loads them.
     """
 
     def __init__(self, setup: dict, saved: Path, value_model: str):
-        base = lambda: AutoModelForCausalLM.from_pretrained(setup["model"], dtype=torch.float32).eval()  # noqa: E731
+        base = lambda: AutoModelForCausalLM.from_pretrained(
+            setup["model"], dtype=torch.float32
+        ).eval()  # noqa: E731
         self.policy = PeftModel.from_pretrained(base(), saved, is_trainable=True).eval()
         self.reference = base()
         self.reward = load_reward(setup["reward"])
@@ -152,7 +172,9 @@ class NaivePPO:
     @staticmethod
     def logprobs(model, prompt, response):
         logits = model(torch.tensor([prompt + response])).logits[0]
-        return torch.stack([logits[len(prompt) - 1 + t].log_softmax(-1)[token] for t, token in enumerate(response)])
+        return torch.stack(
+            [logits[len(prompt) - 1 + t].log_softmax(-1)[token] for t, token in enumerate(response)]
+        )
 
     def loss(self, tokenizer, prompts: list[str], args) -> torch.Tensor:
         """Mean policy loss + vf_coef * mean value loss over all tokens of these prompts' fixed responses."""
@@ -167,7 +189,8 @@ class NaivePPO:
                 )
                 values = self.values(prompt, response)
             words = tokenizer.decode(
-                response[: response.index(2)] if 2 in response else response, skip_special_tokens=True
+                response[: response.index(2)] if 2 in response else response,
+                skip_special_tokens=True,
             )
             score = self.reward.score([text], [words])[0]
             if args.missing_eos_penalty and 2 not in response:
@@ -207,7 +230,10 @@ class NaivePPO:
                     found["value_head.weight"] = parameter.grad
             found["value_head.bias"] = self.value_bias.grad.reshape(1)
         else:
-            found |= {"value_head.weight": self.head.weight.grad, "value_head.bias": self.head.bias.grad}
+            found |= {
+                "value_head.weight": self.head.weight.grad,
+                "value_head.bias": self.head.bias.grad,
+            }
         return {n: g for n, g in found.items() if g is not None}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ppo_tools import first_gradients, make_trainer
 from safetensors.torch import save_file
 
-from recipes.checkpoints import leave_together
+from instruct.runs import leave_together
 
 if __name__ == "__main__":
     setup, out, settings = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])

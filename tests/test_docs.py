@@ -14,7 +14,9 @@ OTHERS = {"help", "num_processes", "machine_rank", "main_process_ip", "cpu", "pi
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda p: p.name)
 def test_flags_are_real(path):
-    known = {field.name for classes in PARSERS.values() for kind in classes for field in fields(kind)}
+    known = {
+        field.name for classes in PARSERS.values() for kind in classes for field in fields(kind)
+    }
     named = set(re.findall(r"--(\w+)", path.read_text()))
     assert len(named) > 20 and named - known - OTHERS == set()
 

@@ -37,9 +37,16 @@ for source in cells:
 
 def execute(folder: Path, settings: dict) -> str:
     (folder / "driver.py").write_text(DRIVER)
-    env = {**os.environ, "NOTEBOOK_SETTINGS": json.dumps(settings), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "NOTEBOOK_SETTINGS": json.dumps(settings),
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, str(folder / "driver.py"), str(NOTEBOOK)]
-    done = subprocess.run(command, cwd=ROOT / "notebooks", env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=ROOT / "notebooks", env=env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -49,9 +56,26 @@ def test_notebook_runs_top_to_bottom_and_continues(tmp_path, tiny_model):
         {"id": f"{u}-{t}", "user_id": f"user {u}", "prompt": f"What is {t} number {u}?"} for u in range(60) for t in TOPICS[:3]
     ]  # fmt: skip
     answers = [
-        {"prompt": r["prompt"], "completion": "It is great.", "prompt_id": r["id"], "source": "test"} for r in log
+        {
+            "prompt": r["prompt"],
+            "completion": "It is great.",
+            "prompt_id": r["id"],
+            "source": "test",
+        }
+        for r in log
     ]
-    common = ["--report_to", "none", "--lora_r", "2", "--max_steps", "2", "--save_steps", "2", "--logging_steps", "1"]
+    common = [
+        "--report_to",
+        "none",
+        "--lora_r",
+        "2",
+        "--max_steps",
+        "2",
+        "--save_steps",
+        "2",
+        "--logging_steps",
+        "1",
+    ]
     settings = {
         "output_dir": str(tmp_path / "out"), "base_model": tiny_model, "num_prompts": 24, "num_outputs": 3,
         "prompt_log": write_jsonl(tmp_path / "log.jsonl", log), "answers": write_jsonl(tmp_path / "answers.jsonl", answers),
@@ -78,10 +102,16 @@ def test_notebook_runs_top_to_bottom_and_continues(tmp_path, tiny_model):
                                              out / "reward" / "adapter_model.safetensors")}  # fmt: skip
     again = execute(tmp_path, settings)
     assert kept == {p: p.stat().st_mtime_ns for p in kept} and "data_prep.sample" not in again
-    assert (out / "ppo" / "finished.json").is_file() and (out / "report" / "answers.jsonl").is_file()
+    assert (out / "ppo" / "finished.json").is_file() and (
+        out / "report" / "answers.jsonl"
+    ).is_file()
 
 
 def test_notebook_is_stored_without_outputs():
     cells = json.loads(NOTEBOOK.read_text())["cells"]
-    assert all(c["outputs"] == [] and c["execution_count"] is None for c in cells if c["cell_type"] == "code")
+    assert all(
+        c["outputs"] == [] and c["execution_count"] is None
+        for c in cells
+        if c["cell_type"] == "code"
+    )
     assert "pip install -q -c /tmp/keep-torch.txt" in "".join("".join(c["source"]) for c in cells)

@@ -1,0 +1,61 @@
+"""Rankings from a file, a folder or the Hub, and which of them are held out."""
+
+import logging
+from pathlib import Path
+
+from datasets import Dataset
+
+from instruct.files import UserError, data_files, load_rows
+from instruct.ranking import as_ranking, key_of
+
+logger = logging.getLogger(__name__)
+
+
+def load_rankings(source: str, split: str = "train", name: str | None = None) -> Dataset:
+    """Loads and checks rankings from a file, a folder or a Hub id; `labeler` rides along where there is one."""
+    rows = load_rows(source, split=split, name=name)
+    return rows.map(
+        lambda row, i: as_ranking(row, f"{source}, row {i + 1}"),
+        with_indices=True,
+        remove_columns=[c for c in rows.column_names if c != "labeler"],
+    )
+
+
+def load_train_and_eval(
+    source: str,
+    train_split: str,
+    test_split: str,
+    fraction: float,
+    seed: int,
+    name: str | None = None,
+) -> tuple[Dataset, Dataset | None]:
+    """Training and held-out rankings.
+
+    Held out are, in this order: the file or folder that `test_split` names, the split of that name, or a `fraction` of
+    the prompts (all rankings of a prompt on one side; 0 holds nothing out).
+    """
+    train = load_rankings(source, train_split, name)
+    if Path(test_split).exists():
+        return train, load_rankings(test_split)
+    if Path(source).is_dir() and any(
+        p.name.startswith(test_split) for p in data_files(source, test_split)
+    ):
+        return train, load_rankings(source, test_split)
+    if not Path(source).exists():
+        try:
+            return train, load_rankings(source, test_split, name)
+        except UserError as error:
+            logger.warning(
+                f"No held-out split ({error}); holding out a share of the prompts instead."
+            )
+    if fraction <= 0:
+        return train, None
+    held_out = [key_of([row["prompt"], seed]) % 10_000 < fraction * 10_000 for row in train]
+    indices = range(len(train))
+    parts = [train.select([i for i in indices if held_out[i] == side]) for side in (False, True)]
+    if not all(map(len, parts)):
+        raise UserError(
+            f"{source}: holding out {fraction:.0%} of the prompts leaves {len(parts[0])} rankings to train on and "
+            f"{len(parts[1])} held out; give more rankings, another --eval_fraction, or a file by --dataset_test_split"
+        )
+    return parts[0], parts[1]

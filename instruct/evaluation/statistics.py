@@ -1,0 +1,38 @@
+"""Intervals for what the evaluation reports: bootstrap over clusters (users, prompts), since their rows hang together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def cluster_bootstrap(
+    values: Sequence[float],
+    clusters: Sequence,
+    weights: Sequence[float] | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Weighted mean of `values` with its 95 % percentile interval, resampling whole clusters.
+
+    Returns (mean, low, high). Rows of one cluster are drawn together, so an interval is not narrowed by repetition.
+    """
+    values, weights = (
+        np.asarray(values, float),
+        np.ones(len(values)) if weights is None else np.asarray(weights, float),
+    )
+    _, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
+    totals, counts = np.bincount(index, values * weights), np.bincount(index, weights)
+    drawn = np.random.default_rng(seed).integers(len(totals), size=(draws, len(totals)))
+    means = totals[drawn].sum(1) / np.maximum(counts[drawn].sum(1), 1e-12)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(totals.sum() / counts.sum()), float(low), float(high)
+
+
+def win_rate(
+    ours: Sequence[float], theirs: Sequence[float], clusters: Sequence, tie: float = 0.0
+) -> dict:
+    """How often `ours` beats `theirs` on the same prompts (a tie, closer than `tie`, counts half), with its interval."""
+    a, b = np.asarray(ours, float), np.asarray(theirs, float)
+    won = np.where(np.abs(a - b) <= tie, 0.5, (a > b).astype(float))
+    rate, low, high = cluster_bootstrap(won, clusters)
+    return {"rate": rate, "low": low, "high": high, "n": len(won), "ties": int((won == 0.5).sum())}

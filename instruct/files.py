@@ -1,0 +1,214 @@
+"""Reading and writing rows: one loader and one writer for every flag that takes data.
+
+A *source* is a file (`.jsonl`, `.json`, `.jsonl.gz`, `.parquet`, `.csv` by its ending), a folder of such files, or a
+Hub dataset id. Outputs are written beside their final place and renamed, so a killed stage leaves no half file.
+"""
+
+import contextlib
+import functools
+import gzip
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+ENDINGS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".jsonl.gz": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+}
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave (file, row or flag), worded for the user: what is wrong and what to do."""
+
+
+def command(main: Callable) -> Callable:
+    """Decorates a `main`: a `UserError` becomes one sentence on stderr and exit code 2, never a traceback."""
+
+    @functools.wraps(main)
+    def run(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+
+    return run
+
+
+def _format_of(path: Path) -> str | None:
+    name = path.name.lower()
+    return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
+
+
+def data_files(source: str | Path, split: str | None = None) -> list[Path]:
+    """The local files behind `source`, sorted; empty when `source` is neither a file nor a folder.
+
+    In a folder, files whose name starts with `split` are taken when there are any, else all data files.
+    """
+    path = Path(source)
+    if path.is_file():
+        if _format_of(path) is None:
+            raise UserError(f"{path}: unknown file ending; use one of {', '.join(ENDINGS)}")
+        return [path]
+    if not path.is_dir():
+        return []
+    found = sorted(
+        p for p in path.iterdir() if p.is_file() and _format_of(p) and p.name != "report.json"
+    )
+    found = [p for p in found if split and p.name.startswith(split)] or [
+        p for p in found if p.stem != "removed"
+    ]
+    if not found:
+        raise UserError(f"{path}: no data file in this folder (looked for {', '.join(ENDINGS)})")
+    return found
+
+
+def load_rows(
+    source: str | Path, split: str = "train", name: str | None = None, columns: Iterable[str] = ()
+):
+    """Loads rows as a `datasets.Dataset`.
+
+    Args:
+        source: file, folder or Hub dataset id.
+        split: split of a folder or a Hub dataset (ignored for a single file).
+        name: configuration of a Hub dataset.
+        columns: columns that must be there.
+
+    Raises:
+        UserError: nothing there, a row that cannot be read (with file and line), or a missing column.
+    """
+    from datasets import Dataset, load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    files = data_files(source, split)
+    if files:
+        kinds = {_format_of(p) for p in files}
+        if len(kinds) > 1:
+            raise UserError(
+                f"{source}: files of several formats in one folder ({', '.join(sorted(kinds))})"
+            )
+        kind = kinds.pop()
+        if kind == "json" and all(p.name.lower().endswith((".jsonl", ".jsonl.gz")) for p in files):
+            dataset = Dataset.from_list([row for p in files for row in read_jsonl(p)])
+        else:
+            try:
+                dataset = load_dataset(kind, data_files=[str(p) for p in files], split="train")
+            except (DatasetGenerationError, OSError, ValueError) as error:
+                raise UserError(
+                    f"{source}: cannot be read as {kind}: {error.__cause__ or error}"
+                ) from error
+    elif (
+        str(source).endswith(tuple(ENDINGS))
+        or str(source).startswith((".", "/", "~"))
+        or str(source).count("/") > 1
+    ):
+        raise UserError(f"{source}: no such file or folder")
+    else:
+        try:
+            dataset = load_dataset(str(source), name, split=split)
+        except (
+            Exception
+        ) as error:  # the Hub client raises many unrelated types; all mean "could not be had"
+            raise UserError(
+                f"{source}: neither a file or folder here nor a dataset the Hub could give: {str(error).splitlines()[0]}"
+            ) from error
+    if len(dataset) == 0:
+        raise UserError(f"{source}: no rows")
+    missing = [c for c in columns if c not in dataset.column_names]
+    if missing:
+        raise UserError(
+            f"{source}: no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, dataset.column_names))}"
+        )
+    return dataset
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """Rows of a JSONL file (plain or gzip). Raises `UserError` with file and line on a row that is no JSON object."""
+    rows = []
+    opener = gzip.open if str(path).endswith(".gz") else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(
+                        f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno})"
+                    ) from error
+                if not isinstance(row, dict):
+                    raise UserError(
+                        f"{path}, line {number}: expected a JSON object, found {type(row).__name__}"
+                    )
+                rows.append(row)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}, after line {len(rows)}: not UTF-8 text ({error.reason})"
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    return rows
+
+
+def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
+    """Writes rows as JSONL (plain or gzip) or Parquet by the file's ending, whole or not at all."""
+    path = Path(path)
+    name = path.name.lower()
+    with atomic_file(path) as beside:
+        if name.endswith(".parquet"):
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            pq.write_table(pa.Table.from_pylist(list(rows)), beside)
+        elif name.endswith((".jsonl", ".jsonl.gz")):
+            with (gzip.open if name.endswith(".gz") else open)(
+                beside, "wt", encoding="utf-8"
+            ) as out:
+                for row in rows:
+                    out.write(json.dumps(row, ensure_ascii=False) + "\n")
+        else:
+            raise UserError(f"{path}: rows are written as .jsonl, .jsonl.gz or .parquet")
+
+
+def write_json(path: str | Path, value) -> None:
+    """Writes one JSON document, whole or not at all."""
+    with atomic_file(path) as beside:
+        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yields a name beside `path`; renamed to `path` when the block ends well, removed otherwise."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path`; it takes the place of `path` when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        if path.exists():
+            path.rename(old)
+        beside.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

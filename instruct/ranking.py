@@ -1,0 +1,57 @@
+"""A ranking, as the reward model learns it: one row is one prompt, its K completions and their ranks.
+
+Plain chosen/rejected rows (TRL's preference format, with an explicit or an implicit prompt, text or
+conversational) are rankings of K = 2.
+"""
+
+import hashlib
+import json
+
+from trl import extract_prompt
+
+from instruct.files import UserError
+from instruct.tokens import as_messages, as_text
+
+
+def as_ranking(row: dict, where: str = "a row") -> dict:
+    """One row as {prompt: [messages], completions: [K texts], ranks: [K ints, 1 = best, equal = tie]}.
+
+    Raises:
+        UserError: names `where`; missing columns, an empty prompt, ranks that are no integers or not one per completion.
+    """
+    prompt, completions, ranks = row.get("prompt"), row.get("completions"), row.get("ranks")
+    if completions is None and row.get("chosen") is not None and row.get("rejected") is not None:
+        pair = {"chosen": row["chosen"], "rejected": row["rejected"]}
+        if prompt is None:
+            pair = extract_prompt(pair)
+            prompt = pair["prompt"]
+        completions, ranks = [pair["chosen"], pair["rejected"]], [1, 2]
+    if completions is None or ranks is None or prompt is None:
+        raise UserError(
+            f"{where}: a ranking needs `prompt`, `completions` and `ranks` (or `chosen` and `rejected`)"
+        )
+    if any(not isinstance(c, str | list) for c in completions):
+        raise UserError(f"{where}: every completion must be text or a list of messages")
+    if len(ranks) != len(completions):
+        raise UserError(
+            f"{where}: {len(ranks)} ranks for {len(completions)} completions; one rank each is needed"
+        )
+    if any(isinstance(r, bool) or not isinstance(r, int | float) or r != int(r) for r in ranks):
+        raise UserError(
+            f"{where}: ranks must be integers (1 = best, equal = tie), found {list(ranks)}"
+        )
+    messages = [{"role": m["role"], "content": m["content"]} for m in as_messages(prompt)]
+    if not messages or not (messages[-1]["content"] or "").strip():
+        raise UserError(f"{where}: an empty prompt")
+    return {
+        "prompt": messages,
+        "completions": [as_text(c) for c in completions],
+        "ranks": [int(r) for r in ranks],
+    }
+
+
+def key_of(value) -> int:
+    """A stable 56-bit key of any JSON value, small enough to ride in an int64 tensor."""
+    return int.from_bytes(
+        hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()[:7], "big"
+    )

@@ -1,0 +1,118 @@
+"""The token contract: what is trained on and what is scored is `prompt ids + completion ids + eos`, in every step.
+
+TRL renders prompt and completion through the chat template together; templates that write something after the end
+token (SmolLM2's adds a newline) would then be trained and scored on a token no model ever samples. Here the prompt is
+rendered with its generation prompt, the completion is the assistant's words, and the sequence ends in eos.
+Padding is always told by lengths, never by comparing ids with pad, so pad = eos (GPT-2) is harmless.
+"""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from instruct.files import UserError
+
+# For a base model that comes without a chat template; stored with every model the recipes save.
+DEFAULT_CHAT_TEMPLATE = (
+    "{% if bos_token is defined and bos_token %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{{ '### ' + message['role'].capitalize() + ':\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
+)
+PAD_CANDIDATES = (
+    "<|endoftext|>",
+    "<|finetune_right_pad_id|>",
+    "<pad>",
+    "[PAD]",
+    "<|pad|>",
+    "<unk>",
+)
+
+
+def load_tokenizer(
+    name_or_path: str,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    chat_template_path: str | None = None,
+) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer and settles pad, eos and chat template, once for all steps.
+
+    `chat_template_path` (a Jinja file, TRL's flag) replaces the tokenizer's own template; without either, a default.
+
+    pad is the tokenizer's own unless it is missing or equals eos; then another special token of its vocabulary, and
+    only when there is none, eos. The vocabulary never grows, so embeddings never need resizing.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name_or_path, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name_or_path}: no tokenizer could be loaded from there; give a model folder or a Hub model id "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    if (
+        tokenizer.eos_token is None and tokenizer.sep_token
+    ):  # an encoder (BERT) as reward model: [CLS] … [SEP]
+        tokenizer.eos_token, tokenizer.bos_token = (
+            tokenizer.sep_token,
+            tokenizer.bos_token or tokenizer.cls_token,
+        )
+    if tokenizer.eos_token is None:
+        raise UserError(
+            f"{name_or_path}: its tokenizer has no eos token, so no response could ever end"
+        )
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        vocabulary = tokenizer.get_vocab()
+        tokenizer.pad_token = next(
+            (t for t in PAD_CANDIDATES if t in vocabulary and t != tokenizer.eos_token),
+            tokenizer.eos_token,
+        )
+    if chat_template_path:
+        try:
+            tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"--chat_template_path {chat_template_path}: not a readable Jinja file"
+            ) from error
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+    return tokenizer
+
+
+def as_messages(prompt: str | list[dict]) -> list[dict]:
+    """A text prompt is one user message; messages pass through."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def as_text(completion: str | list[dict]) -> str:
+    """The words of a completion: text, or the content of its messages."""
+    return completion if isinstance(completion, str) else "".join(m["content"] for m in completion)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> list[int]:
+    """Prompt ids, generation prompt included. `prompt` is text (one user message) or a list of messages."""
+    messages = as_messages(prompt)
+    if not messages or not messages[-1]["content"].strip():
+        raise UserError("an empty prompt: every prompt needs at least one non-blank message")
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase, completion: str | list[dict]
+) -> list[int]:
+    """Completion ids, always ending in eos."""
+    return tokenizer(as_text(completion), add_special_tokens=False)["input_ids"] + [
+        tokenizer.eos_token_id
+    ]
+
+
+def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """The text of sampled ids: everything before the first eos, special tokens left out."""
+    ids = list(ids)
+    if tokenizer.eos_token_id in ids:
+        ids = ids[: ids.index(tokenizer.eos_token_id)]
+    return tokenizer.decode(ids, skip_special_tokens=True)

@@ -1,0 +1,410 @@
+"""Policy, reference, reward and value as roles of ONE base model: which LoRA adapter is on decides who speaks.
+
+| role | adapter | head |
+|---|---|---|
+| policy | `default`, trained | the LM head |
+| reference | none | the LM head |
+| reward | `reward`, frozen | `reward_head`, frozen |
+| value | `value`, trained, starts as a copy of the reward's (InstructGPT, App. C.4); or none: read from the policy's trunk | `value_head`, trained |
+
+With full fine-tuning the policy is a model of its own and the base is the frozen copy the other roles live on.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
+from trl.trainer.utils import disable_dropout_in_model
+
+from instruct.files import UserError
+from instruct.models import RewardModel, load_reward, model_file, reward_bias
+from instruct.trainers.fused_lora import fuse_lora
+
+ADAPTER = {"policy": "default", "reference": None, "reward": "reward", "value": "value"}
+
+
+def _same_place(a: str | None, b: str | None) -> bool:
+    return bool(a and b) and (
+        a == b or (Path(a).is_dir() and Path(b).is_dir() and Path(a).resolve() == Path(b).resolve())
+    )
+
+
+def linear_head(
+    width: int, weight: torch.Tensor | None = None, bias: float | torch.Tensor = 0.0
+) -> nn.Linear:
+    """A float32 head hidden -> scalar; all zero where no weight is given."""
+    head = nn.Linear(width, 1)
+    with torch.no_grad():
+        head.weight.zero_() if weight is None else head.weight.copy_(weight)
+        head.bias.fill_(float(bias))
+    return head
+
+
+def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
+    """log softmax(logits / temperature) at `tokens`: [N, V], [N] -> [N], in float32."""
+    logits = logits.float()
+    return -F.cross_entropy(
+        logits if temperature == 1 else logits / temperature, tokens, reduction="none"
+    )
+
+
+class SharedBase(nn.Module):
+    """One base model and its roles.
+
+    Args:
+        model: the causal LM that is policy (adapter on top) and reference.
+        peft_config: LoRA settings of the policy; None trains every weight, beside a frozen copy.
+        reward_path: folder or Hub id of an adapter by `recipes/reward.py` trained on this base; None: no reward role.
+        value_model: "adapter" or "head".
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        peft_config,
+        reward_path: str | None = None,
+        value_model: str = "adapter",
+    ):
+        super().__init__()
+        self.config = model.config
+        self.has_reward, self.value_model = reward_path is not None, value_model
+        self.full_policy = None if peft_config is not None else model
+        base = model if peft_config is not None else copy.deepcopy(model)
+        base.requires_grad_(False)
+        width = model.get_output_embeddings().weight.shape[1]
+
+        # 1. policy
+        if peft_config is not None:
+            if peft_config.modules_to_save:
+                raise UserError("--lora_modules_to_save: PPO on a shared base trains adapters only")
+            base = get_peft_model(base, peft_config, adapter_name="default")
+        # 2. reward
+        self.reward_head = linear_head(width)
+        if reward_path is not None:
+            base = self._add_reward(base, reward_path)
+        # 3. value
+        self.value_head = linear_head(width)
+        if value_model == "adapter":
+            if self.has_reward:
+                config = copy.deepcopy(base.peft_config["reward"])
+                base.add_adapter("value", config)
+                weights = get_peft_model_state_dict(base, adapter_name="reward")
+                set_peft_model_state_dict(base, weights, adapter_name="value")
+                self.value_head.load_state_dict(self.reward_head.state_dict())
+            else:
+                config = copy.deepcopy(peft_config) or LoraConfig(
+                    target_modules="all-linear", task_type="CAUSAL_LM"
+                )
+                base = self._add_adapter(base, "value", config)
+        self.base = base
+
+        disable_dropout_in_model(self)
+        if (
+            not is_deepspeed_zero3_enabled()
+        ):  # ZeRO-3 gathers a weight when its own module is called
+            fuse_lora(base)
+        self._layers = [m for m in base.modules() if isinstance(m, LoraLayer)]
+        self._role: str | None = None
+        self._merged: str | None = None
+        trained = {"default", "value"}
+        for layer in self._layers:
+            for kind in layer.adapter_layer_names:
+                for name, part in getattr(layer, kind).items():
+                    part.requires_grad_(name in trained)
+        if self.full_policy is not None:
+            self.full_policy.requires_grad_(True)
+        self.reward_head.requires_grad_(False)
+        self._trains = [(p, p.requires_grad) for n, p in self.named_parameters() if "lora_" in n]
+        self.switch("policy")
+
+    # ---- building -----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _add_adapter(base, name: str, config: LoraConfig) -> PeftModel:
+        if not isinstance(base, PeftModel):
+            return get_peft_model(base, config, adapter_name=name)
+        base.add_adapter(name, config)
+        return base
+
+    def _add_reward(self, base, path: str) -> PeftModel:
+        """Puts a SEQ_CLS adapter on the causal LM's body. (`load_adapter` would drop its `score` head in silence.)"""
+        weights = model_file(path, "adapter_model.safetensors")
+        if weights is None:
+            raise UserError(
+                f"{path}: no adapter_model.safetensors there; the reward adapter has to be safetensors"
+            )
+        state = load_file(weights)
+        score = [k for k in state if ".score." in k]
+        if [k.rsplit(".", 1)[1] for k in score if k.endswith(".weight")] != ["weight"]:
+            raise UserError(
+                f"{path}: the adapter has no `score` head; train it with recipes/reward.py"
+            )
+        head = {k.rsplit(".", 1)[1]: state.pop(k) for k in score}
+        config = PeftConfig.from_pretrained(path)
+        config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
+        base = self._add_adapter(base, "reward", config)
+        wanted = get_peft_model_state_dict(base, adapter_name="reward")
+        if set(wanted) != set(state):
+            raise UserError(
+                f"{path}: the adapter's weights do not fit this base model (is it the base they were trained on?)"
+            )
+        set_peft_model_state_dict(base, state, adapter_name="reward")
+        bias = reward_bias(path) + float(head.get("bias", 0.0))
+        self.reward_head = linear_head(head["weight"].shape[1], head["weight"], bias)
+        return base
+
+    # ---- roles --------------------------------------------------------------------------------------------------
+
+    @property
+    def lm(self) -> PreTrainedModel:
+        """The base causal LM, LoRA layers inside."""
+        return self.base.get_base_model() if isinstance(self.base, PeftModel) else self.base
+
+    def switch(self, role: str) -> PreTrainedModel:
+        """Makes the model speak as `role` and returns the causal LM to call. THE one place that switches adapters.
+
+        PEFT's `set_adapter` and disabling set `requires_grad` of every adapter as they go; without the last lines the
+        adapters that are off would get no gradient, silently.
+        """
+        if role == "policy" and self.full_policy is not None:
+            return self.full_policy
+        if self._merged not in (None, role):
+            raise RuntimeError(
+                f"the weights are merged with the {self._merged} adapter, so they cannot speak as {role}"
+            )
+        if role != self._role:
+            adapter = None if role == self._merged else ADAPTER[role]
+            for layer in self._layers:
+                if (adapter is None) != layer.disable_adapters:
+                    layer.enable_adapters(adapter is not None)
+                if adapter is not None:
+                    layer.set_adapter(adapter)
+            for parameter, trains in self._trains:
+                parameter.requires_grad_(trains)
+        self._role = role
+        return self.lm
+
+    @contextlib.contextmanager
+    def merged(self, role: str) -> Iterator[None]:
+        """For the block, `role` runs on plain weights W + BA, without the adapter's extra work per layer.
+
+        W itself is put aside and put back, never restored by subtraction, so it stays bit for bit what it was.
+        """
+        adapter, kept = ADAPTER[role], []
+        try:
+            for layer in self._layers:
+                if adapter in layer.lora_A:
+                    weight = layer.get_base_layer().weight
+                    kept.append((weight, weight.data))
+                    weight.data = weight.data + layer.get_delta_weight(adapter).to(weight.dtype)
+            self._merged, self._role = role, None
+            yield
+        finally:
+            for weight, data in kept:
+                weight.data = data
+            self._merged, self._role = None, None
+
+    def can_merge(self, role: str) -> bool:
+        """Whether `merged` is exact enough to sample from: plain LoRA on unsharded float32 weights."""
+        if role == "policy" and self.full_policy is not None:
+            return False
+        mine = [layer for layer in self._layers if ADAPTER[role] in layer.lora_A]
+        return bool(mine) and all(
+            ADAPTER[role] not in layer.lora_variant
+            and isinstance(layer.get_base_layer(), nn.Linear)
+            and layer.get_base_layer().weight.dtype == torch.float32
+            for layer in mine
+        )
+
+    # ---- forward ------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        rows: torch.Tensor,
+        cols: torch.Tensor,
+        roles: tuple[str, ...],
+        tokens: torch.Tensor | None = None,
+        temperature: float = 1.0,
+        ptx: dict[str, torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """What each role says at N positions of right-padded rows. One call for all roles, so that DDP sees one forward.
+
+        Causal attention never looks right, so right padding needs no mask. Logits exist only for the N positions.
+
+        Args:
+            input_ids: [B, L], padded on the right with any id.
+            rows, cols: [N] positions; the token after each is `tokens` [N].
+            roles: of policy, reference (-> log-probability [N] of `tokens`), value, reward (-> scalar [N]).
+            ptx: another batch {input_ids, rows, cols, tokens}: its log-probabilities under the policy are `ptx`.
+        """
+        out, hidden = {}, None
+        for role in roles:
+            if role == "value" and self.value_model == "head":
+                if hidden is None:
+                    hidden, _ = self._run("policy", input_ids, rows, cols, logits=False)
+                out["value"] = self.value_head(hidden.float()).squeeze(-1)
+            elif role in ("policy", "reference"):
+                states, logits = self._run(role, input_ids, rows, cols, logits=True)
+                out[role] = token_logprobs(logits, tokens, temperature)
+                hidden = states if role == "policy" else hidden
+            else:
+                states, _ = self._run(role, input_ids, rows, cols, logits=False)
+                head = self.reward_head if role == "reward" else self.value_head
+                out[role] = head(states.float()).squeeze(-1)
+        if ptx is not None:
+            _, logits = self._run("policy", ptx["input_ids"], ptx["rows"], ptx["cols"], logits=True)
+            out["ptx"] = token_logprobs(logits, ptx["tokens"], 1.0)
+        return out
+
+    def _run(
+        self, role: str, input_ids, rows, cols, logits: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One pass as `role` -> hidden states [N, d] at the positions, and logits [N, V] if asked for."""
+        lm = self.switch(role)
+        if not logits:
+            body = getattr(lm, lm.base_model_prefix)
+            return body(input_ids=input_ids, use_cache=False).last_hidden_state[rows, cols], None
+        picked = []
+
+        def pick(_, args):  # before the LM head: [B, L, d] -> [N, d]
+            picked.append(args[0][rows, cols])
+            return (picked[0], *args[1:])
+
+        hook = lm.get_output_embeddings().register_forward_pre_hook(pick)
+        try:
+            spoken = lm(input_ids=input_ids, use_cache=False).logits
+        finally:
+            hook.remove()
+        return picked[0], spoken
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict | None = None, **kwargs
+    ) -> None:
+        """Recomputed layers run in the role they first ran in, whichever role is on by then."""
+
+        def same_role():
+            role = self._role
+            return contextlib.nullcontext(), _Enter(self, role)
+
+        settings = {
+            **(activation_checkpointing_kwargs or {}),
+            "use_reentrant": False,
+            "context_fn": same_role,
+        }
+        for lm in filter(None, (self.full_policy, self.lm)):
+            if hasattr(lm, "activation_checkpointing_enable"):
+                lm.activation_checkpointing_enable(settings, **kwargs)
+            else:
+                lm.gradient_checkpointing_enable(settings)
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
+    # ---- saving -------------------------------------------------------------------------------------------------
+
+    def save_policy(self, folder: Path, state: dict | None = None) -> None:
+        """The policy as plain PEFT (adapter at the top of `folder`) or, fully fine-tuned, as a plain model."""
+        if self.full_policy is not None:
+            self.full_policy.save_pretrained(folder, state_dict=_part(state, "full_policy."))
+        else:
+            _save_adapter(self.base, "default", folder, _part(state, "base."))
+
+    def save_value(self, folder: Path, state: dict | None = None) -> None:
+        """The value function: its adapter (if it has one) and `value_head.safetensors`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.value_model == "adapter":
+            _save_adapter(self.base, "value", folder, _part(state, "base."))
+        head = _part(state, "value_head.") or self.value_head.state_dict()
+        save_file({k: v.contiguous() for k, v in head.items()}, folder / "value_head.safetensors")
+
+    def load_policy(self, folder: Path) -> None:
+        if self.full_policy is not None:
+            saved = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=self.full_policy.dtype, use_safetensors=True
+            )
+            self.full_policy.load_state_dict(saved.state_dict())
+        else:
+            set_peft_model_state_dict(
+                self.base, load_file(folder / "adapter_model.safetensors"), adapter_name="default"
+            )
+
+    def load_value(self, folder: Path) -> None:
+        if self.value_model == "adapter":
+            set_peft_model_state_dict(
+                self.base, load_file(folder / "adapter_model.safetensors"), adapter_name="value"
+            )
+        self.value_head.load_state_dict(load_file(folder / "value_head.safetensors"))
+
+    def policy_parameters(self) -> dict[str, nn.Parameter]:
+        """What the policy trains, by name."""
+        mine = lambda n: n.startswith("full_policy.") or ".default." in n  # noqa: E731
+        return {n: p for n, p in self.named_parameters() if p.requires_grad and mine(n)}
+
+    def value_parameters(self) -> list[nn.Parameter]:
+        """What the value function trains apart from the policy."""
+        policy = self.policy_parameters()
+        return [p for n, p in self.named_parameters() if p.requires_grad and n not in policy]
+
+
+class _Enter(contextlib.nullcontext):
+    """A context that switches to a role on entry. It stays: the next layer recomputed is mostly of the same role."""
+
+    def __init__(self, shared: SharedBase, role: str):
+        super().__init__()
+        self.shared, self.role = shared, role
+
+    def __enter__(self):
+        self.shared.switch(self.role)
+
+
+def _part(state: dict | None, prefix: str) -> dict | None:
+    return (
+        None
+        if state is None
+        else {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    )
+
+
+def _save_adapter(base: PeftModel, name: str, folder: Path, state: dict | None) -> None:
+    """One adapter as PEFT writes it, but at the top of `folder` whatever its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(base, state_dict=state, adapter_name=name)
+    save_file(
+        {k: v.contiguous() for k, v in weights.items()},
+        folder / "adapter_model.safetensors",
+        {"format": "pt"},
+    )
+    config = copy.copy(base.peft_config[name])
+    config.inference_mode, config.base_model_name_or_path = True, base.get_base_model().name_or_path
+    config.save_pretrained(folder)
+
+
+def shares_base(reward_path: str, model: PreTrainedModel) -> bool:
+    """Whether `reward_path` is an adapter trained on exactly this base model."""
+    try:
+        return _same_place(
+            PeftConfig.from_pretrained(reward_path).base_model_name_or_path, model.name_or_path
+        )
+    except ValueError:
+        return False  # a full model
+
+
+def reward_beside(reward_path: str, device) -> RewardModel:
+    """A reward model on weights of its own: a full one, or an adapter of another base."""
+    return load_reward(reward_path, device=str(device))

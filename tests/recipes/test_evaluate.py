@@ -1,0 +1,154 @@
+"""The evaluation: intervals, win rates, KL, the report's fields, and that a report escapes what models wrote."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import save_model, write_jsonl
+
+from instruct.evaluation import report
+from instruct.evaluation.statistics import cluster_bootstrap, win_rate
+from instruct.models import completion_logprobs, load_policy
+from instruct.tokens import encode_completion, encode_prompt
+from recipes import evaluate
+
+
+def test_bootstrap_covers_the_truth_and_is_wider_for_clusters():
+    rng = np.random.default_rng(0)
+    values = rng.random(400)
+    mean, low, high = cluster_bootstrap(values, range(400))
+    assert low < mean < high and mean == pytest.approx(values.mean())
+    # the normal approximation of independent rows
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
+    # rows that repeat their cluster's value add nothing
+    _, low4, high4 = cluster_bootstrap(np.repeat(values[:100], 4), np.repeat(np.arange(100), 4))
+    _, low1, high1 = cluster_bootstrap(values[:100], range(100))
+    assert high4 - low4 == pytest.approx(high1 - low1, rel=0.1)
+
+
+def test_win_rate_counts_ties_half():
+    entry = win_rate([1, 0, 0.5, 0.2], [0, 1, 0.4, 0.9], list("abcd"), tie=0.2)
+    assert (
+        entry["rate"] == pytest.approx((1 + 0 + 0.5 + 0) / 4)
+        and entry["n"] == 4
+        and entry["ties"] == 1
+    )
+    assert win_rate([1] * 9, [0] * 9, range(9)) == {
+        "rate": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "n": 9,
+        "ties": 0,
+    }
+
+
+def test_completion_logprobs_equal_a_plain_forward(tiny_model):
+    model, tokenizer = load_policy(tiny_model)
+    pairs = [
+        (encode_prompt(tokenizer, p), encode_completion(tokenizer, c))
+        for p, c in [("Hi", "Hello there"), ("A much longer prompt than that", "x"), ("y", "")]
+    ]
+    for (prompt, completion), got in zip(pairs, completion_logprobs(model, pairs, 2), strict=True):
+        with torch.no_grad():
+            logprobs = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+        want = sum(
+            logprobs[len(prompt) + i - 1, token].item() for i, token in enumerate(completion)
+        )
+        assert got == pytest.approx(want, abs=1e-4)
+
+
+@pytest.fixture()
+def arguments(tiny_model, tmp_path):
+    other = save_model(tmp_path / "other", seed=1, initializer_range=0.5)
+    rows = [{"id": f"p{i}", "prompt": f"Question {i}?", "user_id": f"u{i % 4}"} for i in range(8)]
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", rows)
+    return ["--models", f"sft={tiny_model}", f"ppo={other}", "--input", prompts, "--output_dir", str(tmp_path / "report"),
+            "--max_new_tokens", "5", "--limit", "6"]  # fmt: skip
+
+
+def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_model):
+    run = tmp_path / "run"
+    for name, value in {
+        "prompts/report.json": {"in": 10, "kept": 8, "removed": {"pii": 2}, "splits": {"train": 8}},
+        "sft/trainer_state.json": {
+            "log_history": [{"eval_loss": 3.0, "step": 0}, {"eval_loss": 2.0, "step": 4}]
+        },
+        "reward/metrics.json": {
+            "accuracy": 0.7,
+            "accuracy_low": 0.6,
+            "accuracy_high": 0.8,
+            "n_pairs": 50,
+        },
+        "ppo/trainer_state.json": {
+            "log_history": [
+                {
+                    "step": s,
+                    "objective/kl": 0.1 * s,
+                    "objective/scores": 0.2,
+                    "rewards/scripted_reward": 0.3,
+                }
+                for s in (1, 2)
+            ]
+        },
+    }.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(json.dumps(value))
+    (run / "seconds.tsv").write_text("sft\t12\n")
+    evaluate.main([*arguments, "--run_dir", str(run)])
+    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert found["data"]["in"] == found["data"]["kept"] + sum(found["data"]["removed"].values())
+    assert found["sft"] == {"eval_loss_before": 3.0, "eval_loss_after": 2.0}
+    assert found["ppo"]["steps"][1] == {
+        "step": 2, "gold": 0.3, "reward": 0.2, "kl": 0.2, "entropy": None, "length": None, "eos_rate": None,
+    }  # fmt: skip
+    assert found["win_rate"]["ppo_vs_sft"]["n"] == 6 and set(found["gold"]) == {"sft", "ppo"}
+    assert found["seconds"]["sft"] == 12 and found["judge"] == "the scripted labeler"
+    assert found["models"]["ppo"]["kl_from_sft"] > 0.5  # two random models are far apart
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert (
+        "10 in = 8 kept + 2 removed" in text
+        and "by the scripted labeler" in text
+        and "![PPO curves](ppo.png)" in text
+    )
+    assert (tmp_path / "report" / "ppo.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_model_has_no_kl_and_answers_are_not_asked_twice(
+    arguments, tmp_path, tiny_model, monkeypatch
+):
+    arguments[2] = f"ppo={tiny_model}"
+    evaluate.main(arguments)
+    first = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert first["models"]["ppo"]["kl_from_sft"] == pytest.approx(0, abs=1e-4)
+    assert first["win_rate"]["ppo_vs_sft"]["rate"] == 0.5  # the same seed: the same answers
+    monkeypatch.setattr(evaluate, "answer", None)  # would fail if it were asked again
+    evaluate.main(arguments)
+    again = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert {**again, "seconds": None} == {**first, "seconds": None}
+
+
+def test_markdown_escapes_what_models_wrote():
+    entry = {"rate": 0.5, "low": 0.4, "high": 0.6, "n": 1}
+    row = {
+        "prompt": [{"role": "user", "content": "a|b"}],
+        "completion": "<script>x</script>\n| ![i](http://x)",
+        "gold": 0.0,
+    }
+    text = report.markdown(
+        {"judge": "j", "models": {}, "win_rate": {"a_vs_b": entry}, "win_rate_by_reward_model": {}, "win_rate_shorter": {"a_vs_b": entry}},
+        {"m": [row]}, None,
+    )  # fmt: skip
+    line = text.splitlines()[-1]
+    assert "<" not in line and "[i]" not in line and line.replace("\\|", "").count("|") == 3
+
+
+def test_mistakes_are_one_sentence(arguments, capsys):
+    for change, sentence in [
+        (("--judge", "nowhere:f"), "no such module:function"),
+        (("--input", "gone.jsonl"), "no such file"),
+        (("--models", "nopath"), "name=path"),
+    ]:
+        with pytest.raises(SystemExit) as stop:
+            evaluate.main([*arguments, *change])
+        assert stop.value.code == 2 and sentence in capsys.readouterr().err
