@@ -25,7 +25,7 @@ CHATML = (
 TESTS = Path(__file__).parent
 REPO = TESTS.parent
 # For a script in tests/: Python puts that folder first, and `tests/recipes` is not the package `recipes`.
-SCRIPT_ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+SCRIPT_ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO}{os.pathsep}{TESTS}"}
 
 # What the tokenizer is trained on, fixed, so that tests do not change with the text of tests.
 WORDS = [(REPO / "LICENSE").read_text()] + 40 * [

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPT_ENV, TESTS, make_model, make_tokenizer
+from conftest import SCRIPT_ENV, make_model, make_tokenizer
 from datasets import Dataset
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, TrainerCallback
@@ -208,7 +208,9 @@ leave_together()
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     expected_loss, expected = plain_gradients(make_classifier(), make_rankings(seed=7))
     script = tmp_path / "step.py"
-    script.write_text(TWO_PROCESSES.format(tests=str(TESTS), folder=str(tmp_path), batch=2))
+    script.write_text(
+        TWO_PROCESSES.format(tests=str(Path(__file__).parent), folder=str(tmp_path), batch=2)
+    )
     command = [
         sys.executable,
         "-m",
