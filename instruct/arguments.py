@@ -1,8 +1,9 @@
-"""Flags: this repo's LoRA and hardware defaults over TRL's, how a command line is read, and `module:function` values."""
+"""Flags: this repo's LoRA and hardware defaults over TRL's, and how what is typed is read."""
 
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,11 @@ import trl
 from trl import TrlParser
 
 from instruct.files import UserError
+
+# PEFT (up to 0.21 at least) asks a model for `is_gradient_checkpointing` each time an adapter is
+# put on it. transformers 5.2x has renamed that, and tells our users of it: nothing they can change.
+# Here, as every module that puts an adapter on a model imports this one first.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is", category=FutureWarning)
 
 
 @dataclass
@@ -30,10 +36,9 @@ class ModelConfig(trl.ModelConfig):
 
 @dataclass
 class HardwareDefaults:
-    """For a TRL config: bf16 only where a GPU has it (TRL would turn it on everywhere), no activation checkpointing.
+    """For a TRL config: bf16 only where a GPU has it, and no activation checkpointing.
 
-    Both stay flags; `--bf16`, `--gradient_checkpointing` win. Without an accelerator `use_cpu` is set: left out, the
-    processes of `torchrun` on a CPU would not find each other, and each would train alone.
+    TRL would turn both on everywhere. They stay flags: `--bf16`, `--gradient_checkpointing` win.
     """
 
     gradient_checkpointing: bool = field(
@@ -41,29 +46,58 @@ class HardwareDefaults:
     )
 
     def __post_init__(self):
+        # Left out, the processes of `torchrun` on a CPU would not find each other, and each would
+        # train alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.bf16 is None:  # not where it is only emulated (a T4)
-            has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(
-                including_emulation=False
-            )
-            self.bf16 = has_bf16 and not self.fp16 and not self.use_cpu
-        if (
-            getattr(self, "activation_checkpointing", False) is None
-        ):  # the newer name; set, it silences a warning
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
+        # The newer name, where transformers has it; left unset, the older one is warned about.
+        if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
 
 
+def _gpu_has_bf16() -> bool:
+    """Whether the GPU computes in bf16 itself; a T4 emulates it, slower than fp32."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
-    """`TrlParser` (flags, or YAML by `--config` with flags on top); a mistake is one sentence and exit code 2."""
+    """`TrlParser`: flags, or YAML by `--config` with flags on top. Returns one object a class.
+
+    Raises:
+        UserError: an unknown flag, a bad value or a YAML file that cannot be read.
+    """
     try:
         return TrlParser(dataclasses).parse_args_and_config(args=argv)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
 
 
+def parse_models(pairs: list[str]) -> dict[str, str]:
+    """The values of `--models`, `name=path` pairs, as {name: path} in the order they were typed.
+
+    Raises:
+        UserError: a pair without a name or a path.
+    """
+    models = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        if "=" not in pair or pair.endswith("="):
+            raise UserError(
+                f"--models {pair}: give every model as name=path, "
+                "for example sft=outputs/demo/sft/merged"
+            )
+        models[name] = path
+    return models
+
+
 def load_function(spec: str, flag: str) -> Callable:
-    """`module:function` -> the function; modules beside where you run are found too."""
+    """`module:function` -> the function; modules beside where you run are found too.
+
+    Raises:
+        UserError: names `flag`; no such module or function.
+    """
     module, _, function = spec.partition(":")
     if not function:
         raise UserError(f"{flag} {spec}: write it as module:function")

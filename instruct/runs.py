@@ -1,16 +1,32 @@
-"""Resuming: every recipe run again with the same `--output_dir` continues from its last whole checkpoint."""
+"""A run from start to end: is it finished, where does it resume, and what is on disk before a push.
 
+Every recipe run again with the same `--output_dir` continues from its last whole checkpoint.
+A recipe asks `already_finished`, trains by `train_or_resume` and ends in `finish`.
+"""
+
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from instruct.files import UserError, write_json
 
+FINISHED = "finished.json"
+CHECKPOINT = "checkpoint-"  # then the optimiser step, as Trainer names its folders
+
+################
+# Checkpoints
+################
+
 
 def is_whole(checkpoint: Path) -> bool:
-    """Trainer writes `trainer_state.json` last; where it can be read, everything before it was written."""
+    """Whether a checkpoint was written to its end.
+
+    Trainer writes `trainer_state.json` last: where it can be read, the rest was written before.
+    """
     try:
         return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, json.JSONDecodeError):
@@ -18,20 +34,34 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def whole_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Checkpoints of a run that were written to the end, oldest first."""
+    """Checkpoints of a run that were written to their end, oldest first."""
+
+    def step_of(checkpoint: Path) -> str:
+        return checkpoint.name.removeprefix(CHECKPOINT)
+
     found = [
-        p for p in Path(output_dir).glob("checkpoint-*") if p.name[11:].isdigit() and is_whole(p)
+        folder
+        for folder in Path(output_dir).glob(f"{CHECKPOINT}*")
+        if step_of(folder).isdigit() and is_whole(folder)
     ]
-    return sorted(found, key=lambda p: int(p.name[11:]))
+    return sorted(found, key=lambda folder: int(step_of(folder)))
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """`--resume_from_checkpoint PATH` where given, else the newest whole checkpoint of `--output_dir`, else None."""
+    """The checkpoint to continue from, or None to start at step 0.
+
+    `--resume_from_checkpoint PATH` where given, else the newest whole one of `--output_dir`.
+
+    Raises:
+        UserError: the path given holds no whole checkpoint.
+    """
     asked = args.resume_from_checkpoint
+    # the flag is TRL's: a path, or the words true and false
     if isinstance(asked, str) and asked.lower() not in ("true", "false"):
         if not is_whole(Path(asked)):
             raise UserError(
-                f"--resume_from_checkpoint {asked}: no whole checkpoint there (no readable trainer_state.json)"
+                f"--resume_from_checkpoint {asked}: no whole checkpoint there "
+                "(no readable trainer_state.json)"
             )
         return asked
     if isinstance(asked, str) and asked.lower() == "false":
@@ -40,19 +70,79 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     return str(found[-1]) if found else None
 
 
-def mark_finished(output_dir: str | Path) -> None:
-    """Called by a recipe when everything it writes is there; run again, the recipe then has nothing to do."""
-    write_json(Path(output_dir) / "finished.json", {"finished": True})
+################
+# Start
+################
 
 
 def is_finished(output_dir: str | Path) -> bool:
-    return (Path(output_dir) / "finished.json").is_file()
+    """Whether a recipe wrote everything it writes to this folder."""
+    return (Path(output_dir) / FINISHED).is_file()
 
 
-def leave_together() -> None:
-    """Ends a command's process group, where there is one, once every rank is there.
+def already_finished(args: TrainingArguments) -> bool:
+    """`is_finished`, said to the user."""
+    if not is_finished(args.output_dir):
+        return False
+    print(f"{args.output_dir} holds a finished run; delete it to train again")
+    return True
 
-    A rank that exits by itself takes down gloo's or NCCL's threads as they are and can die of it (SIGABRT).
+
+def train_or_resume(trainer: Trainer) -> None:
+    """Trains to the end, from the last whole checkpoint where there is one."""
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(trainer.args))
+
+
+################
+# End
+################
+
+
+def mark_finished(output_dir: str | Path) -> None:
+    """The last file of a run; run again, the recipe then has nothing to do."""
+    write_json(Path(output_dir) / FINISHED, {"finished": True})
+
+
+@contextlib.contextmanager
+def _push_held_back(args: TrainingArguments) -> Iterator[None]:
+    """`Trainer.save_model` pushes by itself where `--push_to_hub` is on; in this block it is off.
+
+    Its `_internal_call=True` would do the same, but also says "this is a checkpoint" to ours.
+    """
+    asked, args.push_to_hub = args.push_to_hub, False
+    try:
+        yield
+    finally:
+        args.push_to_hub = asked
+
+
+def finish(trainer: Trainer, save_extras: Callable[[Path], None] | None = None) -> None:
+    """Writes everything a run leaves behind, then pushes it where `--push_to_hub` is on.
+
+    The push comes last, so that a Hub that cannot be reached costs nothing that was trained.
+
+    Args:
+        save_extras: called with the output folder, on one process, for what only this recipe
+            writes (a merged model, a reward head, metrics). What the processes compute together
+            is computed before: here the others would not take part.
+    """
+    output_dir = Path(trainer.args.output_dir)
+    with _push_held_back(trainer.args):
+        trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        if save_extras is not None:
+            save_extras(output_dir)
+        trainer.create_model_card()  # after the extras: it shows their numbers
+        mark_finished(output_dir)
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def end_process_group() -> None:
+    """Ends the process group of a launched command, where there is one, once every rank is there.
+
+    A rank that exits alone tears down gloo's or NCCL's threads mid-work and can die (SIGABRT).
     """
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()

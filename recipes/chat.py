@@ -1,10 +1,11 @@
 """Talk to it: what you type, answered by each model of a run, side by side.
 
-    python recipes/chat.py                                             (base, SFT and PPO of the demo)
+    python recipes/chat.py                                         (base, SFT and PPO of the demo)
     python recipes/chat.py --models sft=outputs/my/sft/merged ppo=outputs/my/ppo
-    python recipes/chat.py --prompt "What do you like about rain?"     (one question, then stop)
+    python recipes/chat.py --prompt "What do you like about rain?" (one question, then stop)
 
-Every line is a question of its own, as in training: the models do not see what was said before. Ctrl-D ends it.
+Every line is a question of its own, as in training: the models do not see what was said before.
+Ctrl-D ends it.
 """
 
 import argparse
@@ -12,31 +13,38 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import torch
 
+from instruct.arguments import parse_models
 from instruct.files import UserError, command
 from instruct.generation import generate_ids
 from instruct.models import load_policy
 from instruct.tokens import decode_completion, encode_prompt
-from recipes.evaluate import parse_models
 
 DEMO = ["base=outputs/demo/embedded/model", "sft=outputs/demo/sft/merged", "ppo=outputs/demo/ppo"]
 
 
+NARROWEST = 20  # characters of a column; below, texts stand one below the other
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` characters; an empty line stays one."""
+    wrapped = []
+    for line in text.splitlines() or [""]:
+        wrapped += textwrap.wrap(line, width) or [""]
+    return wrapped
+
+
 def side_by_side(answers: dict[str, str], width: int) -> str:
-    """Named texts as columns of a table `width` characters wide, one below the other where columns would be too narrow."""
+    """Named texts as columns of a table that is `width` characters wide."""
     column = (width - 3 * (len(answers) - 1)) // len(answers)
-    if column < 20:
+    if column < NARROWEST:
         return "\n".join(f"[{name}] {text}" for name, text in answers.items())
-    wrap = lambda text: [
-        w for line in text.splitlines() or [""] for w in textwrap.wrap(line, column) or [""]
-    ]  # noqa: E731
-    cells = [[name, "-" * column, *wrap(text)] for name, text in answers.items()]
-    lines = [
-        [cell[i] if i < len(cell) else "" for cell in cells] for i in range(max(map(len, cells)))
-    ]
-    return "\n".join(" | ".join(text.ljust(column) for text in line).rstrip() for line in lines)
+    columns = [[name, "-" * column, *wrap(text, column)] for name, text in answers.items()]
+    rows = zip_longest(*columns, fillvalue="")
+    return "\n".join(" | ".join(cell.ljust(column) for cell in row).rstrip() for row in rows)
 
 
 def questions(prompt: str | None) -> Iterator[str]:
@@ -73,19 +81,17 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty")
-    loaded = {
-        name: load_policy(path, args.dtype) for name, path in parse_models(args.models).items()
-    }
+    models = parse_models(args.models)
+    loaded = {name: load_policy(path, args.dtype) for name, path in models.items()}
     for question in questions(args.prompt):
         answers = {}
         for name, (model, tokenizer) in loaded.items():
-            torch.manual_seed(args.seed)
+            torch.manual_seed(args.seed)  # the same question, the same answer
             ids = [encode_prompt(tokenizer, question)]
             drawn = generate_ids(model, tokenizer, ids, args.max_new_tokens, args.temperature)
             text = decode_completion(tokenizer, drawn[0]).strip()
-            answers[name] = "".join(
-                c for c in text if c.isprintable() or c == "\n"
-            )  # no terminal control codes
+            # a model may write terminal control codes; they are not carried out
+            answers[name] = "".join(c for c in text if c.isprintable() or c == "\n")
         print(side_by_side(answers, shutil.get_terminal_size().columns))
 
 

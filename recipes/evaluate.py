@@ -1,199 +1,247 @@
-"""Step 4: measure, as the paper did: prompts of users never seen in training, win rates against a baseline (section 3.6).
+"""Step 4: measure, as the paper did (section 3.6): held-out users, win rates against a baseline.
 
-    python recipes/evaluate.py --models base=… sft=… ppo=… --input prompts/test.parquet --output_dir DIR
+    python recipes/evaluate.py --models base=… sft=… ppo=… --input prompts/test.parquet \\
+        --output_dir DIR
 
-Every model answers the same prompts; judges score the answers. The first judge is the gold standard (`--judge`, the
-scripted labeler by default); the reward model and the answers' length stand beside it. Writes `answers.jsonl`, and with
-`--run_dir` (a folder with prompts/ sft/ reward/ ppo/ inside) the whole run's `report.json`, `report.md` and curves.
+Every model answers the same prompts, of users never seen in training; judges score the answers.
+The first judge is the gold standard (`--judge`, the scripted labeler by default); the reward model
+and the answers' length stand beside it. Writes `answers.jsonl`, and with `--run_dir` (a folder with
+prompts/ sft/ reward/ ppo/ inside) the whole run's `report.json`, `report.md` and curves.
 Killed and run again, models that have answered are not asked again.
 """
 
 import argparse
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from instruct.arguments import load_function
+from data_prep.embedded import MODEL_NAME
+from instruct.arguments import load_function, parse_models
 from instruct.evaluation.report import write_report
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
-from instruct.files import UserError, command, load_rows, read_jsonl, write_rows
+from instruct.files import command, load_rows, read_jsonl, write_rows
 from instruct.generation import generate_ids
 from instruct.models import completion_logprobs, load_policy, load_reward
 from instruct.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer
 
-
-def parse_models(pairs: list[str]) -> dict[str, str]:
-    """`name=path` pairs, in order."""
-    models = dict(pair.partition("=")[::2] for pair in pairs)
-    if bad := [pair for pair in pairs if "=" not in pair or pair.endswith("=")]:
-        raise UserError(
-            f"--models {bad[0]}: give every model as name=path, for example sft=outputs/demo/sft/merged"
-        )
-    return models
+# Flags that decide what a model answers and what it scores: kept answers are asked anew when one
+# of them changed.
+ASKED = ("limit", "max_new_tokens", "temperature", "seed", "input", "judge", "dtype")
 
 
-def answer(name: str, path: str, rows: list[dict], args) -> list[dict]:
-    """Answers of one model to all prompts: rows with model, prompt_id, user_id, prompt, completion, ended, tokens."""
-    model, tokenizer = load_policy(path, args.dtype)
-    ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
-    order, answers = sorted(range(len(rows)), key=lambda i: len(ids[i])), {}
-    torch.manual_seed(args.seed)
-    for start in tqdm(range(0, len(order), args.batch_size), desc=f"{name} answers"):
-        batch = order[start : start + args.batch_size]
-        drawn = generate_ids(
-            model, tokenizer, [ids[i] for i in batch], args.max_new_tokens, args.temperature
-        )
-        for i, tokens in zip(batch, drawn, strict=True):
-            answers[i] = {
-                "model": name, **rows[i], "completion": decode_completion(tokenizer, tokens),
-                "ended": tokens[-1] == tokenizer.eos_token_id, "tokens": len(tokens), "completion_ids": tokens,
-            }  # fmt: skip
-    return [answers[i] for i in range(len(rows))]
-
-
-@torch.no_grad()
-def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str) -> float | None:
-    """Mean over answers of log p(answer) - log p_reference(answer), in nats per answer; None across prompt formats.
-
-    On the very tokens the model sampled, so it estimates (k1) the KL divergence of the model from the reference.
-    """
-    pairs = []
-    for name in (path, reference):
-        tokenizer = load_tokenizer(str(name))
-        pairs.append(
-            [(encode_prompt(tokenizer, a["prompt"]), a["completion_ids"]) for a in answers]
-        )
-    if pairs[0] != pairs[1]:
-        return None
-    ours, theirs = (
-        completion_logprobs(load_policy(name, dtype)[0], pairs[0]) for name in (path, reference)
-    )
-    return sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(answers)
-
-
-@command
-def main(argv: list[str] | None = None) -> None:
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--models",
         nargs="+",
         required=True,
         metavar="NAME=PATH",
         help="models or adapters to compare",
     )
-    parser.add_argument("--input", required=True, help="held-out prompts: file, folder or Hub id")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--reward", help="reward model, as second judge")
-    parser.add_argument(
-        "--judge", default="data_prep.label:scripted_reward", help="gold judge, module:function"
-    )
-    parser.add_argument(
-        "--judge_name", default="the scripted labeler", help="what the report calls that judge"
-    )
-    parser.add_argument(
-        "--tie", type=float, default=0.3, help="gold scores closer than this are a tie"
-    )
-    parser.add_argument("--reference", default="sft", help="the model that KL is measured from")
-    parser.add_argument(
-        "--run_dir", type=Path, help="the run to report on (prompts/ sft/ reward/ ppo/ inside)"
-    )
-    parser.add_argument(
-        "--limit", type=int, default=200, help="this many prompts, drawn with --seed"
-    )
-    parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    models, judge, started = (
-        parse_models(args.models),
-        load_function(args.judge, "--judge"),
-        time.monotonic(),
-    )
+    add("--input", required=True, help="held-out prompts: file, folder or Hub id")
+    add("--output_dir", type=Path, required=True)
+    add("--reward", help="reward model, as second judge")
+    add("--judge", default="data_prep.label:scripted_reward", help="gold judge, module:function")
+    add("--judge_name", default="the scripted labeler", help="what the report calls that judge")
+    add("--tie", type=float, default=0.3, help="gold scores closer than this are a tie")
+    add("--reference", default="sft", help="the model that KL is measured from")
+    add("--run_dir", type=Path, help="the run to report on (prompts/ sft/ reward/ ppo/ inside)")
+    add("--limit", type=int, default=200, help="this many prompts, drawn with --seed")
+    add("--max_new_tokens", type=int, default=64)
+    add("--temperature", type=float, default=1.0)
+    add("--batch_size", type=int, default=64)
+    add("--dtype", default="float32")
+    add("--seed", type=int, default=0)
+    return parser.parse_args(argv)
 
-    # 1. The same prompts for every model
-    rows = load_rows(args.input, "test", columns=["prompt"]).to_list()
-    rows = random.Random(args.seed).sample(rows, min(args.limit, len(rows)))
-    rows = [
+
+################
+# The same prompts for every model
+################
+
+
+def held_out_prompts(source: str, limit: int, seed: int) -> list[dict]:
+    """`limit` rows of `source`, drawn with `seed`: prompt_id, user_id, prompt [messages]."""
+    rows = load_rows(source, "test", columns=["prompt"]).to_list()
+    rows = random.Random(seed).sample(rows, min(limit, len(rows)))
+    return [
         {
-            "prompt_id": str(r.get("id", i)),
-            "user_id": r.get("user_id") or f"prompt {i}",
-            "prompt": as_messages(r["prompt"]),
+            "prompt_id": str(row.get("id", i)),
+            # without users every prompt is a cluster of its own
+            "user_id": row.get("user_id") or f"prompt {i}",
+            "prompt": as_messages(row["prompt"]),
         }
-        for i, r in enumerate(rows)
+        for i, row in enumerate(rows)
     ]
 
-    # 2. Answers and scores
-    settings, answers = (
-        [
-            vars(args)[k]
-            for k in ("limit", "max_new_tokens", "temperature", "seed", "input", "judge", "dtype")
-        ],
-        {},
-    )
-    for name, path in models.items():
-        file = args.output_dir / "answers" / f"{name}.jsonl"
-        if file.is_file() and (kept := read_jsonl(file))[0].get("asked") == [path, *settings]:
-            answers[name] = kept
-            continue
-        found = answer(name, path, rows, args)
-        gold = judge(
-            prompts=[r["prompt"] for r in found], completions=[r["completion"] for r in found]
-        )
-        answers[name] = [
-            {**r, "gold": float(g), "asked": [path, *settings]}
-            for r, g in zip(found, gold, strict=True)
-        ]
-        write_rows(file, answers[name])
-    if args.reward:
-        reward = load_reward(args.reward, device=str(PartialState().device))
-        for found in answers.values():
-            scores = reward.score([r["prompt"] for r in found], [r["completion"] for r in found])
-            for row, score in zip(found, scores, strict=True):
-                row["reward"] = score
 
-    # 3. What it means
-    users = [row["user_id"] for row in rows]
+################
+# Answers and scores
+################
+
+
+def answer(name: str, path: str, rows: list[dict], args: argparse.Namespace) -> list[dict]:
+    """Answers of one model to all prompts, in the order of `rows`.
+
+    Returns rows with model, prompt_id, user_id, prompt, completion, ended (by itself, in eos),
+    tokens (how many, eos included) and completion_ids.
+    """
+    model, tokenizer = load_policy(path, args.dtype)
+    ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
+    # prompts of similar length share a batch
+    order = sorted(range(len(rows)), key=lambda i: len(ids[i]))
+    answers = {}
+    torch.manual_seed(args.seed)
+    for start in tqdm(range(0, len(order), args.batch_size), desc=f"{name} answers"):
+        batch = order[start : start + args.batch_size]
+        prompts = [ids[i] for i in batch]
+        sampled = generate_ids(model, tokenizer, prompts, args.max_new_tokens, args.temperature)
+        for i, tokens in zip(batch, sampled, strict=True):
+            answers[i] = {
+                "model": name,
+                **rows[i],
+                "completion": decode_completion(tokenizer, tokens),
+                "ended": tokens[-1] == tokenizer.eos_token_id,
+                "tokens": len(tokens),
+                "completion_ids": tokens,
+            }
+    return [answers[i] for i in range(len(rows))]
+
+
+def kept_or_new_answers(
+    name: str, path: str, rows: list[dict], judge: Callable, args: argparse.Namespace
+) -> list[dict]:
+    """Answers with their `gold` score: of an earlier run that asked the same, else new ones."""
+    file = args.output_dir / "answers" / f"{name}.jsonl"
+    asked = [path, *(getattr(args, flag) for flag in ASKED)]
+    if file.is_file():
+        kept = read_jsonl(file)
+        if kept[0].get("asked") == asked:
+            return kept
+    answers = answer(name, path, rows, args)
+    scores = judge(
+        prompts=[row["prompt"] for row in answers],
+        completions=[row["completion"] for row in answers],
+    )
+    answers = [
+        {**row, "gold": float(score), "asked": asked}
+        for row, score in zip(answers, scores, strict=True)
+    ]
+    write_rows(file, answers)
+    return answers
+
+
+def add_reward_scores(answers: dict[str, list[dict]], path: str) -> None:
+    """Adds `reward`, the reward model's score, to every row."""
+    reward = load_reward(path, device=str(PartialState().device))
+    for found in answers.values():
+        scores = reward.score([r["prompt"] for r in found], [r["completion"] for r in found])
+        for row, score in zip(found, scores, strict=True):
+            row["reward"] = score
+
+
+################
+# What it means
+################
+
+
+@torch.no_grad()
+def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str) -> float | None:
+    """Mean over answers of log p(answer) - log p_reference(answer), in nats per answer.
+
+    On the very tokens the model sampled, so it estimates the KL divergence of the model from the
+    reference (the estimator that Schulman calls k1). None where the two render prompts differently.
+    """
+    pairs = {}
+    for name in (path, reference):
+        tokenizer = load_tokenizer(str(name))
+        pairs[name] = [
+            (encode_prompt(tokenizer, row["prompt"]), row["completion_ids"]) for row in answers
+        ]
+    if pairs[path] != pairs[reference]:
+        return None
+    ours, theirs = (
+        completion_logprobs(load_policy(name, dtype)[0], pairs[name]) for name in (path, reference)
+    )
+    return sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(answers)
+
+
+def summarize(
+    name: str,
+    models: dict[str, str],
+    answers: list[dict],
+    users: list[str],
+    args: argparse.Namespace,
+) -> dict:
+    """One model's line of the report: mean and interval of each number, KL from the reference."""
+    summary = {"path": models[name]}
+    for key in ("gold", "reward", "tokens", "ended"):
+        if key in answers[0]:  # `reward` only with --reward
+            mean, low, high = cluster_bootstrap([row[key] for row in answers], users)
+            summary[key] = {"mean": mean, "low": low, "high": high}
+    if args.reference in models and name != args.reference:
+        summary[f"kl_from_{args.reference}"] = kl_from_reference(
+            models[name], models[args.reference], answers, args.dtype
+        )
+    return summary
+
+
+def win_rates(
+    answers: dict[str, list[dict]],
+    users: list[str],
+    score: Callable[[dict], float],
+    tie: float = 0.0,
+) -> dict[str, dict]:
+    """`win_rate` by `score` of every model against each one named before it, clustered by user."""
+    rates, names = {}, list(answers)
+    for i, ours in enumerate(names):
+        for theirs in names[:i]:
+            rates[f"{ours}_vs_{theirs}"] = win_rate(
+                [score(row) for row in answers[ours]],
+                [score(row) for row in answers[theirs]],
+                users,
+                tie,
+            )
+    return rates
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    models, judge = parse_models(args.models), load_function(args.judge, "--judge")
+    started = time.monotonic()
+
+    prompts = held_out_prompts(args.input, args.limit, args.seed)
+    answers = {
+        name: kept_or_new_answers(name, path, prompts, judge, args) for name, path in models.items()
+    }
+    if args.reward:
+        add_reward_scores(answers, args.reward)
+
+    users = [row["user_id"] for row in prompts]
     result = {
         "judge": args.judge_name,
-        "models": {},
-        "win_rate": {},
+        "models": {name: summarize(name, models, answers[name], users, args) for name in models},
+        "win_rate": win_rates(answers, users, lambda row: row["gold"], args.tie),
         "win_rate_by_reward_model": {},
-        "win_rate_shorter": {},
+        "win_rate_shorter": win_rates(answers, users, lambda row: -row["tokens"]),
     }
-    for name, found in answers.items():
-        summary = {"path": models[name]}
-        for key in ("gold", "reward", "tokens", "ended"):
-            if key in found[0]:
-                mean, low, high = cluster_bootstrap([r[key] for r in found], users)
-                summary[key] = {"mean": mean, "low": low, "high": high}
-        if args.reference in models and name != args.reference:
-            summary[f"kl_from_{args.reference}"] = kl_from_reference(
-                models[name], models[args.reference], found, args.dtype
-            )
-        result["models"][name] = summary
-    names = list(models)
-    for ours, theirs in [(a, b) for i, a in enumerate(names) for b in names[:i]]:
-        a, b, key = answers[ours], answers[theirs], f"{ours}_vs_{theirs}"
-        result["win_rate"][key] = win_rate(
-            [r["gold"] for r in a], [r["gold"] for r in b], users, args.tie
-        )
-        if args.reward:
-            result["win_rate_by_reward_model"][key] = win_rate(
-                [r["reward"] for r in a], [r["reward"] for r in b], users
-            )
-        result["win_rate_shorter"][key] = win_rate(
-            [-r["tokens"] for r in a], [-r["tokens"] for r in b], users
-        )
+    if args.reward:
+        result["win_rate_by_reward_model"] = win_rates(answers, users, lambda row: row["reward"])
     result["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
-    write_report(args.output_dir, result, answers, args.run_dir)
+
+    # only the demo's runs have that folder, and its model is the base of all three steps
+    is_demo = args.run_dir is not None and (args.run_dir / "embedded").is_dir()
+    base = MODEL_NAME if is_demo else None
+    write_report(args.output_dir, result, answers, args.run_dir, base)
 
 
 if __name__ == "__main__":

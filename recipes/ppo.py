@@ -1,18 +1,24 @@
-"""Step 3: PPO against the reward model (InstructGPT, section 3.5), policy, reference, reward and value on one base model.
+"""Step 3: PPO against the reward model (InstructGPT, section 3.5).
 
     accelerate launch recipes/ppo.py --config recipes/configs/demo/ppo.yaml
 
-Takes prompts (`prompt`: text or messages; file, folder or Hub id), the merged SFT model (`--model_name_or_path`: the base,
-and the reference while adapters are off) and a reward: `--reward_model_path` (folder by recipes/reward.py), Python functions
-(`--reward_funcs module:function ...`), or both, weighted by `--reward_weights`. Writes to `--output_dir` the policy's adapter,
-`value/`, the tokenizer, `trainer_state.json` (metrics of each rollout) and `samples.jsonl`; with `--save_merged` also
-`merged/`. Run again it continues from its last whole checkpoint.
+Policy, reference, reward and value share one base model: `--model_name_or_path`, the merged SFT
+model, which is the reference itself while adapters are off.
 
-PPO-ptx: `--ptx_dataset` (rows with `text`) and `--ptx_coef` add a language-model loss on pretraining text to every step
-against the "alignment tax". The paper's coefficient is 27.8, with 8 times as many pretraining rows as responses; here as
-many (`--ptx_batch_size`), one more forward and backward per micro-batch. Off by default.
+Takes prompts (`prompt`: text or messages; file, folder or Hub id) and a reward:
+`--reward_model_path` (folder by recipes/reward.py), Python functions
+(`--reward_funcs module:function ...`), or both, weighted by `--reward_weights`. Writes to
+`--output_dir` the policy's adapter, `value/`, the tokenizer, `trainer_state.json` (metrics of each
+rollout) and `samples.jsonl`; with `--save_merged` also `merged/`. Run again it continues from its
+last whole checkpoint.
 
-`--stock` runs TRL's own `PPOTrainer` on the same data: LoRA policy, `--stock_value lora|full` as value network, no resume.
+PPO-ptx: `--ptx_dataset` (rows with `text`) and `--ptx_coef` add a language-model loss on
+pretraining text to every step against the "alignment tax". The paper's coefficient is 27.8, with
+8 times as many pretraining rows as responses; here as many (`--ptx_batch_size`), one more forward
+and backward per micro-batch. Off by default.
+
+`--stock` runs TRL's own `PPOTrainer` on the same data: LoRA policy, `--stock_value lora|full` as
+value network, no resume.
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +31,7 @@ from instruct.arguments import ModelConfig, load_function, parse
 from instruct.cards import use_our_card
 from instruct.files import UserError, command, data_files, load_rows
 from instruct.models import load_causal_lm, save_merged
-from instruct.runs import checkpoint_to_resume, is_finished, leave_together, mark_finished
+from instruct.runs import already_finished, end_process_group, finish, train_or_resume
 from instruct.tokens import load_tokenizer
 from instruct.trainers.ppo.trainer import SharedBasePPOConfig, SharedBasePPOTrainer
 
@@ -62,15 +68,17 @@ class ScriptArguments(trl.ScriptArguments):
 
 
 def held_out_prompts(script_args: ScriptArguments):
-    """The first `--eval_prompts` rows of --eval_dataset, or of the validation split beside a single training file."""
-    source, split = (
-        script_args.eval_dataset or script_args.dataset_name,
-        script_args.dataset_test_split,
-    )
+    """The first `--eval_prompts` rows of `--eval_dataset`.
+
+    Where that is not given: of the validation split beside a single training file.
+    """
+    source = script_args.eval_dataset or script_args.dataset_name
+    split = script_args.dataset_test_split
     if script_args.eval_dataset is None and Path(source).is_file():
         source = Path(source).parent
+    # a folder without that split would give its training rows
     if Path(source).is_dir() and not any(
-        p.name.startswith(split) for p in data_files(source, split)
+        file.name.startswith(split) for file in data_files(source, split)
     ):
         raise UserError(
             f"{source}: no {split} file for evaluation; give --eval_dataset or --eval_strategy no"
@@ -86,8 +94,8 @@ def main(
         raise UserError(
             "--dataset_name is missing: prompts as a file, a folder or a Hub dataset id"
         )
-    if is_finished(training_args.output_dir):
-        return print(f"{training_args.output_dir} holds a finished run; delete it to train again")
+    if already_finished(training_args):
+        return
 
     ################
     # Data
@@ -99,9 +107,9 @@ def main(
         ["prompt"],
     )
     eval_rows = held_out_prompts(script_args) if training_args.eval_strategy != "no" else None
-    ptx_rows = (
-        load_rows(script_args.ptx_dataset, columns=["text"]) if script_args.ptx_dataset else None
-    )
+    ptx_rows = None
+    if script_args.ptx_dataset:
+        ptx_rows = load_rows(script_args.ptx_dataset, columns=["text"])
 
     ################
     # Models
@@ -109,7 +117,9 @@ def main(
     tokenizer = load_tokenizer(
         model_args.model_name_or_path, model_args.model_revision, training_args.trust_remote_code
     )
-    model_args.lora_task_type, model_args.lora_dropout = "CAUSAL_LM", 0.0
+    model_args.lora_task_type = "CAUSAL_LM"
+    # with dropout, the probability ratio of PPO would not start at 1
+    model_args.lora_dropout = 0.0
     model = load_causal_lm(model_args, training_args.trust_remote_code)
     if script_args.stock:
         from instruct.trainers.ppo.stock import train_stock
@@ -121,6 +131,8 @@ def main(
     ################
     # Train
     ################
+    names = script_args.reward_funcs or ()
+    reward_funcs = tuple(load_function(name, "--reward_funcs") for name in names)
     trainer = SharedBasePPOTrainer(
         model=model,
         args=training_args,
@@ -128,30 +140,22 @@ def main(
         train_dataset=rows,
         eval_dataset=eval_rows,
         reward_model=training_args.reward_model_path,
-        reward_funcs=tuple(
-            load_function(name, "--reward_funcs") for name in script_args.reward_funcs or ()
-        ),
+        reward_funcs=reward_funcs,
         ptx_dataset=ptx_rows,
         peft_config=get_peft_config(model_args),
     )
     sources = [script_args.dataset_name, training_args.reward_model_path, script_args.ptx_dataset]
     use_our_card(trainer, "ppo", model_args.model_name_or_path, sources)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+    train_or_resume(trainer)
 
     ################
     # Save
     ################
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
+    def save_extras(output_dir: Path) -> None:
         if script_args.save_merged and model_args.use_peft:
-            save_merged(
-                training_args.output_dir, training_args.output_dir, training_args.trust_remote_code
-            )
-        trainer.create_model_card()
-        mark_finished(training_args.output_dir)
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+            save_merged(str(output_dir), str(output_dir), training_args.trust_remote_code)
+
+    finish(trainer, save_extras)
 
 
 @command
@@ -161,4 +165,4 @@ def cli(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     cli()
-    leave_together()
+    end_process_group()

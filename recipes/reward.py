@@ -1,20 +1,23 @@
-"""Step 2: a reward model from ranked outputs (InstructGPT, section 3.5), over TRL's `RewardTrainer`.
+"""Step 2: a reward model from ranked outputs (InstructGPT, 3.5), over TRL's `RewardTrainer`.
 
     accelerate launch recipes/reward.py --config recipes/configs/demo/reward.yaml
 
-Takes rankings (`prompt`, `completions` [K], `ranks` [K], 1 = best, equal = tie; file, folder or Hub id) or plain
-`chosen`/`rejected` rows, puts a scalar head on the SFT model, and learns each ranking as one batch element. Writes the
-LoRA adapter with its head, `reward_head.json` (the bias that makes `--demonstrations` score 0 on average) and
-`metrics.json` (held-out rankings) to `--output_dir`; `instruct.models.load_reward` reads it. Run again it continues from
-its last checkpoint. With `--score FILE` the model in `--output_dir` scores prompt-completion rows instead:
+Takes rankings (`prompt`, `completions` [K], `ranks` [K], 1 = best, equal = tie; file, folder or Hub
+id) or plain `chosen`/`rejected` rows, puts a scalar head on the SFT model, and learns each ranking
+as one batch element. Writes the LoRA adapter with its head, `reward_head.json` (the bias that makes
+`--demonstrations` score 0 on average) and `metrics.json` (held-out rankings) to `--output_dir`;
+`instruct.models.load_reward` reads it. Run again it continues from its last checkpoint.
+With `--score FILE` the model in `--output_dir` scores prompt-completion rows instead:
 
-    python -m recipes.reward --output_dir outputs/demo/reward --score rows.jsonl --score_output scored.jsonl
+    python -m recipes.reward --output_dir outputs/demo/reward --score rows.jsonl \\
+        --score_output scored.jsonl
 """
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import trl
 from accelerate import PartialState
 from torch import nn
@@ -28,7 +31,13 @@ from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metri
 from instruct.files import UserError, command, load_rows, write_json, write_rows
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.ranking import key_of
-from instruct.runs import checkpoint_to_resume, is_finished, leave_together, mark_finished
+from instruct.runs import (
+    already_finished,
+    end_process_group,
+    finish,
+    is_finished,
+    train_or_resume,
+)
 from instruct.tokens import load_tokenizer
 from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
 
@@ -65,7 +74,10 @@ class ScriptArguments(trl.ScriptArguments):
 
 
 def init_head(model: PreTrainedModel) -> None:
-    """A new head's weights ~ N(0, 1/(d+1)), as in Stiennon et al. 2020 (arXiv 2009.01325); a trained one is kept."""
+    """A new head's weights ~ N(0, 1/(d+1)), as in Stiennon et al. 2020 (arXiv 2009.01325).
+
+    A trained head is kept.
+    """
     is_new = not any("SequenceClassification" in name for name in model.config.architectures or [])
     if is_new and hasattr(model, "score"):
         nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.score.in_features + 1))
@@ -73,45 +85,47 @@ def init_head(model: PreTrainedModel) -> None:
 
 def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) -> None:
     """Writes the rows of `--score` with a `score` each."""
-    if not is_finished(training_args.output_dir):
-        raise UserError(
-            f"--output_dir {training_args.output_dir}: no trained reward model there to score with"
-        )
+    output_dir, scored = training_args.output_dir, script_args.score_output
+    if not is_finished(output_dir):
+        raise UserError(f"--output_dir {output_dir}: no trained reward model there to score with")
     rows = load_rows(script_args.score, columns=["prompt", "completion"])
     reward = load_reward(
-        training_args.output_dir,
+        output_dir,
         trust_remote_code=training_args.trust_remote_code,
         device=str(PartialState().device),
     )
     scores = reward.score(
         rows["prompt"], rows["completion"], training_args.per_device_eval_batch_size
     )
-    write_rows(
-        script_args.score_output, ({**row, "score": s} for row, s in zip(rows, scores, strict=True))
-    )
-    print(
-        f"{script_args.score_output}: {len(scores)} rows, mean score {sum(scores) / len(scores):.4f}"
-    )
+    write_rows(scored, ({**row, "score": s} for row, s in zip(rows, scores, strict=True)))
+    print(f"{scored}: {len(scores)} rows, mean score {sum(scores) / len(scores):.4f}")
 
 
 def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
-    """Everything known about the held-out rankings: accuracy and its ceiling, also of labelers never trained on."""
+    """`ranking_metrics` of the held-out rankings, and what to read them against.
+
+    `agreement`: between labelers of the same prompt, the ceiling of any reward model.
+    `held_out_labelers`: accuracy on rankings by labelers that were never trained on (the paper's
+    check that it learned more than its own labelers' taste).
+    """
     predicted = trainer.predict(trainer.eval_dataset)
     (ranks, keys), scores = predicted.label_ids, predicted.predictions
-    metrics = ranking_metrics(scores, ranks, prompts=keys[:, 0])
+    prompt_keys, labeler_keys = keys.T
+    metrics = ranking_metrics(scores, ranks, prompts=prompt_keys)
     rows, train = trainer.eval_dataset, trainer.train_dataset
-    metrics["agreement"] = labeler_agreement(
-        rows.select_columns(["prompt", "completions", "ranks"]).to_list()
-    )
+    rankings = rows.select_columns(["prompt", "completions", "ranks"]).to_list()
+    metrics["agreement"] = labeler_agreement(rankings)
     metrics["held_out_labelers"] = None
     if "labeler" in rows.column_names and "labeler" in train.column_names:
         new = sorted(set(rows["labeler"]) - set(train["labeler"]) - {None})
-        chosen = [key in {key_of(name) for name in new} for key in keys[:, 1].tolist()]
-        if any(chosen):
-            found = ranking_metrics(scores[chosen], ranks[chosen], prompts=keys[chosen, 0])
+        # By key, not by row: several processes may hand back the rows in another order.
+        chosen = np.isin(labeler_keys, [key_of(name) for name in new])
+        if chosen.any():
+            found = ranking_metrics(scores[chosen], ranks[chosen], prompts=prompt_keys[chosen])
             wanted = ("accuracy", "accuracy_low", "accuracy_high", "n_pairs")
-            metrics["held_out_labelers"] = {"labelers": new} | {
-                name: found[name] for name in wanted
+            metrics["held_out_labelers"] = {
+                "labelers": new,
+                **{name: found[name] for name in wanted},
             }
     return metrics
 
@@ -125,8 +139,8 @@ def main(
         raise UserError(
             "--dataset_name is missing: rankings as a file, a folder or a Hub dataset id"
         )
-    if is_finished(training_args.output_dir):
-        return print(f"{training_args.output_dir} holds a finished run; delete it to train again")
+    if already_finished(training_args):
+        return
 
     ################
     # Data
@@ -148,7 +162,8 @@ def main(
     )
     if eval_dataset is None and training_args.eval_strategy != "no":
         raise UserError(
-            "--eval_strategy needs held-out rankings: give --dataset_test_split or an --eval_fraction above 0"
+            "--eval_strategy needs held-out rankings: "
+            "give --dataset_test_split or an --eval_fraction above 0"
         )
     demonstrations = None
     if script_args.demonstrations:
@@ -182,37 +197,29 @@ def main(
     )
     sources = [script_args.dataset_name, script_args.demonstrations]
     use_our_card(trainer, "reward", model_args.model_name_or_path, sources)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+    train_or_resume(trainer)
 
     ################
     # Evaluate and save
     ################
+    # by all processes together, so before `finish`, whose extras are written by one
     metrics = {} if eval_dataset is None else held_out_metrics(trainer)
-    bias = (
-        0.0
-        if demonstrations is None
-        else -trainer.mean_score(demonstrations["prompt"], demonstrations["completion"])
-    )
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        head = {
-            "bias": bias,
-            "pad_token_id": tokenizer.pad_token_id,
-            "base": model_args.model_name_or_path,
-        }
-        write_json(Path(training_args.output_dir) / "reward_head.json", head)
+    bias = 0.0
+    if demonstrations is not None:
+        bias = -trainer.mean_score(demonstrations["prompt"], demonstrations["completion"])
+
+    def save_extras(output_dir: Path) -> None:
+        base, pad_token_id = model_args.model_name_or_path, tokenizer.pad_token_id
+        head = {"bias": bias, "pad_token_id": pad_token_id, "base": base}
+        write_json(output_dir / "reward_head.json", head)
         if metrics:
-            write_json(Path(training_args.output_dir) / "metrics.json", metrics)
+            write_json(output_dir / "metrics.json", metrics)
             print(
-                "held-out accuracy {accuracy:.3f} [{accuracy_low:.3f}, {accuracy_high:.3f}], {n_pairs} pairs".format(
-                    **metrics
-                )
+                f"held-out accuracy {metrics['accuracy']:.3f} [{metrics['accuracy_low']:.3f}, "
+                f"{metrics['accuracy_high']:.3f}], {metrics['n_pairs']} pairs"
             )
-        trainer.create_model_card()
-        mark_finished(training_args.output_dir)
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+
+    finish(trainer, save_extras)
 
 
 @command
@@ -222,4 +229,4 @@ def cli(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     cli()
-    leave_together()
+    end_process_group()

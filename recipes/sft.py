@@ -1,13 +1,15 @@
-"""Step 1: supervised fine-tuning on demonstrations (InstructGPT, section 3.5), over TRL's `SFTTrainer`.
+"""Step 1: supervised fine-tuning on demonstrations (InstructGPT, 3.5), over TRL's `SFTTrainer`.
 
     accelerate launch recipes/sft.py --config recipes/configs/demo/sft.yaml
 
-Takes prompt-completion rows (`prompt`, `completion`: text or messages; file, folder or Hub id), trains on the completion
-and its eos, and writes to `--output_dir` the LoRA adapter and, in `merged/`, the merged model that the reward model and
-PPO start from. Run again it continues from its last checkpoint.
+Takes prompt-completion rows (`prompt`, `completion`: text or messages; file, folder or Hub id),
+trains on the completion and its eos, and writes to `--output_dir` the LoRA adapter and, in
+`merged/`, the merged model that the reward model and PPO start from. Run again it continues from
+its last checkpoint.
 
-The paper: cosine schedule, 16 epochs, residual dropout 0.2 (architectures of today have none: LoRA dropout stands in),
-and the checkpoint picked by reward-model score on validation prompts (`--select_by_reward`).
+The paper: cosine schedule, 16 epochs, residual dropout 0.2 (architectures of today have none: LoRA
+dropout stands in), and the checkpoint picked by reward-model score on validation prompts
+(`--select_by_reward`).
 """
 
 from dataclasses import dataclass, field
@@ -24,10 +26,10 @@ from instruct.files import UserError, command, load_rows, write_json
 from instruct.generation import generate_ids
 from instruct.models import load_causal_lm, load_policy, load_reward, save_merged
 from instruct.runs import (
-    checkpoint_to_resume,
-    is_finished,
-    leave_together,
-    mark_finished,
+    already_finished,
+    end_process_group,
+    finish,
+    train_or_resume,
     whole_checkpoints,
 )
 from instruct.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
@@ -43,8 +45,9 @@ class ScriptArguments(trl.ScriptArguments):
     select_by_reward: str | None = field(
         default=None,
         metadata={
-            "help": "Reward model (folder or Hub id). Instead of training, pick among the saved checkpoints the one whose "
-            "answers to the validation prompts score highest, as the paper did, and write its adapter and merged model."
+            "help": "Reward model (folder or Hub id). Instead of training, pick among the saved "
+            "checkpoints the one whose answers to the validation prompts score highest, as the "
+            "paper did, and write its adapter and merged model."
         },
     )
     select_prompts: int = field(
@@ -72,13 +75,15 @@ class SFTConfig(HardwareDefaults, trl.SFTConfig):
 
 
 def tokenize(rows, tokenizer, max_length: int | None, name: str):
-    """Rows -> `input_ids` (prompt + completion + eos) and `completion_mask`; longer ones are left out and counted."""
+    """Demonstrations -> what SFTTrainer takes as tokenised: `input_ids` and `completion_mask`.
+
+    By the token contract (prompt + completion + eos) instead of TRL's rendering of both together.
+    Rows longer than `max_length` are left out and counted; a cut one would teach not to end.
+    """
 
     def encode(row):
-        prompt, completion = (
-            encode_prompt(tokenizer, row["prompt"]),
-            encode_completion(tokenizer, row["completion"]),
-        )
+        prompt = encode_prompt(tokenizer, row["prompt"])
+        completion = encode_completion(tokenizer, row["completion"])
         return {
             "input_ids": prompt + completion,
             "completion_mask": [0] * len(prompt) + [1] * len(completion),
@@ -87,21 +92,17 @@ def tokenize(rows, tokenizer, max_length: int | None, name: str):
     encoded = rows.map(encode, remove_columns=rows.column_names, desc=f"tokenizing {name}")
     short = encoded.filter(lambda row: max_length is None or len(row["input_ids"]) <= max_length)
     if len(short) < len(encoded):
-        print(
-            f"{name}: {len(encoded) - len(short)} rows longer than --max_length {max_length} tokens left out"
-        )
+        too_long = len(encoded) - len(short)
+        print(f"{name}: {too_long} rows longer than --max_length {max_length} tokens left out")
     if not len(short):
         raise UserError(f"{name}: every row is longer than --max_length {max_length} tokens")
     return short
 
 
-def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> None:
-    """Answers validation prompts with every saved checkpoint and keeps the one the reward model likes best."""
-    checkpoints = whole_checkpoints(training_args.output_dir)
-    if not checkpoints:
-        raise UserError(
-            f"{training_args.output_dir}: no whole checkpoint to select from; train with --save_strategy epoch"
-        )
+def mean_rewards(
+    checkpoints: list[Path], script_args: ScriptArguments, training_args: SFTConfig
+) -> dict[str, float]:
+    """{checkpoint: mean reward of its answers to the first `--select_prompts` prompts}."""
     rows = load_rows(
         script_args.dataset_name,
         script_args.dataset_test_split,
@@ -109,29 +110,39 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
         ["prompt"],
     )
     prompts = rows["prompt"][: script_args.select_prompts]
-    reward, scores = load_reward(script_args.select_by_reward), {}
+    reward = load_reward(script_args.select_by_reward)
+    means = {}
     for checkpoint in checkpoints:
         model, tokenizer = load_policy(
             str(checkpoint), trust_remote_code=training_args.trust_remote_code
         )
-        torch.manual_seed(training_args.seed)
-        ids = [encode_prompt(tokenizer, p) for p in prompts]
+        torch.manual_seed(training_args.seed)  # the same luck for every checkpoint
+        ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
         answers = generate_ids(model, tokenizer, ids, script_args.select_max_new_tokens)
-        values = reward.score(prompts, [decode_completion(tokenizer, a) for a in answers])
-        scores[checkpoint.name] = sum(values) / len(values)
+        scores = reward.score(prompts, [decode_completion(tokenizer, a) for a in answers])
+        means[checkpoint.name] = sum(scores) / len(scores)
         print(
-            f"{checkpoint.name}: mean reward {scores[checkpoint.name]:.4f} on {len(prompts)} validation prompts"
+            f"{checkpoint.name}: mean reward {means[checkpoint.name]:.4f} "
+            f"on {len(prompts)} validation prompts"
         )
-    best = max(scores, key=scores.get)
-    chosen = Path(training_args.output_dir) / best
+    return means
+
+
+def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> None:
+    """Keeps the saved checkpoint whose answers the reward model likes best, as the paper did."""
+    output_dir = Path(training_args.output_dir)
+    checkpoints = whole_checkpoints(output_dir)
+    if not checkpoints:
+        raise UserError(
+            f"{output_dir}: no whole checkpoint to select from; train with --save_strategy epoch"
+        )
+    means = mean_rewards(checkpoints, script_args, training_args)
+    best = max(means, key=means.get)
     for name in ("adapter_model.safetensors", "adapter_config.json"):
-        if (chosen / name).is_file():
-            (Path(training_args.output_dir) / name).write_bytes((chosen / name).read_bytes())
-    save_merged(str(chosen), training_args.output_dir, training_args.trust_remote_code)
-    write_json(
-        Path(training_args.output_dir) / "selected_by_reward.json",
-        {"checkpoint": best, "mean_reward": scores},
-    )
+        if (output_dir / best / name).is_file():
+            (output_dir / name).write_bytes((output_dir / best / name).read_bytes())
+    save_merged(str(output_dir / best), training_args.output_dir, training_args.trust_remote_code)
+    write_json(output_dir / "selected_by_reward.json", {"checkpoint": best, "mean_reward": means})
 
 
 def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
@@ -141,8 +152,8 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         )
     if script_args.select_by_reward:
         return select_by_reward(script_args, training_args)
-    if is_finished(training_args.output_dir):
-        return print(f"{training_args.output_dir} holds a finished run; delete it to train again")
+    if already_finished(training_args):
+        return
 
     ################
     # Data
@@ -153,26 +164,24 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         training_args.trust_remote_code,
         training_args.chat_template_path,
     )
-    source, columns = script_args.dataset_name, ["prompt", "completion"]
-    load = lambda split: tokenize(  # noqa: E731
-        load_rows(source, split, script_args.dataset_config, columns),
-        tokenizer,
-        training_args.max_length,
-        f"{source} {split}",
-    )
-    train_dataset = load(script_args.dataset_train_split)
-    eval_dataset = (
-        load(script_args.dataset_test_split) if training_args.eval_strategy != "no" else None
-    )
+    training_args.chat_template_path = None  # settled here, for every later step
+
+    def load_demonstrations(split: str):
+        source = script_args.dataset_name
+        rows = load_rows(source, split, script_args.dataset_config, ["prompt", "completion"])
+        return tokenize(rows, tokenizer, training_args.max_length, f"{source} {split}")
+
+    train_dataset = load_demonstrations(script_args.dataset_train_split)
+    eval_dataset = None
+    if training_args.eval_strategy != "no":
+        eval_dataset = load_demonstrations(script_args.dataset_test_split)
 
     ################
     # Train
     ################
-    training_args.chat_template_path = None  # settled above, for every later step
     model_args.lora_task_type = "CAUSAL_LM"
-    set_seed(
-        training_args.seed
-    )  # LoRA's first weights are random, and drawn before Trainer sets its seed
+    # LoRA's first weights are random, and drawn before Trainer sets its seed
+    set_seed(training_args.seed)
     trainer = SFTTrainer(
         model=load_causal_lm(model_args, training_args.trust_remote_code),
         args=training_args,
@@ -181,22 +190,16 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
     )
-    use_our_card(trainer, "sft", model_args.model_name_or_path, [source])
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args))
+    use_our_card(trainer, "sft", model_args.model_name_or_path, [script_args.dataset_name])
+    train_or_resume(trainer)
 
     ################
     # Save
     ################
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        save_merged(
-            training_args.output_dir, training_args.output_dir, training_args.trust_remote_code
-        )
-        trainer.create_model_card()
-        mark_finished(training_args.output_dir)
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+    def save_extras(output_dir: Path) -> None:
+        save_merged(str(output_dir), str(output_dir), training_args.trust_remote_code)
+
+    finish(trainer, save_extras)
 
 
 @command
@@ -206,4 +209,4 @@ def cli(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     cli()
-    leave_together()
+    end_process_group()

@@ -1,4 +1,4 @@
-"""How well scores order rankings that were held out. Pairs with equal ranks say nothing and are left out."""
+"""How well scores order held-out rankings. Pairs with equal ranks say nothing and are left out."""
 
 from itertools import combinations
 

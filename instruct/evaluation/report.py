@@ -1,4 +1,4 @@
-"""The report a person opens: `report.json`, `report.md` and curves of one run, from the files the steps wrote."""
+"""The report a person opens: `report.json`, `report.md` and curves of one run, from its files."""
 
 import html
 import json
@@ -6,51 +6,71 @@ from pathlib import Path
 
 from instruct.files import atomic_file, write_json, write_rows
 
+# Our name of a curve -> the trainer's name in its log.
 PPO_KEYS = {
-    "gold": "rewards/scripted_reward", "reward": "objective/scores", "kl": "objective/kl", "entropy": "objective/entropy",
-    "length": "objective/length", "eos_rate": "objective/eos_rate",
-}  # fmt: skip
+    "gold": "rewards/scripted_reward",
+    "reward": "objective/scores",
+    "kl": "objective/kl",
+    "entropy": "objective/entropy",
+    "length": "objective/length",
+    "eos_rate": "objective/eos_rate",
+}
+PPO_TITLES = {
+    "gold": "gold score (scripted labeler)",
+    "reward": "learned reward",
+    "kl": "KL from SFT (nats per response)",
+    "entropy": "entropy (nats per response)",
+    "length": "response tokens",
+    "eos_rate": "share of responses that end",
+}
+SHOWN_ANSWERS = 12  # prompts in the table of answers side by side
+
+################
+# What the steps wrote
+################
 
 
-def _read(path: Path):
+def _read(path: Path) -> dict:
+    """A JSON document; empty where the step was not run."""
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def _logged(step_dir: Path, key: str) -> list[dict]:
+    """The entries of a trainer's log that hold `key`."""
+    history = _read(step_dir / "trainer_state.json").get("log_history", [])
+    return [entry for entry in history if key in entry]
+
+
+def _seconds(file: Path) -> dict[str, float]:
+    """{stage: seconds} of demo.sh's table."""
+    if not file.is_file():
+        return {}
+    lines = (line.split("\t") for line in file.read_text().splitlines())
+    return {stage: float(seconds) for stage, seconds in lines}
+
+
 def collect_run(run_dir: Path) -> dict:
-    """`data`, `sft`, `reward`, `ppo` and `seconds` of a run folder; a step that was not run is an empty entry."""
+    """`data`, `sft`, `reward`, `ppo` and `seconds` of a run; empty where a step was not run."""
     prompts = _read(run_dir / "prompts" / "report.json")
-    sft = [
-        e
-        for e in _read(run_dir / "sft" / "trainer_state.json").get("log_history", [])
-        if "eval_loss" in e
-    ]
-    ppo = [
-        e
-        for e in _read(run_dir / "ppo" / "trainer_state.json").get("log_history", [])
-        if "objective/kl" in e
-    ]
-    seconds = {}
-    if (run_dir / "seconds.tsv").is_file():
-        seconds = {
-            name: float(s)
-            for name, s in (
-                line.split("\t") for line in (run_dir / "seconds.tsv").read_text().splitlines()
-            )
+    sft = _logged(run_dir / "sft", "eval_loss")
+    losses = {}
+    if sft:
+        before, after = sft[0], sft[-1]  # SFT evaluates once before it trains
+        losses = {
+            "eval_loss_before": before["eval_loss"],
+            "eval_loss_after": after["eval_loss"],
         }
+    steps = [
+        {"step": entry["step"], **{key: entry.get(name) for key, name in PPO_KEYS.items()}}
+        for entry in _logged(run_dir / "ppo", "objective/kl")
+    ]
+    wanted = ("in", "kept", "removed", "splits")
     return {
-        "data": {
-            key: prompts.get(key) for key in ("in", "kept", "removed", "splits") if key in prompts
-        },
-        "sft": {"eval_loss_before": sft[0]["eval_loss"], "eval_loss_after": sft[-1]["eval_loss"]}
-        if sft
-        else {},
+        "data": {key: prompts[key] for key in wanted if key in prompts},
+        "sft": losses,
         "reward": _read(run_dir / "reward" / "metrics.json"),
-        "ppo": {
-            "steps": [
-                {"step": e["step"], **{k: e.get(name) for k, name in PPO_KEYS.items()}} for e in ppo
-            ]
-        },
-        "seconds": seconds,
+        "ppo": {"steps": steps},
+        "seconds": _seconds(run_dir / "seconds.tsv"),
     }
 
 
@@ -58,19 +78,16 @@ def plot_ppo(steps: list[dict], file: Path) -> None:
     """PPO's curves, one small panel each, as PNG."""
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # no display needed
     from matplotlib import pyplot as plt
 
-    titles = {
-        "gold": "gold score (scripted labeler)", "reward": "learned reward", "kl": "KL from SFT (nats per response)",
-        "entropy": "entropy (nats per response)", "length": "response tokens", "eos_rate": "share of responses that end",
-    }  # fmt: skip
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.5), layout="constrained")
-    for axis, (key, title) in zip(axes.flat, titles.items(), strict=True):
+    for axis, (key, title) in zip(axes.flat, PPO_TITLES.items(), strict=True):
         points = [(s["step"], s[key]) for s in steps if s.get(key) is not None]
-        axis.plot(*zip(*points, strict=True), color="#1f77b4") if points else axis.text(
-            0.5, 0.5, "not logged", ha="center"
-        )
+        if points:
+            axis.plot(*zip(*points, strict=True), color="#1f77b4")
+        else:
+            axis.text(0.5, 0.5, "not logged", ha="center")
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -81,7 +98,14 @@ def plot_ppo(steps: list[dict], file: Path) -> None:
     plt.close(figure)
 
 
-def _percent(entry: dict) -> str:
+################
+# The report as Markdown
+################
+
+
+def _percent(entry: dict | None) -> str:
+    if entry is None:
+        return "–"
     return f"{100 * entry['rate']:.1f} % [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
 
 
@@ -97,108 +121,140 @@ def _cell(text: str) -> str:
     return " ".join(text.split())
 
 
-def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> str:
-    """The report as Markdown; what models and users wrote is escaped."""
-    judge, lines = report["judge"], ["# From prompt log to PPO: what this run did", ""]
-    if base:
-        lines += [f"Base model: **{base}**, so already instruction-tuned before step 1.", ""]
+def _steps_section(report: dict) -> list[str]:
+    """What each step of the run did; a step that was not run has no paragraph."""
+    lines = []
     if data := report.get("data"):
-        removed = ", ".join(f"{n} {reason}" for reason, n in data["removed"].items()) or "none"
-        lines += [
-            "## Prompts",
-            "",
-            f"{data['in']} in = {data['kept']} kept + {sum(data['removed'].values())} removed ({removed}).",
-            "",
-        ]
+        removed = data["removed"]
+        reasons = ", ".join(f"{n} {reason}" for reason, n in removed.items()) or "none"
+        counts = f"{data['in']} in = {data['kept']} kept + {sum(removed.values())} removed"
+        lines += ["## Prompts", "", f"{counts} ({reasons}).", ""]
     if sft := report.get("sft"):
-        lines += [
-            "## Step 1: SFT",
-            "",
-            f"Evaluation loss {sft['eval_loss_before']:.3f} → {sft['eval_loss_after']:.3f} (held-out demonstrations).",
-            "",
-        ]
+        change = f"{sft['eval_loss_before']:.3f} → {sft['eval_loss_after']:.3f}"
+        lines += ["## Step 1: SFT", "", f"Evaluation loss {change} (held-out demonstrations).", ""]
     if reward := report.get("reward"):
+        accuracy, low, high = (
+            100 * reward[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
+        )
         lines += [
-            "## Step 2: reward model", "",
-            f"Held-out accuracy {100 * reward['accuracy']:.1f} % [{100 * reward['accuracy_low']:.1f}, "
-            f"{100 * reward['accuracy_high']:.1f}] on {reward['n_pairs']} pairs ranked by {judge}.", "",
-        ]  # fmt: skip
-    if steps := report.get("ppo", {}).get("steps"):
-        lines += [
-            "## Step 3: PPO",
+            "## Step 2: reward model",
             "",
-            "![PPO curves](ppo.png)",
-            "",
-            f"Last step: KL {steps[-1]['kl']:.2f} nats per response.",
+            f"Held-out accuracy {accuracy:.1f} % [{low:.1f}, {high:.1f}] "
+            f"on {reward['n_pairs']} pairs ranked by {report['judge']}.",
             "",
         ]
-    lines += [
-        "## Comparison on users never seen in training", "",
-        f"Gold: {judge}. Intervals are 95 % bootstrap over users; a tie counts half.", "",
-        "| model | gold score | reward model | tokens | ended | KL from reference |", "|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for name, m in report["models"].items():
-        kl = next((v for k, v in m.items() if k.startswith("kl_from_")), None)
-        lines.append(
-            f"| {name} | {' | '.join(_interval(m.get(key)) for key in ('gold', 'reward', 'tokens', 'ended'))} "
-            f"| {'–' if kl is None else f'{kl:.2f}'} |"
-        )
+    if steps := report.get("ppo", {}).get("steps"):
+        kl = f"Last step: KL {steps[-1]['kl']:.2f} nats per response."
+        lines += ["## Step 3: PPO", "", "![PPO curves](ppo.png)", "", kl, ""]
+    return lines
+
+
+def _comparison_section(report: dict) -> list[str]:
+    """Models and their win rates, by each judge."""
+    judge = report["judge"]
+    lines = [
+        "## Comparison on users never seen in training",
+        "",
+        f"Gold: {judge}. Intervals are 95 % bootstrap over users; a tie counts half.",
+        "",
+        "| model | gold score | reward model | tokens | ended | KL from reference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, model in report["models"].items():
+        kl = next((v for key, v in model.items() if key.startswith("kl_from_")), None)
+        cells = [_interval(model.get(key)) for key in ("gold", "reward", "tokens", "ended")]
+        cells.append("–" if kl is None else f"{kl:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
         f"| win rate | by {judge} | by the reward model | by length alone (shorter wins) | n |",
         "|---|---|---|---|---|",
     ]
-    for key, entry in report["win_rate"].items():
-        second, third = report["win_rate_by_reward_model"].get(key), report["win_rate_shorter"][key]
-        lines.append(
-            f"| {key.replace('_vs_', ' against ')} | {_percent(entry)} | {_percent(second) if second else '–'} | {_percent(third)} | {entry['n']} |"
-        )
-    lines += ["", "## Side by side", ""]
+    for key, by_gold in report["win_rate"].items():
+        by_reward = report["win_rate_by_reward_model"].get(key)
+        by_length = report["win_rate_shorter"][key]
+        cells = [_percent(entry) for entry in (by_gold, by_reward, by_length)]
+        against = key.replace("_vs_", " against ")
+        lines.append(f"| {against} | {' | '.join(cells)} | {by_gold['n']} |")
+    return lines
+
+
+def _answers_section(answers: dict[str, list[dict]]) -> list[str]:
+    """The first prompts and each model's answer with its gold score."""
     names = list(answers)
+    lines = ["", "## Side by side", ""]
     lines += ["| prompt | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for rows in list(zip(*answers.values(), strict=True))[:12]:
-        cells = [f"{_cell(r['completion'])} ({r['gold']:+.2f})" for r in rows]
-        lines.append(f"| {_cell(rows[0]['prompt'][-1]['content'])} | " + " | ".join(cells) + " |")
-    if report.get("seconds"):
+    for rows in list(zip(*answers.values(), strict=True))[:SHOWN_ANSWERS]:
+        prompt = rows[0]["prompt"][-1]["content"]
+        cells = [f"{_cell(row['completion'])} ({row['gold']:+.2f})" for row in rows]
+        lines.append(f"| {_cell(prompt)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> str:
+    """The report as Markdown; what models and users wrote is escaped."""
+    lines = ["# From prompt log to PPO: what this run did", ""]
+    if base:
+        lines += [f"Base model: **{base}**, so already instruction-tuned before step 1.", ""]
+    lines += _steps_section(report) + _comparison_section(report) + _answers_section(answers)
+    if seconds := report.get("seconds"):
         lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
-        lines += [f"| {name} | {s:.0f} |" for name, s in report["seconds"].items()]
-        lines.append(f"| all | {sum(report['seconds'].values()):.0f} |")
+        lines += [f"| {name} | {s:.0f} |" for name, s in seconds.items()]
+        lines.append(f"| all | {sum(seconds.values()):.0f} |")
     return "\n".join(lines) + "\n"
 
 
+################
+# Writing it
+################
+
+
+def print_summary(report: dict) -> None:
+    """The numbers that matter, for the terminal."""
+    if sft := report.get("sft"):
+        change = f"{sft['eval_loss_before']:.3f} -> {sft['eval_loss_after']:.3f}"
+        print(f"SFT evaluation loss      {change}")
+    if reward := report.get("reward"):
+        n_pairs = reward["n_pairs"]
+        print(
+            f"reward accuracy          {reward['accuracy']:.3f} "
+            f"(held-out rankings, {n_pairs} pairs)"
+        )
+    if steps := report.get("ppo", {}).get("steps"):
+        print(f"PPO KL from SFT          {steps[-1]['kl']:.2f} nats per response")
+    gold = ", ".join(f"{name} {value:.3f}" for name, value in report["gold"].items())
+    print(f"gold score               {gold}")
+    for key, entry in report["win_rate"].items():
+        print(f"win rate {key:<15} {_percent(entry)} by {report['judge']}, n = {entry['n']}")
+
+
 def write_report(
-    output_dir: Path, result: dict, answers: dict[str, list[dict]], run_dir: Path | None
+    output_dir: Path,
+    result: dict,
+    answers: dict[str, list[dict]],
+    run_dir: Path | None = None,
+    base: str | None = None,
 ) -> None:
-    """Writes `report.json`, `report.md`, `ppo.png` and `answers.jsonl`, and prints the numbers that matter."""
+    """Writes `report.json`, `report.md`, `ppo.png` and `answers.jsonl`, and prints a summary.
+
+    Args:
+        result: what the evaluation found (`judge`, `models`, `win_rate`…, `seconds`).
+        answers: {model: rows}.
+        run_dir: the run whose steps are told as well.
+        base: name of an instruction-tuned base model, to be said at the top.
+    """
     run = collect_run(run_dir) if run_dir else {}
     report = {**run, **result, "seconds": {**run.get("seconds", {}), **result["seconds"]}}
-    report["gold"] = {name: m["gold"]["mean"] for name, m in result["models"].items()}
-    base = None
-    if run_dir and (run_dir / "embedded").is_dir():
-        from data_prep.embedded import MODEL_NAME as base
+    report["gold"] = {name: model["gold"]["mean"] for name, model in result["models"].items()}
     if report.get("ppo", {}).get("steps"):
         plot_ppo(report["ppo"]["steps"], output_dir / "ppo.png")
-    write_rows(
-        output_dir / "answers.jsonl",
-        [{k: v for k, v in r.items() if k != "asked"} for rows in answers.values() for r in rows],
-    )
+    # `asked` is the cache's own note
+    rows = [
+        {k: v for k, v in r.items() if k != "asked"} for found in answers.values() for r in found
+    ]
+    write_rows(output_dir / "answers.jsonl", rows)
     write_json(output_dir / "report.json", report)
     with atomic_file(output_dir / "report.md") as beside:
         beside.write_text(markdown(report, answers, base), encoding="utf-8")
-    if report.get("sft"):
-        print(
-            f"SFT evaluation loss      {report['sft']['eval_loss_before']:.3f} -> {report['sft']['eval_loss_after']:.3f}"
-        )
-    if report.get("reward"):
-        print(
-            f"reward accuracy          {report['reward']['accuracy']:.3f} (held-out rankings, {report['reward']['n_pairs']} pairs)"
-        )
-    if report.get("ppo", {}).get("steps"):
-        print(f"PPO KL from SFT          {report['ppo']['steps'][-1]['kl']:.2f} nats per response")
-    print(
-        "gold score               "
-        + ", ".join(f"{name} {value:.3f}" for name, value in report["gold"].items())
-    )
-    for key, entry in report["win_rate"].items():
-        print(f"win rate {key:<15} {_percent(entry)} by {report['judge']}, n = {entry['n']}")
+    print_summary(report)
     print(f"report: {output_dir / 'report.md'}")

@@ -1,4 +1,8 @@
-"""Intervals for what the evaluation reports: bootstrap over clusters (users, prompts), since their rows hang together."""
+"""Intervals for what the evaluation reports, by a bootstrap over clusters.
+
+Answers to one user, or rankings of one prompt, are not independent: whole users or prompts are
+drawn (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 8).
+"""
 
 from collections.abc import Sequence
 
@@ -14,13 +18,18 @@ def cluster_bootstrap(
 ) -> tuple[float, float, float]:
     """Weighted mean of `values` with its 95 % percentile interval, resampling whole clusters.
 
-    Returns (mean, low, high). Rows of one cluster are drawn together, so an interval is not narrowed by repetition.
+    Returns (mean, low, high). As the rows of a cluster are drawn together, an interval is not
+    narrowed by repetition.
+
+    Args:
+        values, clusters: one each per row; rows with equal clusters belong together.
+        weights: one per row; default 1.
+        draws: how many resamples.
     """
-    values, weights = (
-        np.asarray(values, float),
-        np.ones(len(values)) if weights is None else np.asarray(weights, float),
-    )
+    values = np.asarray(values, float)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
     _, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
+    # per cluster; a resample's mean is then a ratio of two sums over the clusters drawn
     totals, counts = np.bincount(index, values * weights), np.bincount(index, weights)
     drawn = np.random.default_rng(seed).integers(len(totals), size=(draws, len(totals)))
     means = totals[drawn].sum(1) / np.maximum(counts[drawn].sum(1), 1e-12)
@@ -31,7 +40,10 @@ def cluster_bootstrap(
 def win_rate(
     ours: Sequence[float], theirs: Sequence[float], clusters: Sequence, tie: float = 0.0
 ) -> dict:
-    """How often `ours` beats `theirs` on the same prompts (a tie, closer than `tie`, counts half), with its interval."""
+    """How often `ours` beats `theirs` on the same prompts, with its interval.
+
+    Scores no further apart than `tie` are a tie, which counts half.
+    """
     a, b = np.asarray(ours, float), np.asarray(theirs, float)
     won = np.where(np.abs(a - b) <= tie, 0.5, (a > b).astype(float))
     rate, low, high = cluster_bootstrap(won, clusters)

@@ -19,14 +19,14 @@ RUN = """
 import faulthandler, json, sys
 faulthandler.dump_traceback_later(100, exit=True)  # a hang shows where
 from recipes import ppo, reward, sft
-from instruct.runs import leave_together
+from instruct.runs import end_process_group
 from accelerate import PartialState
 for name, argv in json.load(open(sys.argv[1])):
     {"sft": sft, "reward": reward, "ppo": ppo}[name].cli(argv)
     assert PartialState().num_processes == 2, PartialState().num_processes
     PartialState().wait_for_everyone()  # as the launcher does: the next step reads what rank 0 is still writing
 print(f"rank {PartialState().process_index} done\\n", end="")  # one write: the two share a pipe
-leave_together()
+end_process_group()
 """
 
 

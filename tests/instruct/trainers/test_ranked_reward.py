@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,13 +196,13 @@ import sys
 sys.path.insert(0, {tests!r})
 import torch
 from test_ranked_reward import make_classifier, make_rankings, make_trainer, step_gradients
-from instruct.runs import leave_together
+from instruct.runs import end_process_group
 trainer = make_trainer({folder!r}, make_classifier(), make_rankings(seed=7), per_device_train_batch_size={batch})
 assert trainer.args.world_size == 2, trainer.args.world_size
 loss, gradients = step_gradients(trainer)
 if trainer.is_world_process_zero():
     torch.save({{"loss": loss, "gradients": gradients}}, {folder!r} + "/gradients.pt")
-leave_together()
+end_process_group()
 """
 
 
