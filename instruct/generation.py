@@ -1,14 +1,18 @@
-"""Sampling by temperature alone, the one way this repo generates text (sampling outputs, PPO rollouts, evaluation).
+"""Sampling by temperature alone, the one way this repo generates text: outputs to rank, rollouts,
+evaluation.
 
-Any other filter (top-k, repetition penalty, a model's own `generation_config`) would make the sampling distribution
-differ from the one whose log-probabilities are trained, which shows as a negative KL.
+Any other filter (top-k, repetition penalty, a model's own `generation_config`) would make the
+sampling distribution differ from the one whose log-probabilities are trained, which shows as a
+negative KL.
 """
 
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad as pad_last
 from transformers import (
     DynamicCache,
     GenerationConfig,
@@ -23,40 +27,72 @@ CHUNK = 8  # tokens between two looks for rows that have ended
 MIN_ROWS = 4  # a batch of prompts has at least so many, however their lengths differ
 
 
-class DrawToken(LogitsProcessor):
-    """Draws each row's token from softmax(logits / temperature) and leaves only that one, for `generate` to pick.
+def base_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The transformers model under a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
-    One uniform number per row against the cumulative distribution (in float64), instead of `torch.multinomial`'s random
-    number per vocabulary entry: on CPU those took a fifth of sampling (49k entries, 250 rows). `steps` keeps what was
-    drawn: [rows, 1 or 2] a step, the token's log-probability and the number per row that `also` gives.
+
+# ---- drawing a token -----------------------------------------------------------------------------
+
+
+class DrawToken(LogitsProcessor):
+    """Draws each row's token from softmax(logits / temperature) and leaves only it for `generate`.
+
+    One uniform number per row against the cumulative distribution (in float64), instead of
+    `torch.multinomial`'s random number per vocabulary entry: on CPU those took a fifth of sampling
+    (49k entries, 250 rows).
+
+    Attributes:
+        logprobs: one tensor [rows] a step, the log-probability of what was drawn.
+        noted: one tensor [rows] a step, what `also` gave; empty without it.
     """
 
     def __init__(self, temperature: float, also: Callable[[], torch.Tensor] | None = None):
         self.temperature, self.also = temperature, also
-        self.steps: list[torch.Tensor] = []
+        self.logprobs: list[torch.Tensor] = []
+        self.noted: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         probabilities = (scores / self.temperature).softmax(-1)
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
-        drawn = (
-            torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device)
-            * cumulative[:, -1:]
-        )
+        uniform = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device)
+        drawn = uniform * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
-        logprobs = probabilities.gather(1, token).log()
-        self.steps.append(torch.cat([logprobs, self.also()[:, None]], 1) if self.also else logprobs)
+        self.logprobs.append(probabilities.gather(1, token).log().squeeze(1))
+        if self.also is not None:
+            self.noted.append(self.also())
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+    def take(self) -> tuple[list[list[float]], list[list[float]]]:
+        """The steps since the last call, row by row: log-probabilities and notes."""
+        logprobs, noted = _by_row(self.logprobs), _by_row(self.noted)
+        self.logprobs, self.noted = [], []
+        return logprobs, noted
+
+
+def _by_row(steps: list[torch.Tensor]) -> list[list[float]]:
+    return torch.stack(steps, 1).tolist() if steps else []
 
 
 @contextlib.contextmanager
 def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """`generate` fills unset fields from `model.generation_config`; for the block that is `config` itself."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    """For the block, `generate` finds `config` where it would fill up from the model's own."""
+    base = base_of(model)
     kept, base.generation_config = base.generation_config, config
     try:
         yield
     finally:
         base.generation_config = kept
+
+
+def own_random_state(device: torch.device) -> contextlib.AbstractContextManager:
+    """For a block whose draws must not shift those that come after it."""
+    if device.type == "cpu":
+        return torch.random.fork_rng([])
+    return torch.random.fork_rng([device], device_type=device.type)
+
+
+# ---- the prompts' cache --------------------------------------------------------------------------
 
 
 def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,54 +103,173 @@ def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Ten
     return ids, mask
 
 
+def of_similar_length(lengths: list[int]) -> list[list[int]]:
+    """Row numbers in groups: at most a tenth of padding, and at least `MIN_ROWS` in each but the
+    last.
+    """
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        too_long = groups and lengths[i] > 1.1 * lengths[groups[-1][0]]
+        if not groups or (too_long and len(groups[-1]) >= MIN_ROWS):
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
 def prompt_cache(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int
 ) -> DynamicCache:
     """The cache of left-padded prompts [N, P], every row repeated `copies` times: [N * copies, P].
 
-    Rows are computed with those of similar length (at most a tenth of padding), where the cache keeps whole sequences.
+    Rows are computed with those of similar length, where the cache keeps whole sequences.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    body, cache = getattr(base, base.base_model_prefix), DynamicCache(config=base.config)
-    lengths, groups = mask.sum(1).tolist(), []
-    whole = all(type(layer) is DynamicLayer for layer in cache.layers)
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if not groups or (
-            whole and lengths[i] > 1.1 * lengths[groups[-1][0]] and len(groups[-1]) >= MIN_ROWS
-        ):
-            groups.append([])
-        groups[-1].append(i)
+    base = base_of(model)
+    body = getattr(base, base.base_model_prefix)
+    takes_positions = "position_ids" in inspect.signature(body.forward).parameters
 
-    def fill(cache: DynamicCache, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
-        positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
-        if "position_ids" not in inspect.signature(body.forward).parameters:
-            positions = {}
+    def filled(ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
+        cache = DynamicCache(config=base.config)
+        positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if takes_positions else {}
         body(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions)
         return cache
 
+    lengths = mask.sum(1).tolist()
+    # a sliding window's layer keeps less than the sequence: parts of other lengths do not fit
+    # together
+    whole = all(type(layer) is DynamicLayer for layer in DynamicCache(config=base.config).layers)
+    groups = of_similar_length(lengths) if whole else [list(range(len(lengths)))]
     if len(groups) == 1:
-        fill(cache, ids, mask)
+        cache = filled(ids, mask)
     else:
-        parts = []
-        for rows in groups:
-            width = max(1, lengths[rows[-1]])
-            parts.append(
-                fill(DynamicCache(config=base.config), ids[rows, -width:], mask[rows, -width:])
-            )
-        order = torch.tensor([i for rows in groups for i in rows], device=ids.device).argsort()
-        pad = lambda x: torch.nn.functional.pad(x, (0, 0, ids.shape[1] - x.shape[2], 0))  # noqa: E731
-        for n in range(len(cache.layers)):
-            keys, values = (
-                torch.cat([pad(getattr(p.layers[n], kind)) for p in parts])[order]
-                for kind in ("keys", "values")
-            )
-            cache.update(keys, values, n)
+        widths = [max(1, lengths[rows[-1]]) for rows in groups]
+        parts = [
+            filled(ids[rows, -width:], mask[rows, -width:])
+            for rows, width in zip(groups, widths, strict=True)
+        ]
+        cache = joined(parts, groups, DynamicCache(config=base.config), ids.shape[1])
     if copies > 1:
         cache.batch_repeat_interleave(copies)
     return cache
 
 
+def joined(
+    parts: list[DynamicCache], groups: list[list[int]], cache: DynamicCache, width: int
+) -> DynamicCache:
+    """Fills `cache` with the parts, each padded on the left to `width`, its rows back in order."""
+    place = torch.tensor([i for rows in groups for i in rows]).argsort()
+
+    def whole(kind: str, n: int) -> torch.Tensor:
+        states = [getattr(part.layers[n], kind) for part in parts]  # [rows, heads, length, width]
+        padded = [pad_last(x, (0, 0, width - x.shape[2], 0)) for x in states]
+        return torch.cat(padded)[place.to(padded[0].device)]
+
+    for n in range(len(parts[0].layers)):
+        cache.update(whole("keys", n), whole("values", n), n)
+    return cache
+
+
+# ---- generating ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Generated:
+    """Rows of sampled ids, each cut after the first eos (kept), and what was known of each id.
+
+    `logprobs` are those of the distribution it was drawn from (none where decoding is greedy),
+    `noted` is what `also` gave for it.
+    """
+
+    ids: list[list[int]]
+    logprobs: list[list[float]]
+    noted: list[list[float]]
+
+
 @torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    copies: int = 1,
+    also: Callable[[], torch.Tensor] | None = None,
+    **generate_kwargs,
+) -> Generated:
+    """Samples `copies` completions of each prompt from softmax(logits / temperature).
+
+    A prompt is computed once, and its cache repeated for the copies. Rows that have ended leave the
+    batch every `CHUNK` tokens, unless the processes have to step together (`synced_gpus`).
+
+    Args:
+        prompts: N rows of ids.
+        temperature: 0 decodes greedily.
+        also: called after each forward pass; the numbers [rows] it returns are kept in `noted`.
+
+    Returns:
+        N * copies rows, the copies of a prompt side by side; a row without eos hit
+        `max_new_tokens`.
+    """
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    ids, mask = left_pad(prompts, pad, model.device)
+    together = bool(generate_kwargs.get("synced_gpus"))
+    cache = start_cache(model, ids, mask, copies, together)
+    # only a cache of ours goes on from one call of `generate` to the next
+    leaves = not together and not getattr(base_of(model), "_is_stateful", False)
+    chunk = CHUNK if leaves else max_new_tokens
+    ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
+
+    draw = LogitsProcessorList([DrawToken(temperature, also)] if temperature > 0 else [])
+    out = Generated([[] for _ in ids], [[] for _ in ids], [[] for _ in ids])
+    rows = out.ids
+    open_rows = list(range(len(rows)))
+    for start in range(0, max_new_tokens, chunk):
+        known = ids.shape[1]
+        steps = min(chunk, max_new_tokens - start)
+        config = GenerationConfig(
+            max_new_tokens=steps, do_sample=False, eos_token_id=eos, pad_token_id=pad
+        )
+        with own_generation_config(model, config):
+            ids = model.generate(
+                ids, config, draw, attention_mask=mask, past_key_values=cache, **generate_kwargs
+            )
+        for i, new in zip(open_rows, ids[:, known:].tolist(), strict=True):
+            rows[i] += new[: new.index(eos) + 1] if eos in new else new
+        for drawn in draw:
+            keep_drawn(out, open_rows, drawn)
+        still_open = [j for j, i in enumerate(open_rows) if rows[i][-1] != eos]
+        if not still_open:
+            break
+        mask = pad_last(mask, (0, ids.shape[1] - known), value=1)
+        if len(still_open) < len(open_rows) and cache is not None:
+            index = torch.tensor(still_open, device=model.device)
+            ids, mask = ids[index], mask[index]
+            open_rows = [open_rows[j] for j in still_open]
+            cache.batch_select_indices(index)
+    return out
+
+
+def start_cache(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, together: bool
+) -> DynamicCache | None:
+    """The cache to begin with: of all but the prompts' last token; None where `generate` makes its
+    own.
+    """
+    base = base_of(model)
+    if getattr(base, "_is_stateful", False):
+        return None
+    if ids.shape[1] > 1 and (copies > 1 or not together):
+        return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies)
+    return None if together else DynamicCache(config=base.config)
+
+
+def keep_drawn(out: Generated, open_rows: list[int], draw: DrawToken) -> None:
+    """Adds the last steps' log-probabilities and notes to their rows, as far as the ids go."""
+    logprobs, noted = draw.take()
+    for kept, steps in ((out.logprobs, logprobs), (out.noted, noted)):
+        for i, row in zip(open_rows, steps, strict=bool(steps)):
+            kept[i] += row[: len(out.ids[i]) - len(kept[i])]
+
+
 def generate_ids(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -122,59 +277,6 @@ def generate_ids(
     max_new_tokens: int,
     temperature: float = 1.0,
     copies: int = 1,
-    record: list[list[list[float]]] | None = None,
-    also: Callable[[], torch.Tensor] | None = None,
-    **generate_kwargs,
 ) -> list[list[int]]:
-    """Samples `copies` completions of each prompt from softmax(logits / temperature); `temperature=0` decodes greedily.
-
-    Returns len(prompts) * copies rows of sampled ids, the copies of a prompt side by side, each cut after the first eos
-    (kept); a row without eos hit `max_new_tokens`. A prompt is computed once, and its cache repeated for the copies. Rows
-    that have ended leave the batch every `CHUNK` tokens, unless the processes have to step together (`synced_gpus`).
-    A list given as `record` is filled with a row per completion: for each sampled token its log-probability and, where
-    `also` is given, the number [rows] that it returns after each forward pass.
-    """
-    eos, pad, device = tokenizer.eos_token_id, tokenizer.pad_token_id, model.device
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    ids, mask = left_pad(prompts, pad, device)
-    chunk, cache = max_new_tokens, None
-    if not getattr(base, "_is_stateful", False):
-        together = generate_kwargs.get("synced_gpus")
-        if ids.shape[1] > 1 and (copies > 1 or not together):
-            cache = prompt_cache(model, ids[:, :-1], mask[:, :-1], copies)
-        elif not together:
-            cache = DynamicCache(config=base.config)
-        chunk = max_new_tokens if together else CHUNK
-    ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
-    draw = LogitsProcessorList([DrawToken(temperature, also)] if temperature > 0 else [])
-    rows: list[list[int]] = [[] for _ in ids]
-    if record is not None:
-        record[:] = [[] for _ in ids]
-    open_rows = list(range(len(rows)))
-    for start in range(0, max_new_tokens, chunk):
-        config = GenerationConfig(
-            max_new_tokens=min(chunk, max_new_tokens - start),
-            do_sample=False,
-            eos_token_id=eos,
-            pad_token_id=pad,
-        )
-        with own_generation_config(model, config):
-            out = model.generate(
-                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=draw,
-                past_key_values=cache, **generate_kwargs,
-            )  # fmt: skip
-        for i, new in zip(open_rows, out[:, ids.shape[1] :].tolist(), strict=True):
-            rows[i] += new[: new.index(eos) + 1] if eos in new else new
-        if record is not None:
-            for i, drawn in zip(open_rows, torch.stack(draw[0].steps, 1).tolist(), strict=True):
-                record[i] += drawn[: len(rows[i]) - len(record[i])]
-            draw[0].steps.clear()
-        kept = [j for j, i in enumerate(open_rows) if rows[i][-1] != eos]
-        if not kept:
-            break
-        ids, mask = out, torch.nn.functional.pad(mask, (0, out.shape[1] - mask.shape[1]), value=1)
-        if len(kept) < len(open_rows) and cache is not None:
-            index = torch.tensor(kept, device=device)
-            ids, mask, open_rows = ids[index], mask[index], [open_rows[j] for j in kept]
-            cache.batch_select_indices(index)
-    return rows
+    """The ids of `generate`: len(prompts) * copies rows, the copies of a prompt side by side."""
+    return generate(model, tokenizer, prompts, max_new_tokens, temperature, copies).ids

@@ -33,18 +33,17 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
+def step_of(checkpoint: str | Path) -> int:
+    """The optimizer step after which a checkpoint was written."""
+    return json.loads((Path(checkpoint) / "trainer_state.json").read_text())["global_step"]
+
+
 def whole_checkpoints(output_dir: str | Path) -> list[Path]:
     """Checkpoints of a run that were written to their end, oldest first."""
-
-    def step_of(checkpoint: Path) -> str:
-        return checkpoint.name.removeprefix(CHECKPOINT)
-
-    found = [
-        folder
-        for folder in Path(output_dir).glob(f"{CHECKPOINT}*")
-        if step_of(folder).isdigit() and is_whole(folder)
-    ]
-    return sorted(found, key=lambda folder: int(step_of(folder)))
+    found = Path(output_dir).glob(f"{CHECKPOINT}*")
+    steps = {folder: folder.name.removeprefix(CHECKPOINT) for folder in found}
+    whole = [folder for folder, step in steps.items() if step.isdigit() and is_whole(folder)]
+    return sorted(whole, key=lambda folder: int(steps[folder]))
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:

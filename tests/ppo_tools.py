@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM
 from instruct.arguments import ModelConfig
 from instruct.models import load_causal_lm, load_reward, load_sequence_classifier
 from instruct.tokens import encode_prompt, load_tokenizer
-from instruct.trainers.ppo.trainer import SharedBasePPOConfig, SharedBasePPOTrainer
+from instruct.trainers.ppo.config import SharedBasePPOConfig
+from instruct.trainers.ppo.rollout import Sampled
+from instruct.trainers.ppo.trainer import SharedBasePPOTrainer
 
 PROMPTS = [
     f"Tell me about {topic}" + ", and then some more" * (i % 3)
@@ -124,7 +126,7 @@ def flags(setup: dict, out: Path, **settings) -> list[str]:
     return out_flags
 
 
-def fixed_responses(prompts: list[list[int]], record=None) -> list[list[int]]:
+def fixed_responses(prompts: list[list[int]]) -> list[list[int]]:
     """A response that depends on the prompt alone: 3 to 8 tokens, some without eos (id 2)."""
     out = []
     for prompt in prompts:
@@ -132,6 +134,11 @@ def fixed_responses(prompts: list[list[int]], record=None) -> list[list[int]]:
         row = [draw.randrange(60, 500) for _ in range(draw.randrange(3, 9))]
         out.append(row if len(row) == 8 else [*row[:-1], 2])
     return out
+
+
+def fixed_sample(prompts: list[list[int]]) -> Sampled:
+    """In the place of `RolloutWorker.sample`."""
+    return Sampled(fixed_responses(prompts))
 
 
 class NaivePPO:
@@ -254,7 +261,7 @@ def first_gradients(trainer, resume: str | None = None) -> dict[str, torch.Tenso
                     found[name] = parameter.grad.detach().clone()
             raise Stop
 
-    trainer._sample = fixed_responses
+    trainer.worker.sample = fixed_sample
     trainer.add_callback(Catch())
     try:
         trainer.train(resume)

@@ -1,13 +1,15 @@
-"""Policy, reference, reward and value as roles of ONE base model: which LoRA adapter is on decides who speaks.
+"""Policy, reference, reward and value as roles of ONE base model: the adapter that is on speaks.
 
 | role | adapter | head |
 |---|---|---|
 | policy | `default`, trained | the LM head |
 | reference | none | the LM head |
 | reward | `reward`, frozen | `reward_head`, frozen |
-| value | `value`, trained, starts as a copy of the reward's (InstructGPT, App. C.4); or none: read from the policy's trunk | `value_head`, trained |
+| value | `value`, trained, or none: read from the policy's trunk | `value_head`, trained |
 
-With full fine-tuning the policy is a model of its own and the base is the frozen copy the other roles live on.
+A value adapter starts as a copy of the reward's (InstructGPT, App. C.4).
+With full fine-tuning the policy is a model of its own and the base is the frozen copy the other
+roles live on.
 """
 
 import contextlib
@@ -33,16 +35,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import disable_dropout_in_model
 
 from instruct.files import UserError
-from instruct.models import RewardModel, load_reward, model_file, reward_bias
+from instruct.models import model_file, reward_bias
+from instruct.trainers.adapter_files import part_of, save_adapter
 from instruct.trainers.fused_lora import fuse_lora
 
 ADAPTER = {"policy": "default", "reference": None, "reward": "reward", "value": "value"}
-
-
-def _same_place(a: str | None, b: str | None) -> bool:
-    return bool(a and b) and (
-        a == b or (Path(a).is_dir() and Path(b).is_dir() and Path(a).resolve() == Path(b).resolve())
-    )
 
 
 def linear_head(
@@ -70,7 +67,8 @@ class SharedBase(nn.Module):
     Args:
         model: the causal LM that is policy (adapter on top) and reference.
         peft_config: LoRA settings of the policy; None trains every weight, beside a frozen copy.
-        reward_path: folder or Hub id of an adapter by `recipes/reward.py` trained on this base; None: no reward role.
+        reward_path: folder or Hub id of an adapter by `recipes/reward.py` trained on this base;
+            None: no reward role.
         value_model: "adapter" or "head".
     """
 
@@ -83,13 +81,14 @@ class SharedBase(nn.Module):
     ):
         super().__init__()
         self.config = model.config
-        self.has_reward, self.value_model = reward_path is not None, value_model
+        self.has_reward = reward_path is not None
+        self.value_model = value_model
+        width = model.get_output_embeddings().weight.shape[1]
+
+        # 1. policy: an adapter, or every weight of `model`, beside a frozen copy
         self.full_policy = None if peft_config is not None else model
         base = model if peft_config is not None else copy.deepcopy(model)
         base.requires_grad_(False)
-        width = model.get_output_embeddings().weight.shape[1]
-
-        # 1. policy
         if peft_config is not None:
             if peft_config.modules_to_save:
                 raise UserError("--lora_modules_to_save: PPO on a shared base trains adapters only")
@@ -101,39 +100,19 @@ class SharedBase(nn.Module):
         # 3. value
         self.value_head = linear_head(width)
         if value_model == "adapter":
-            if self.has_reward:
-                config = copy.deepcopy(base.peft_config["reward"])
-                base.add_adapter("value", config)
-                weights = get_peft_model_state_dict(base, adapter_name="reward")
-                set_peft_model_state_dict(base, weights, adapter_name="value")
-                self.value_head.load_state_dict(self.reward_head.state_dict())
-            else:
-                config = copy.deepcopy(peft_config) or LoraConfig(
-                    target_modules="all-linear", task_type="CAUSAL_LM"
-                )
-                base = self._add_adapter(base, "value", config)
+            base = self._add_value(base, peft_config)
         self.base = base
 
         disable_dropout_in_model(self)
-        if (
-            not is_deepspeed_zero3_enabled()
-        ):  # ZeRO-3 gathers a weight when its own module is called
+        if not is_deepspeed_zero3_enabled():  # it gathers a weight when its own module is called
             fuse_lora(base)
         self._layers = [m for m in base.modules() if isinstance(m, LoraLayer)]
         self._role: str | None = None
         self._merged: str | None = None
-        trained = {"default", "value"}
-        for layer in self._layers:
-            for kind in layer.adapter_layer_names:
-                for name, part in getattr(layer, kind).items():
-                    part.requires_grad_(name in trained)
-        if self.full_policy is not None:
-            self.full_policy.requires_grad_(True)
-        self.reward_head.requires_grad_(False)
-        self._trains = [(p, p.requires_grad) for n, p in self.named_parameters() if "lora_" in n]
+        self._settle_what_trains()
         self.switch("policy")
 
-    # ---- building -----------------------------------------------------------------------------------------------
+    # ---- building --------------------------------------------------------------------------------
 
     @staticmethod
     def _add_adapter(base, name: str, config: LoraConfig) -> PeftModel:
@@ -143,11 +122,15 @@ class SharedBase(nn.Module):
         return base
 
     def _add_reward(self, base, path: str) -> PeftModel:
-        """Puts a SEQ_CLS adapter on the causal LM's body. (`load_adapter` would drop its `score` head in silence.)"""
+        """Puts a SEQ_CLS adapter on the causal LM's body.
+
+        PEFT's own `load_adapter` would drop its `score` head in silence.
+        """
         weights = model_file(path, "adapter_model.safetensors")
         if weights is None:
             raise UserError(
-                f"{path}: no adapter_model.safetensors there; the reward adapter has to be safetensors"
+                f"{path}: no adapter_model.safetensors there; the reward adapter has to be "
+                "safetensors"
             )
         state = load_file(weights)
         score = [k for k in state if ".score." in k]
@@ -162,14 +145,39 @@ class SharedBase(nn.Module):
         wanted = get_peft_model_state_dict(base, adapter_name="reward")
         if set(wanted) != set(state):
             raise UserError(
-                f"{path}: the adapter's weights do not fit this base model (is it the base they were trained on?)"
+                f"{path}: the adapter's weights do not fit this base model (is it the base they "
+                "were trained on?)"
             )
         set_peft_model_state_dict(base, state, adapter_name="reward")
         bias = reward_bias(path) + float(head.get("bias", 0.0))
         self.reward_head = linear_head(head["weight"].shape[1], head["weight"], bias)
         return base
 
-    # ---- roles --------------------------------------------------------------------------------------------------
+    def _add_value(self, base, peft_config) -> PeftModel:
+        """An adapter that starts as the reward's; without one, new, under a head of zeros."""
+        if self.has_reward:
+            base.add_adapter("value", copy.deepcopy(base.peft_config["reward"]))
+            weights = get_peft_model_state_dict(base, adapter_name="reward")
+            set_peft_model_state_dict(base, weights, adapter_name="value")
+            self.value_head.load_state_dict(self.reward_head.state_dict())
+            return base
+        config = copy.deepcopy(peft_config)
+        if config is None:
+            config = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
+        return self._add_adapter(base, "value", config)
+
+    def _settle_what_trains(self) -> None:
+        """Policy and value train, reward and base do not; `switch` restores exactly this."""
+        for layer in self._layers:
+            for kind in layer.adapter_layer_names:
+                for name, part in getattr(layer, kind).items():
+                    part.requires_grad_(name in ("default", "value"))
+        if self.full_policy is not None:
+            self.full_policy.requires_grad_(True)
+        self.reward_head.requires_grad_(False)
+        self._trains = [(p, p.requires_grad) for n, p in self.named_parameters() if "lora_" in n]
+
+    # ---- roles -----------------------------------------------------------------------------------
 
     @property
     def lm(self) -> PreTrainedModel:
@@ -177,16 +185,18 @@ class SharedBase(nn.Module):
         return self.base.get_base_model() if isinstance(self.base, PeftModel) else self.base
 
     def switch(self, role: str) -> PreTrainedModel:
-        """Makes the model speak as `role` and returns the causal LM to call. THE one place that switches adapters.
+        """Makes the model speak as `role`, and returns the causal LM to call.
 
-        PEFT's `set_adapter` and disabling set `requires_grad` of every adapter as they go; without the last lines the
-        adapters that are off would get no gradient, silently.
+        THE one place that switches adapters.
+        PEFT's `set_adapter` and disabling set `requires_grad` of every adapter as they go; without
+        the last lines the adapters that are off would get no gradient, silently.
         """
         if role == "policy" and self.full_policy is not None:
             return self.full_policy
         if self._merged not in (None, role):
             raise RuntimeError(
-                f"the weights are merged with the {self._merged} adapter, so they cannot speak as {role}"
+                f"the weights are merged with the {self._merged} adapter, so they cannot speak as "
+                f"{role}"
             )
         if role != self._role:
             adapter = None if role == self._merged else ADAPTER[role]
@@ -202,9 +212,10 @@ class SharedBase(nn.Module):
 
     @contextlib.contextmanager
     def merged(self, role: str) -> Iterator[None]:
-        """For the block, `role` runs on plain weights W + BA, without the adapter's extra work per layer.
+        """For the block, `role` runs on plain weights W + BA, without the adapter's extra work.
 
-        W itself is put aside and put back, never restored by subtraction, so it stays bit for bit what it was.
+        W itself is put aside and put back, never restored by subtraction, so it stays bit for bit
+        what it was.
         """
         adapter, kept = ADAPTER[role], []
         try:
@@ -221,7 +232,7 @@ class SharedBase(nn.Module):
             self._merged, self._role = None, None
 
     def can_merge(self, role: str) -> bool:
-        """Whether `merged` is exact enough to sample from: plain LoRA on unsharded float32 weights."""
+        """Whether `merged` is exact enough to sample from: plain LoRA on float32 weights."""
         if role == "policy" and self.full_policy is not None:
             return False
         mine = [layer for layer in self._layers if ADAPTER[role] in layer.lora_A]
@@ -232,7 +243,7 @@ class SharedBase(nn.Module):
             for layer in mine
         )
 
-    # ---- forward ------------------------------------------------------------------------------------------------
+    # ---- forward ---------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -244,15 +255,19 @@ class SharedBase(nn.Module):
         temperature: float = 1.0,
         ptx: dict[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """What each role says at N positions of right-padded rows. One call for all roles, so that DDP sees one forward.
+        """What each role says at N positions of right-padded rows.
 
-        Causal attention never looks right, so right padding needs no mask. Logits exist only for the N positions.
+        One call for all roles, so that DDP sees one forward.
+        Causal attention never looks right, so right padding needs no mask. Logits exist only for
+        the N positions.
 
         Args:
             input_ids: [B, L], padded on the right with any id.
             rows, cols: [N] positions; the token after each is `tokens` [N].
-            roles: of policy, reference (-> log-probability [N] of `tokens`), value, reward (-> scalar [N]).
-            ptx: another batch {input_ids, rows, cols, tokens}: its log-probabilities under the policy are `ptx`.
+            roles: of policy, reference (-> log-probability [N] of `tokens`), value, reward (->
+                scalar [N]).
+            ptx: another batch {input_ids, rows, cols, tokens}: its log-probabilities under the
+                policy are `ptx`.
         """
         out, hidden = {}, None
         for role in roles:
@@ -276,7 +291,7 @@ class SharedBase(nn.Module):
     def _run(
         self, role: str, input_ids, rows, cols, logits: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One pass as `role` -> hidden states [N, d] at the positions, and logits [N, V] if asked for."""
+        """One pass as `role` -> hidden states [N, d] at the positions; logits [N, V] if asked."""
         lm = self.switch(role)
         if not logits:
             body = getattr(lm, lm.base_model_prefix)
@@ -316,21 +331,21 @@ class SharedBase(nn.Module):
 
     gradient_checkpointing_enable = activation_checkpointing_enable
 
-    # ---- saving -------------------------------------------------------------------------------------------------
+    # ---- saving ----------------------------------------------------------------------------------
 
     def save_policy(self, folder: Path, state: dict | None = None) -> None:
-        """The policy as plain PEFT (adapter at the top of `folder`) or, fully fine-tuned, as a plain model."""
+        """The policy as plain PEFT (adapter at the top of `folder`), or as a plain model."""
         if self.full_policy is not None:
-            self.full_policy.save_pretrained(folder, state_dict=_part(state, "full_policy."))
+            self.full_policy.save_pretrained(folder, state_dict=part_of(state, "full_policy."))
         else:
-            _save_adapter(self.base, "default", folder, _part(state, "base."))
+            save_adapter(self.base, "default", folder, part_of(state, "base."))
 
     def save_value(self, folder: Path, state: dict | None = None) -> None:
         """The value function: its adapter (if it has one) and `value_head.safetensors`."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.value_model == "adapter":
-            _save_adapter(self.base, "value", folder, _part(state, "base."))
-        head = _part(state, "value_head.") or self.value_head.state_dict()
+            save_adapter(self.base, "value", folder, part_of(state, "base."))
+        head = part_of(state, "value_head.") or self.value_head.state_dict()
         save_file({k: v.contiguous() for k, v in head.items()}, folder / "value_head.safetensors")
 
     def load_policy(self, folder: Path) -> None:
@@ -353,8 +368,11 @@ class SharedBase(nn.Module):
 
     def policy_parameters(self) -> dict[str, nn.Parameter]:
         """What the policy trains, by name."""
-        mine = lambda n: n.startswith("full_policy.") or ".default." in n  # noqa: E731
-        return {n: p for n, p in self.named_parameters() if p.requires_grad and mine(n)}
+        return {
+            name: p
+            for name, p in self.named_parameters()
+            if p.requires_grad and (name.startswith("full_policy.") or ".default." in name)
+        }
 
     def value_parameters(self) -> list[nn.Parameter]:
         """What the value function trains apart from the policy."""
@@ -363,7 +381,10 @@ class SharedBase(nn.Module):
 
 
 class _Enter(contextlib.nullcontext):
-    """A context that switches to a role on entry. It stays: the next layer recomputed is mostly of the same role."""
+    """A context that switches to a role on entry.
+
+    The role stays on: the next layer recomputed is mostly of the same one.
+    """
 
     def __init__(self, shared: SharedBase, role: str):
         super().__init__()
@@ -371,40 +392,3 @@ class _Enter(contextlib.nullcontext):
 
     def __enter__(self):
         self.shared.switch(self.role)
-
-
-def _part(state: dict | None, prefix: str) -> dict | None:
-    return (
-        None
-        if state is None
-        else {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    )
-
-
-def _save_adapter(base: PeftModel, name: str, folder: Path, state: dict | None) -> None:
-    """One adapter as PEFT writes it, but at the top of `folder` whatever its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(base, state_dict=state, adapter_name=name)
-    save_file(
-        {k: v.contiguous() for k, v in weights.items()},
-        folder / "adapter_model.safetensors",
-        {"format": "pt"},
-    )
-    config = copy.copy(base.peft_config[name])
-    config.inference_mode, config.base_model_name_or_path = True, base.get_base_model().name_or_path
-    config.save_pretrained(folder)
-
-
-def shares_base(reward_path: str, model: PreTrainedModel) -> bool:
-    """Whether `reward_path` is an adapter trained on exactly this base model."""
-    try:
-        return _same_place(
-            PeftConfig.from_pretrained(reward_path).base_model_name_or_path, model.name_or_path
-        )
-    except ValueError:
-        return False  # a full model
-
-
-def reward_beside(reward_path: str, device) -> RewardModel:
-    """A reward model on weights of its own: a full one, or an adapter of another base."""
-    return load_reward(reward_path, device=str(device))

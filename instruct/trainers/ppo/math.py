@@ -1,7 +1,8 @@
-"""The arithmetic of PPO (arXiv 1707.06347, 1909.08593), apart from any model, so that each line can be tested by a loop.
+"""The arithmetic of PPO (arXiv 1707.06347, 1909.08593), apart from any model, so that each line can
+be tested by a loop.
 
-Shapes: B responses, T = longest response; `mask` [B, T] is True on response tokens, which start at column 0 of each row.
-KL is in nats.
+Shapes: B responses, T = longest response; `mask` [B, T] is True on response tokens, which start at
+column 0 of each row. KL is in nats.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,8 @@ def token_kl(
 ) -> torch.Tensor:
     """Per-token estimate of KL(policy || reference) from tokens the policy sampled.
 
-    k1 = log p - log q is unbiased and may be negative; k3 = q/p - 1 - log(q/p) is unbiased and never negative
-    (joschu.net/blog/kl-approx.html). Works on any shape.
+    k1 = log p - log q is unbiased and may be negative; k3 = q/p - 1 - log(q/p) is unbiased and
+    never negative (joschu.net/blog/kl-approx.html). Works on any shape.
     """
     log_ratio = ref_logprobs - logprobs
     return -log_ratio if estimator == "k1" else log_ratio.expm1() - log_ratio
@@ -28,7 +29,9 @@ def token_rewards(
     lengths: torch.Tensor,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Rewards [B, T]: -kl_coef * KL on every token, and the response's score [B] on its last real token."""
+    """Rewards [B, T]: -kl_coef * KL on every token, and the response's score [B] on its last real
+    token.
+    """
     rewards = -kl_coef * kl * mask
     rewards[torch.arange(len(scores), device=scores.device), lengths - 1] += scores
     return rewards
@@ -37,9 +40,11 @@ def token_rewards(
 def gae(
     rewards: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, gamma: float, lam: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalised advantage estimation (arXiv 1506.02438, equation 16) -> advantages, returns, both [B, T], 0 outside.
+    """Generalised advantage estimation (arXiv 1506.02438, equation 16) -> advantages, returns, both
+    [B, T], 0 outside.
 
-    `values[:, t]` is the value before token t; after the last token the episode is over, so its value is 0.
+    `values[:, t]` is the value before token t; after the last token the episode is over, so its
+    value is 0.
     """
     rewards, values = rewards * mask, values * mask
     advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
@@ -58,7 +63,8 @@ def whiten(
 ) -> torch.Tensor:
     """Scales masked values to variance 1 (and mean 0), 0 outside the mask.
 
-    `reduce` sums a tensor over processes, so that every process uses the same mean and (unbiased) variance.
+    `reduce` sums a tensor over processes, so that every process uses the same mean and (unbiased)
+    variance.
     """
     total, count = reduce(torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]))
     mean = total / count
@@ -70,7 +76,9 @@ def whiten(
 def policy_losses(
     logprobs: torch.Tensor, old_logprobs: torch.Tensor, advantages: torch.Tensor, cliprange: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clipped surrogate (1707.06347, equation 7) per token -> losses, and where clipping was the larger of the two."""
+    """Clipped surrogate (1707.06347, equation 7) per token -> losses, and where clipping was the
+    larger of the two.
+    """
     ratio = (logprobs - old_logprobs).exp()
     plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
     return torch.maximum(plain, clipped), clipped > plain
@@ -79,13 +87,17 @@ def policy_losses(
 def value_losses(
     values: torch.Tensor, old_values: torch.Tensor, returns: torch.Tensor, cliprange: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half the squared error per token, the larger of plain and clipped -> losses, and where clipping was larger."""
+    """Half the squared error per token, the larger of plain and clipped -> losses, and where
+    clipping was larger.
+    """
     near = torch.minimum(torch.maximum(values, old_values - cliprange), old_values + cliprange)
     plain, clipped = (values - returns) ** 2, (near - returns) ** 2
     return 0.5 * torch.maximum(plain, clipped), clipped > plain
 
 
 def next_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
-    """The adaptive controller of 1909.08593, section 2.2: proportional in log space, its error clipped to +-0.2."""
+    """The adaptive controller of 1909.08593, section 2.2: proportional in log space, its error
+    clipped to +-0.2.
+    """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)

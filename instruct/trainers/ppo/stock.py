@@ -1,25 +1,68 @@
-"""TRL's own `PPOTrainer` on this repo's data, models and flags: what `recipes/ppo.py --stock` and the benchmark run."""
+"""TRL's own `PPOTrainer` on this repo's data, models and flags.
+
+What `recipes/ppo.py --stock` and the benchmark run; it needs a TRL that has it (below 1.13).
+"""
 
 import copy
+from dataclasses import fields
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from trl import get_peft_config
-from trl.experimental.ppo import PPOTrainer
 
 from instruct.files import UserError
 from instruct.models import load_reward
 from instruct.tokens import encode_prompt
+from instruct.trainers.ppo.batches import accumulation_steps
+from instruct.trainers.ppo.config import SharedBasePPOConfig
+from instruct.trainers.ppo.trl_ppo import stock_ppo
 
 
-def stock_trainer(
-    model, tokenizer, rows, args, model_args, value: str = "lora", callbacks=None
-) -> PPOTrainer:
-    """A stock trainer with LoRA policy; its value network, a second model, starts as the reward model.
+def stock_config(args: SharedBasePPOConfig):
+    """Our flags as TRL's `PPOConfig`, with as many episodes in a rollout.
+
+    TRL cuts its gradient accumulation into mini-batches, so it takes ours times their number.
+    """
+    config_class, _ = stock_ppo()
+    # a batch size of its own is computed by TRL's trainer
+    shared = {f.name for f in fields(config_class) if f.init} & {f.name for f in fields(args)}
+    settings = {name: getattr(args, name) for name in shared}
+    settings["gradient_accumulation_steps"] = accumulation_steps(args) * args.num_mini_batches
+    settings["stop_token"] = "eos"
+    settings["num_sample_generations"] = 0
+    return config_class(**settings)
+
+
+def value_network(reward, value: str, model_args):
+    """A second model that starts as the reward model: all its weights trained, or adapters and
+    head.
+    """
+    model = copy.deepcopy(reward)
+    if value == "full":
+        return model.requires_grad_(True)
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=model_args.lora_r,
+        lora_alpha=model_args.lora_alpha,
+        target_modules="all-linear",
+    )
+    model = get_peft_model(model, config).get_base_model()
+    model.score.requires_grad_(True)
+    return model
+
+
+def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora", callbacks=None):
+    """A stock trainer with LoRA policy; its value network, a second model, starts as the reward
+    model.
 
     Args:
-        args: as for ours; a rollout has the same number of episodes (stock cuts gradient accumulation into mini-batches).
-        value: "lora" trains adapters and head of the value network, "full" all its weights (TRL's default way).
+        args: as for ours (`SharedBasePPOConfig`).
+        value: "lora" trains adapters and head of the value network, "full" all its weights (TRL's
+            default way).
+
+    Raises:
+        UserError: this TRL has no PPOTrainer, or there is no reward model.
     """
+    _, trainer_class = stock_ppo()
     if args.reward_model_path is None:
         raise UserError(
             "--stock needs --reward_model_path: TRL's PPOTrainer knows no reward functions"
@@ -27,38 +70,21 @@ def stock_trainer(
     reward = load_reward(args.reward_model_path).model
     reward = reward.merge_and_unload() if isinstance(reward, PeftModel) else reward
     reward.requires_grad_(False)
-    value_model = copy.deepcopy(reward)
-    if value == "full":
-        value_model.requires_grad_(True)
-    else:
-        config = LoraConfig(
-            task_type="SEQ_CLS",
-            r=model_args.lora_r,
-            lora_alpha=model_args.lora_alpha,
-            target_modules="all-linear",
-        )
-        value_model = get_peft_model(value_model, config).get_base_model()
-        value_model.score.requires_grad_(True)
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = "left"  # prompts end where responses start
-    rows = rows.map(
-        lambda row: {"input_ids": encode_prompt(tokenizer, row["prompt"])},
-        remove_columns=rows.column_names,
-    )
-    rows = rows.filter(lambda row: len(row["input_ids"]) <= args.max_prompt_length)
 
-    args.stop_token, args.gradient_accumulation_steps = (
-        "eos",
-        args.gradient_accumulation_steps * args.num_mini_batches,
-    )
-    args.num_sample_generations = 0
-    return PPOTrainer(
-        args=args,
+    def with_ids(row):
+        return {"input_ids": encode_prompt(tokenizer, row["prompt"])}
+
+    rows = rows.map(with_ids, remove_columns=rows.column_names)
+    rows = rows.filter(lambda row: len(row["input_ids"]) <= args.max_prompt_length)
+    return trainer_class(
+        args=stock_config(args),
         processing_class=tokenizer,
         model=model,
         ref_model=None,  # the adapter off
         reward_model=reward,
-        value_model=value_model,
+        value_model=value_network(reward, value, model_args),
         train_dataset=rows,
         eval_dataset=rows.select(range(1)),
         peft_config=get_peft_config(model_args),

@@ -2,22 +2,20 @@
 
 import collections
 import contextlib
-import importlib.util
+import importlib
 import json
 import math
 import re
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import REPO, make_tokenizer, save_model, write_jsonl
 from peft import LoraConfig, PeftModel, get_peft_model
-from ppo_tools import PROMPTS, fixed_responses, flags, make_reward, make_setup, make_trainer
+from ppo_tools import PROMPTS, fixed_sample, flags, make_reward, make_setup, make_trainer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
-from trl.trainer.base_config import _BaseConfig
 from trl.trainer.base_trainer import _BaseTrainer
 
 from instruct.arguments import ModelConfig, parse
@@ -27,8 +25,8 @@ from instruct.runs import whole_checkpoints
 from instruct.tokens import encode_prompt, load_tokenizer
 from instruct.trainers.fused_lora import FusedLinear, fuse_lora
 from instruct.trainers.ppo import math as ppo_math
-from instruct.trainers.ppo import trainer as shared_base_ppo
-from instruct.trainers.ppo.trainer import RolloutSampler, SharedBasePPOConfig
+from instruct.trainers.ppo.batches import RolloutSampler
+from instruct.trainers.ppo.config import SharedBasePPOConfig
 from recipes.ppo import ScriptArguments, cli
 
 
@@ -165,14 +163,16 @@ def test_batch_arithmetic(setup, tmp_path, capsys):
         total_episodes=50,
         save_steps=7,
     )
-    args = trainer.args
-    assert (args.gradient_accumulation_steps, args.mini_batch_size, args.batch_size) == (3, 12, 24)
+    args, plan = trainer.args, trainer.batches
+    assert (args.gradient_accumulation_steps, plan.mini_batch_size, plan.rollout_size) == (
+        3,
+        12,
+        24,
+    )
+    assert (plan.steps_per_rollout, plan.num_rollouts) == (6, 3)
     assert (
-        args.steps_per_rollout,
-        args.num_total_batches,
-        args.max_steps,
-        args.total_episodes,
-    ) == (6, 3, 18, 72)
+        (args.max_steps, args.total_episodes) == (18, 72) == (plan.max_steps, plan.total_episodes)
+    )
     assert args.save_steps == 12 and "--save_steps 7: rounded up to 12" in capsys.readouterr().out
     with pytest.raises(UserError, match="20 is not a multiple of 3"):
         make_trainer(setup, tmp_path, rollout_batch_size=20, num_mini_batches=3)
@@ -194,8 +194,8 @@ def plain_logprobs(model, prompt, response, temperature=1.0):
 @pytest.mark.parametrize("rollout_weights", ["merged", "adapters"])
 def test_reference_is_the_sft_model_and_policy_is_plain_peft(setup, tmp_path, rollout_weights):
     trainer = make_trainer(setup, tmp_path, temperature=0.7, rollout_weights=rollout_weights)
-    trainer._sample = fixed_responses
-    rollout, _ = trainer._collect(list(range(8)), trainer.train_dataset)
+    trainer.worker.sample = fixed_sample
+    rollout = trainer.worker.collect(trainer.train_dataset[:8])
     sft = load_causal_lm(ModelConfig(model_name_or_path=setup["model"], dtype="float32")).eval()
     trainer.shared.save_policy(tmp_path / "saved")
     policy = PeftModel.from_pretrained(
@@ -218,10 +218,10 @@ def test_value_starts_as_the_reward_model(setup, tmp_path):
     trainer = make_trainer(setup, tmp_path)
     texts = ["I like it.", "", "Many more words than before, really."]
     scores = load_reward(setup["reward"]).score(PROMPTS[:3], texts)
-    assert trainer._score_by_role(PROMPTS[:3], texts, role="value") == pytest.approx(
+    assert trainer.worker.score_by_role(PROMPTS[:3], texts, role="value") == pytest.approx(
         scores, abs=1e-5
     )
-    assert trainer._score_by_role(PROMPTS[:3], texts) == pytest.approx(scores, abs=1e-5)
+    assert trainer.worker.score_by_role(PROMPTS[:3], texts) == pytest.approx(scores, abs=1e-5)
 
 
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "<|im_end|>"])
@@ -233,7 +233,7 @@ def test_reward_of_the_text_is_the_reward_in_ppo(setup, tmp_path, pad):
         setup, tmp_path, tokenizer=tokenizer, response_length=12, missing_eos_penalty=0.25
     )
     torch.manual_seed(0)
-    rollout, _ = trainer._collect(list(range(8)), trainer.train_dataset)
+    rollout = trainer.worker.collect(trainer.train_dataset[:8])
     alone = load_reward(setup["reward"]).score(PROMPTS, rollout.texts)
     assert rollout.rewards["reward_model"].tolist() == pytest.approx(alone, abs=1e-5)
     penalty = [0.0 if tokenizer.eos_token_id in r else 0.25 for r in rollout.responses]
@@ -247,8 +247,8 @@ def test_pad_equal_to_eos_changes_nothing(setup, tmp_path):
     for pad in ("<|endoftext|>", "<|im_end|>"):
         tokenizer = make_tokenizer(pad_token=pad)
         trainer = make_trainer(setup, tmp_path, tokenizer=tokenizer)
-        trainer._sample = fixed_responses
-        rollout, _ = trainer._collect(list(range(8)), trainer.train_dataset)
+        trainer.worker.sample = fixed_sample
+        rollout = trainer.worker.collect(trainer.train_dataset[:8])
         found.append((rollout.scores, rollout.values, rollout.logprobs, rollout.mask))
         lengths = [len(r) for r in rollout.responses]
         assert rollout.mask.sum(1).tolist() == lengths and len(set(lengths)) > 1
@@ -280,7 +280,7 @@ def test_kl_is_zero_at_the_start_whatever_the_models_generation_config(
         for parameter in trainer.shared.policy_parameters().values():  # as LoRA starts: B = 0
             parameter.data.zero_()
         torch.manual_seed(5)
-        rollout, _ = trainer._collect(list(range(8)), trainer.train_dataset)
+        rollout = trainer.worker.collect(trainer.train_dataset[:8])
         assert (rollout.logprobs - rollout.ref_logprobs).abs().max() < 1e-5
         seen.append(rollout.responses)
     assert seen[0] == seen[1] and max(map(len, seen[0])) == 8
@@ -293,7 +293,7 @@ def test_sampling_follows_the_policys_own_probabilities(setup, tmp_path):
     )
     prompt = encode_prompt(trainer.processing_class, PROMPTS[0])
     torch.manual_seed(0)
-    drawn = torch.tensor([r[0] for r in trainer._sample([prompt] * 4000)])
+    drawn = torch.tensor([r[0] for r in trainer.worker.sample([prompt] * 4000).responses])
     lm = trainer.shared.switch("policy").eval()
     with torch.no_grad():
         probabilities = lm(torch.tensor([prompt])).logits[0, -1].softmax(-1)
@@ -316,18 +316,16 @@ def test_what_sampling_noted_is_what_training_computes(tmp_path, kind, value_mod
         temperature=0.7,
     )
     torch.nn.init.normal_(trainer.shared.value_head.weight)
-    collect = lambda: (
-        torch.manual_seed(1) and trainer._collect(list(range(8)), trainer.train_dataset)[0]
-    )  # noqa: E731
+    collect = lambda: torch.manual_seed(1) and trainer.worker.collect(trainer.train_dataset[:8])  # noqa: E731
     common = collections.Counter(t for r in collect().responses for t in r[2:]).most_common(1)[0][0]
-    trainer._tokenizer.eos_token = trainer._tokenizer.convert_ids_to_tokens(
+    trainer.processing_class.eos_token = trainer.processing_class.convert_ids_to_tokens(
         common
     )  # so that rows end and leave
     rollout = collect()
     assert (
         len({len(p) for p in rollout.prompts}) > 1 and len({len(r) for r in rollout.responses}) > 1
     )
-    found = trainer._token_pass(rollout.prompts, rollout.responses, ("policy", "value"))
+    found = trainer.worker.token_pass(rollout.prompts, rollout.responses, ("policy", "value"))
     assert (
         torch.allclose(rollout.logprobs, found["policy"], atol=1e-4)
         and rollout.logprobs.abs().max() > 1
@@ -465,8 +463,8 @@ def test_weights_clip_and_columns(setup, tmp_path):
         score_clip=9.0,
         missing_eos_penalty=1.0,
     )
-    trainer._sample = fixed_responses
-    rollout, _ = trainer._collect(list(range(8)), trainer.train_dataset)
+    trainer.worker.sample = fixed_sample
+    rollout = trainer.worker.collect(trainer.train_dataset[:8])
     model, words = rollout.rewards["reward_model"].tolist(), rollout.rewards["long_words"].tolist()
     assert words == [float(len(t)) for t in rollout.texts]
     for i, response in enumerate(rollout.responses):
@@ -495,8 +493,8 @@ def test_reward_model_of_another_base_is_loaded_beside(setup, tmp_path, capsys):
     reward = make_reward(tmp_path / "reward", other)
     trainer = make_trainer(setup, tmp_path / "out", reward_model_path=reward, value_model="adapter")
     assert "loaded beside" in capsys.readouterr().out and not trainer.shared.has_reward
-    trainer._sample = fixed_responses
-    rollout, _ = trainer._collect(list(range(8)), trainer.train_dataset)
+    trainer.worker.sample = fixed_sample
+    rollout = trainer.worker.collect(trainer.train_dataset[:8])
     assert rollout.rewards["reward_model"].tolist() == pytest.approx(
         load_reward(reward).score(PROMPTS, rollout.texts), abs=1e-5
     )
@@ -813,6 +811,7 @@ def test_conversational_prompts(setup, tmp_path):
     ).read_bytes()
 
 
+@pytest.mark.stock
 def test_stock_runs_on_the_same_flags(setup, tmp_path):
     for value in ("lora", "full"):
         cli(flags(setup, tmp_path / value, stock=True, stock_value=value))
@@ -821,18 +820,16 @@ def test_stock_runs_on_the_same_flags(setup, tmp_path):
         assert abs(log[0]["objective/kl"]) < 1e-4
 
 
-def test_stands_on_a_newer_trl_by_one_import(setup, tmp_path, monkeypatch):
-    """The module again, with the two names a TRL without `experimental.ppo` still has."""
-    newer = types.ModuleType("trl.experimental.ppo")
-    newer.PPOConfig, newer.PPOTrainer = _BaseConfig, _BaseTrainer
-    monkeypatch.setitem(sys.modules, "trl.experimental.ppo", newer)
-    spec = importlib.util.spec_from_file_location("newer_ppo", shared_base_ppo.__file__)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "newer_ppo", module)
-    spec.loader.exec_module(module)
+def test_stands_on_a_trl_without_ppo(setup, tmp_path, monkeypatch):
+    """The trainer's module again where `trl.experimental.ppo` cannot be imported: the same weights."""
+    monkeypatch.setitem(sys.modules, "trl.experimental.ppo", None)
+    for name in ("trl_ppo", "trainer"):
+        monkeypatch.delitem(sys.modules, f"instruct.trainers.ppo.{name}")
+    module = importlib.import_module("instruct.trainers.ppo.trainer")
     assert module.SharedBasePPOTrainer.__mro__[1] is _BaseTrainer
+    with pytest.raises(UserError, match="removed in 1.13"):
+        importlib.import_module("instruct.trainers.ppo.trl_ppo").stock_ppo()
     monkeypatch.setattr("ppo_tools.SharedBasePPOTrainer", module.SharedBasePPOTrainer)
-    monkeypatch.setattr("ppo_tools.SharedBasePPOConfig", module.SharedBasePPOConfig)
     trainer = make_trainer(setup, tmp_path / "newer", save_strategy="steps", save_steps=2)
     trainer.train()
     monkeypatch.undo()

@@ -118,8 +118,8 @@ def test_ptx_adds_its_own_gradient(setup, tmp_path):
     trainer = make_trainer(
         setup, tmp_path / "b", ptx_dataset=rows, ptx_coef=2.5, ptx_batch_size=3, **COMMON
     )
-    drawn, original = [], trainer._draw_ptx
-    trainer._draw_ptx = lambda n: drawn.append(original(n)) or drawn[-1]
+    drawn, original = [], trainer.ptx.draw
+    trainer.ptx.draw = lambda n: drawn.append(original(n)) or drawn[-1]
     found = first_gradients(trainer)
 
     naive = NaivePPO(setup, _saved(trainer, tmp_path), "adapter").policy

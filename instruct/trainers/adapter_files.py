@@ -1,0 +1,45 @@
+"""Adapters in files: as PEFT writes them, whichever role they had, and which base they fit."""
+
+import copy
+from pathlib import Path
+
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+
+def part_of(state: dict | None, prefix: str) -> dict | None:
+    """The entries of a state dict under `prefix`, without it; None of None."""
+    if state is None:
+        return None
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def save_adapter(base: PeftModel, name: str, folder: Path, state: dict | None) -> None:
+    """One adapter as PEFT writes it, but at the top of `folder` whatever its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(base, state_dict=state, adapter_name=name)
+    save_file(
+        {k: v.contiguous() for k, v in weights.items()},
+        folder / "adapter_model.safetensors",
+        {"format": "pt"},
+    )
+    config = copy.copy(base.peft_config[name])
+    config.inference_mode, config.base_model_name_or_path = True, base.get_base_model().name_or_path
+    config.save_pretrained(folder)
+
+
+def shares_base(reward_path: str, model: PreTrainedModel) -> bool:
+    """Whether `reward_path` is an adapter trained on exactly this base model."""
+    try:
+        config = PeftConfig.from_pretrained(reward_path)
+    except ValueError:
+        return False  # a full model
+    return _same_place(config.base_model_name_or_path, model.name_or_path)
+
+
+def _same_place(a: str | None, b: str | None) -> bool:
+    if not a or not b:
+        return False
+    folders = Path(a).is_dir() and Path(b).is_dir()
+    return a == b or (folders and Path(a).resolve() == Path(b).resolve())

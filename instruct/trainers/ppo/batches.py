@@ -1,0 +1,290 @@
+"""How prompts become rollouts, mini-batches and micro-batches: the arithmetic, the sampler, the
+tensors.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase
+from transformers.trainer_utils import SaveStrategy
+
+from instruct.files import UserError
+from instruct.tokens import encode_prompt
+from instruct.trainers.ppo.config import SharedBasePPOConfig
+
+
+def print_once(text: str) -> None:
+    """Prints on the main process only."""
+    if PartialState().is_main_process:
+        print(text)
+
+
+def exact_div(a: int, b: int, what: str) -> int:
+    """a / b. Raises `UserError` naming `what` where that is no whole number."""
+    if a % b:
+        raise UserError(f"{what}: {a} is not a multiple of {b}")
+    return a // b
+
+
+# ---- arithmetic ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """All batch arithmetic, in one place. Episodes where no unit is given; `local` is per process.
+
+    micro-batch    one forward and backward pass
+    mini-batch     x gradient_accumulation_steps: one optimizer step
+    rollout        x num_mini_batches: sampled and scored together
+    """
+
+    local_micro_batch_size: int
+    processes: int
+    gradient_accumulation_steps: int
+    num_mini_batches: int
+    num_ppo_epochs: int
+    num_rollouts: int
+
+    @property
+    def local_mini_batch_size(self) -> int:
+        return self.local_micro_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def mini_batch_size(self) -> int:
+        return self.local_mini_batch_size * self.processes
+
+    @property
+    def local_rollout_size(self) -> int:
+        return self.local_mini_batch_size * self.num_mini_batches
+
+    @property
+    def rollout_size(self) -> int:
+        return self.mini_batch_size * self.num_mini_batches
+
+    @property
+    def total_episodes(self) -> int:
+        return self.num_rollouts * self.rollout_size
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps."""
+        return self.num_ppo_epochs * self.num_mini_batches
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps."""
+        return self.num_rollouts * self.steps_per_rollout
+
+    @property
+    def passes_per_rollout(self) -> int:
+        """Micro-steps: how often a process's share of a rollout goes through training."""
+        return self.steps_per_rollout * self.gradient_accumulation_steps
+
+
+def accumulation_steps(args: SharedBasePPOConfig) -> int:
+    """`--gradient_accumulation_steps`, or what `--rollout_batch_size` makes of it."""
+    if args.rollout_batch_size is None:
+        return args.gradient_accumulation_steps
+    mini_batch = exact_div(
+        args.rollout_batch_size,
+        args.num_mini_batches,
+        "--rollout_batch_size over --num_mini_batches",
+    )
+    return exact_div(
+        mini_batch,
+        args.per_device_train_batch_size * args.world_size,
+        "a mini-batch over --per_device_train_batch_size x processes",
+    )
+
+
+def plan_batches(args: SharedBasePPOConfig, num_prompts: int) -> BatchPlan:
+    """The plan of a run over `num_prompts` prompts. Its length is --max_steps where given, else the
+    episodes.
+    """
+    accumulation = accumulation_steps(args)
+    rollout_size = (
+        args.per_device_train_batch_size * args.world_size * accumulation * args.num_mini_batches
+    )
+    if args.max_steps > 0:
+        rollouts = math.ceil(args.max_steps / (args.num_ppo_epochs * args.num_mini_batches))
+    else:
+        episodes = args.total_episodes
+        if episodes is None:
+            episodes = int(args.num_train_epochs * num_prompts)
+        rollouts = max(1, math.ceil(episodes / rollout_size))
+    return BatchPlan(
+        local_micro_batch_size=args.per_device_train_batch_size,
+        processes=args.world_size,
+        gradient_accumulation_steps=accumulation,
+        num_mini_batches=args.num_mini_batches,
+        num_ppo_epochs=args.num_ppo_epochs,
+        num_rollouts=rollouts,
+    )
+
+
+def follow_plan(args: SharedBasePPOConfig, plan: BatchPlan) -> None:
+    """Makes Trainer's own settings follow the plan: logging, saving and evaluation fall on the end
+    of a rollout.
+    """
+    args.gradient_accumulation_steps = plan.gradient_accumulation_steps
+    args.total_episodes = plan.total_episodes
+    args.max_steps, args.num_train_epochs = plan.max_steps, 1
+
+    per_rollout = plan.steps_per_rollout
+    for name in ("save_steps", "eval_steps"):
+        asked = getattr(args, name)
+        if asked is None:
+            continue
+        steps = asked * plan.max_steps if asked < 1 else asked  # below 1: a share of the run
+        whole = max(1, math.ceil(steps / per_rollout)) * per_rollout
+        if whole != asked and asked >= 1:
+            print_once(
+                f"--{name} {asked:g}: rounded up to {whole}, the end of a rollout "
+                f"({per_rollout} steps)"
+            )
+        setattr(args, name, whole)
+    if args.load_best_model_at_end and args.save_strategy == SaveStrategy.STEPS:
+        # every checkpoint has its evaluation
+        args.save_steps = math.ceil(args.save_steps / args.eval_steps) * args.eval_steps
+    args.logging_strategy, args.logging_steps = "steps", per_rollout
+    args.logging_first_step = False
+
+
+# ---- prompts and pretraining rows ----------------------------------------------------------------
+
+
+def with_prompt_ids(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, name: str
+) -> Dataset:
+    """Rows with a column `prompt_ids`; those of more than `longest` tokens are left out, and
+    counted.
+    """
+    ids = [encode_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
+    rows = rows.add_column("prompt_ids", ids)
+    short = rows.select([i for i, row in enumerate(ids) if len(row) <= longest])
+    if len(short) < len(rows):
+        print_once(
+            f"{name}: {len(rows) - len(short)} prompts longer than --max_prompt_length {longest} "
+            "tokens left out"
+        )
+    if not len(short):
+        raise UserError(f"{name}: every prompt is longer than --max_prompt_length {longest} tokens")
+    return short
+
+
+class PretrainingRows:
+    """PPO-ptx: rows of text with eos, cut to `longest` tokens, drawn with replacement."""
+
+    def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerBase, longest: int):
+        eos = [tokenizer.eos_token_id]
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + eos for text in texts]
+        # a row of one token predicts nothing
+        self.ids = [row[:longest] for row in ids if len(row[:longest]) > 1]
+        if not self.ids:
+            raise UserError("--ptx_dataset: no row with text")
+
+    def draw(self, count: int) -> list[list[int]]:
+        """`count` rows, sorted by length."""
+        drawn = torch.randint(len(self.ids), (count,)).tolist()
+        return sorted((self.ids[i] for i in drawn), key=len)
+
+
+def pretraining_rows(
+    dataset: Dataset | None, tokenizer: PreTrainedTokenizerBase, args: SharedBasePPOConfig
+) -> PretrainingRows | None:
+    """The rows of PPO-ptx, where it is on. Raises `UserError` where it is on by half."""
+    if bool(args.ptx_coef) != (dataset is not None):
+        raise UserError("PPO-ptx needs both --ptx_dataset and a --ptx_coef above 0")
+    if dataset is None:
+        return None
+    return PretrainingRows(dataset["text"], tokenizer, args.ptx_max_length)
+
+
+class RolloutSampler(Sampler):
+    """Prompt indices for every rollout: shuffled passes over the prompts, end to end.
+
+    A rollout's indices are repeated for each of its `repeats` micro-steps: Trainer asks for a batch
+    at every one of them.
+    """
+
+    def __init__(self, prompts: int, rollout: int, rollouts: int, repeats: int, seed: int):
+        self.prompts = prompts
+        self.rollout = rollout
+        self.rollouts = rollouts
+        self.repeats = repeats
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[int]:
+        generator, queue = torch.Generator().manual_seed(self.seed), []
+        for _ in range(self.rollouts):
+            while len(queue) < self.rollout:
+                queue += torch.randperm(self.prompts, generator=generator).tolist()
+            chunk, queue = queue[: self.rollout], queue[self.rollout :]
+            for _ in range(self.repeats):
+                yield from chunk
+
+    def __len__(self) -> int:
+        return self.rollouts * self.rollout * self.repeats
+
+
+# ---- tensors -------------------------------------------------------------------------------------
+
+
+def by_length(lengths: list[int], size: int, even: bool) -> list[list[int]]:
+    """Row numbers in batches of at most `size`, sorted by length; `even`: no row is padded by more
+    than a tenth.
+    """
+    batches: list[list[int]] = [[]]
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        too_long = even and batches[-1] and lengths[i] > 1.1 * lengths[batches[-1][0]]
+        if too_long or len(batches[-1]) == size:
+            batches.append([])
+        batches[-1].append(i)
+    return batches
+
+
+def token_batch(
+    prompts: list[list[int]], responses: list[list[int]], pad_id: int, device
+) -> dict[str, torch.Tensor]:
+    """Right-padded rows and, for each response token in order, where it is predicted from.
+
+    A row's last token predicts nothing that is asked for, so it is no input.
+
+    Returns:
+        What `SharedBase.forward` takes: input_ids [B, L]; rows, cols [N] positions; tokens [N],
+        each the token after its position. N is the number of response tokens.
+    """
+    longest = max(len(p) + len(r) - 1 for p, r in zip(prompts, responses, strict=True))
+    ids, rows, cols, tokens = [], [], [], []
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        inputs = (prompt + response)[:-1]
+        ids.append(inputs + [pad_id] * (longest - len(inputs)))
+        rows += [i] * len(response)
+        cols += range(len(prompt) - 1, len(prompt) + len(response) - 1)
+        tokens += response
+    lists = {"input_ids": ids, "rows": rows, "cols": cols, "tokens": tokens}
+    return {name: torch.tensor(values, device=device) for name, values in lists.items()}
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One forward and backward pass. N response tokens, in the order of `tokens`.
+
+    `share` turns a sum over tokens into this process's share of the mini-batch mean. DDP averages
+    gradients over processes, so it is processes / tokens of the mini-batch on all processes;
+    `ptx_share` likewise.
+    """
+
+    tokens: dict[str, torch.Tensor]  # as `token_batch` returns them
+    old_logprobs: torch.Tensor  # [N], and so are the next three
+    old_values: torch.Tensor
+    advantages: torch.Tensor
+    returns: torch.Tensor
+    share: float
+    ptx: dict[str, torch.Tensor] | None = None
+    ptx_share: float = 0.0

@@ -1,0 +1,236 @@
+"""What watches a PPO run and what it leaves to look at: watchdog, average of the policy, samples,
+bar.
+"""
+
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import ProgressCallback, TrainerCallback
+
+from instruct.files import UserError
+from instruct.trainers.ppo.rollout import Rollout
+
+# ---- watchdog ------------------------------------------------------------------------------------
+
+
+class WatchdogError(UserError):
+    """PPO went wrong; the message names cause and remedy."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A flag that bounds one logged metric, and what it means when the bound is crossed."""
+
+    flag: str
+    metric: str
+    ceiling: bool  # the metric may not rise above it; else not fall below
+    cause: str
+    remedy: str
+
+    def crossed_by(self, value: float, limit: float) -> bool:
+        return value > limit if self.ceiling else value < limit
+
+
+BOUNDS = [
+    Bound(
+        flag="max_kl",
+        metric="objective/kl",
+        ceiling=True,
+        cause="the policy ran away from the reference",
+        remedy="raise --kl_coef, set --kl_target, or lower --learning_rate",
+    ),
+    Bound(
+        flag="min_kl",
+        metric="objective/kl",
+        ceiling=False,
+        cause="responses were not sampled from the distribution that is trained",
+        remedy="use --rollout_weights adapters and float32",
+    ),
+    Bound(
+        flag="min_entropy",
+        metric="policy/entropy_avg",
+        ceiling=False,
+        cause="the policy collapsed onto few responses",
+        remedy="raise --kl_coef or lower --learning_rate",
+    ),
+    Bound(
+        flag="min_length",
+        metric="objective/length",
+        ceiling=False,
+        cause="the policy answers with nothing",
+        remedy="look at the reward model's score of empty answers, raise --kl_coef",
+    ),
+    Bound(
+        flag="min_eos_rate",
+        metric="objective/eos_rate",
+        ceiling=False,
+        cause="responses do not end",
+        remedy="set --missing_eos_penalty or raise --response_length",
+    ),
+    Bound(
+        flag="max_clipfrac",
+        metric="policy/clipfrac_avg",
+        ceiling=True,
+        cause="steps are too large for the clip range",
+        remedy="lower --learning_rate or --num_ppo_epochs",
+    ),
+    Bound(
+        flag="min_explained_variance",
+        metric="val/explained_variance",
+        ceiling=False,
+        cause="the value function does not fit the returns",
+        remedy="raise --vf_coef or --cliprange_value, or scale the rewards",
+    ),
+    Bound(
+        flag="watchdog_grad_norm",
+        metric="grad_norm",
+        ceiling=True,
+        cause="gradients explode",
+        remedy="lower --learning_rate, set --score_clip or --max_grad_norm",
+    ),
+]
+
+
+class Watchdog(TrainerCallback):
+    """Stops with one sentence on a NaN, or on a bound crossed `watchdog_patience` rollouts in a
+    row.
+
+    `crossed` counts those rollouts, flag -> how many; it is saved with a checkpoint.
+    """
+
+    def __init__(self):
+        self.crossed: dict[str, int] = {}
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not logs or "objective/kl" not in logs:
+            return  # an evaluation, or Trainer's closing line
+        best = state.best_model_checkpoint
+        kept = f"best checkpoint: {best}" if best else f"checkpoints stay in {args.output_dir}"
+        stopped = f"stopped at step {state.global_step}"
+        for name, value in logs.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise WatchdogError(
+                    f"{stopped}: {name} is {value}; likely too large a step or an overflow in low "
+                    "precision: lower --learning_rate, use --bf16 rather than --fp16, check the "
+                    f"reward's scale; {kept}"
+                )
+        if not args.watchdog:
+            return
+        for bound in BOUNDS:
+            if bound.metric not in logs:
+                continue
+            value, limit = logs[bound.metric], getattr(args, bound.flag)
+            count = self.crossed.get(bound.flag, 0)
+            count = count + 1 if bound.crossed_by(value, limit) else 0
+            self.crossed[bound.flag] = count
+            if count >= args.watchdog_patience:
+                side = "above" if bound.ceiling else "below"
+                raise WatchdogError(
+                    f"{stopped}: {bound.metric} is {value:.4g}, {side} --{bound.flag} {limit:g} "
+                    f"for {count} rollouts; likely {bound.cause}: {bound.remedy}; {kept}"
+                )
+
+
+# ---- average of the policy -----------------------------------------------------------------------
+
+
+class PolicyAverage(TrainerCallback):
+    """The exponential moving average of the policy over optimizer steps (paper: 0.992), in float32.
+
+    Args:
+        parameters: what the policy trains, by name.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter]):
+        self.parameters = parameters
+        self.average = {name: p.detach().float().clone() for name, p in parameters.items()}
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                self.average[name].lerp_(parameter.float(), 1 - args.ema_decay)
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The averaged policy in place of the current one, for a block."""
+        kept = {name: p.data for name, p in self.parameters.items()}
+        try:
+            for name, parameter in self.parameters.items():
+                parameter.data = self.average[name].to(parameter.dtype)
+            yield
+        finally:
+            for name, parameter in self.parameters.items():
+                parameter.data = kept[name]
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The policy becomes its average, for good."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(self.average[name])
+
+
+# ---- what a person looks at ----------------------------------------------------------------------
+
+
+class SampleTable:
+    """`samples.jsonl`: a few responses of every `every`-th rollout, the first included.
+
+    Args:
+        file: where the rows go.
+        every: rollouts between two tables; 0: none.
+        rows: responses of a table.
+        show: print the first two of each as well.
+    """
+
+    def __init__(self, file: Path, every: int, rows: int, show: bool):
+        self.file = file
+        self.every = every
+        self.rows = rows
+        self.show = show
+
+    def add(self, rollout: Rollout, number: int, step: int) -> None:
+        """Adds rollout `number` (from 0), sampled at optimizer step `step`."""
+        if not self.every or number % self.every:
+            return
+        kl = ((rollout.logprobs - rollout.ref_logprobs) * rollout.mask).sum(1)
+        with self.file.open("a", encoding="utf-8") as table:
+            for i in range(min(self.rows, len(rollout.texts))):
+                row = {
+                    "step": step,
+                    "prompt": rollout.asked[i],
+                    "completion": rollout.texts[i],
+                    "ended": rollout.ended[i].item(),
+                    "score": rollout.scores[i].item(),
+                    "kl": kl[i].item(),
+                }
+                row |= {f"rewards/{name}": s[i].item() for name, s in rollout.rewards.items()}
+                table.write(json.dumps(row, ensure_ascii=False) + "\n")
+                if self.show and i < 2:
+                    asked, answered = str(row["prompt"])[-60:], row["completion"][:100]
+                    print(f"[{row['score']:+.2f}] {asked!r} -> {answered!r}")
+
+    def drop_from(self, step: int) -> None:
+        """Drops rows of `step` and later, which a resumed run writes again, and a half-written last
+        line.
+        """
+        if not self.file.is_file():
+            return
+        lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        kept = [line for line in whole if json.loads(line)["step"] < step]
+        self.file.write_text("".join(kept), encoding="utf-8")
+
+
+class RewardAndKLBar(ProgressCallback):
+    """The progress bar with the latest reward and KL on it."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and "objective/scores" in (logs or {}):
+            reward, kl = logs["objective/scores"], logs["objective/kl"]
+            self.training_bar.set_postfix(reward=f"{reward:.3f}", kl=f"{kl:.2f}")

@@ -1,0 +1,29 @@
+"""Whether this TRL has a PPO of its own, in one place: it left TRL in 1.13 (trl pull 7020)."""
+
+import warnings
+
+from trl.trainer.base_trainer import _BaseTrainer
+
+from instruct.files import UserError
+
+try:
+    with warnings.catch_warnings():
+        # TRL's notice that `trl.experimental` may change is for us, not for whoever runs a recipe
+        warnings.filterwarnings("ignore", message="You are importing from 'trl.experimental'")
+        from trl.experimental.ppo import PPOConfig, PPOTrainer
+except ImportError:
+    PPOConfig = PPOTrainer = None
+
+# What `SharedBasePPOTrainer` subclasses: its callers may ask `isinstance(trainer, PPOTrainer)`.
+PPOParent = PPOTrainer or _BaseTrainer
+
+
+def stock_ppo() -> tuple[type, type]:
+    """TRL's own `PPOConfig` and `PPOTrainer`.
+
+    Raises:
+        UserError: this TRL has none.
+    """
+    if PPOTrainer is None:
+        raise UserError("TRL's own PPOTrainer was removed in 1.13; this needs 'trl>=1.12,<1.13'")
+    return PPOConfig, PPOTrainer
