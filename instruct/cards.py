@@ -1,16 +1,17 @@
-"""Model cards that say what a stranger needs: the data, the base model, the numbers and the exact command."""
+"""Model cards that say what a stranger needs: data, base model, numbers and the exact command."""
 
 import json
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from instruct.files import atomic_file
 
-# What a card shows of a run's log: the last value, and for these two the first beside it.
+# What a card shows of a run's log: the last value, and of FIRST_TOO the first beside it.
 LOGGED = (
     "eval_loss",
     "objective/scores",
@@ -32,7 +33,8 @@ LOADING = {
 # merged/ is a plain model; the top folder is the LoRA adapter
 tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="merged")
 model = AutoModelForCausalLM.from_pretrained("{name}", subfolder="merged")""",
-    "reward": """from instruct.models import load_reward  # adapter, head and bias; see reward_head.json
+    "reward": """# adapter, head and bias; see reward_head.json
+from instruct.models import load_reward
 
 reward = load_reward("{name}")
 print(reward.score(["What of tea?"], ["It is great."]))""",
@@ -49,20 +51,17 @@ def exact_command() -> str:
     """The command line of this process, its script named as seen from where it was started."""
     script = os.path.relpath(sys.argv[0]) if os.path.exists(sys.argv[0]) else sys.argv[0]
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    launcher = ["accelerate", "launch"] + (
-        ["--num_processes", str(processes)] if processes > 1 else []
-    )
-    return shlex.join([*launcher, script, *sys.argv[1:]])
+    count = ["--num_processes", str(processes)] if processes > 1 else []
+    return shlex.join(["accelerate", "launch", *count, script, *sys.argv[1:]])
 
 
 def metrics_of(output_dir: str | Path, log_history: list[dict]) -> dict[str, float]:
-    """The numbers of a run: its `metrics.json` where the recipe writes one, else first and last logged values."""
+    """The numbers of a run: of its `metrics.json`, where there is one, and of its log."""
     file, metrics = Path(output_dir) / "metrics.json", {}
     if file.is_file():
         found = json.loads(file.read_text())
-        metrics = {
-            k: v for k, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)
-        }
+        # by type: a bool is an int, too
+        metrics = {name: value for name, value in found.items() if type(value) in (int, float)}
     for key in LOGGED:
         values = [entry[key] for entry in log_history if key in entry]
         if values and key in FIRST_TOO:
@@ -91,46 +90,78 @@ def write_model_card(
         step: sft, reward or ppo.
         name: Hub id of the model, where it has one.
     """
-    is_hub = lambda source: not Path(source).exists() and source.count("/") <= 1  # noqa: E731
+    is_adapter = (Path(output_dir) / "adapter_config.json").is_file()
     data = ModelCardData(
-        base_model=base_model if is_hub(base_model) else None,
-        datasets=[d for d in datasets if is_hub(d)] or None,
-        library_name="peft"
-        if (Path(output_dir) / "adapter_config.json").is_file()
-        else "transformers",
+        base_model=base_model if _is_hub_id(base_model) else None,
+        datasets=[source for source in datasets if _is_hub_id(source)] or None,
+        library_name="peft" if is_adapter else "transformers",
         pipeline_tag="text-classification" if step == "reward" else "text-generation",
         tags=["instruct-recipes", "trl", step],
     )
-    rows = [f"| {key} | {value:.4g} |" for key, value in metrics.items()]
-    where = (
-        ""
-        if is_hub(base_model)
-        else " (a local folder: to load an adapter elsewhere, push that model too)"
-    )
-    text = [
-        "---", data.to_yaml(), "---", "", f"# {name or Path(output_dir).resolve().name}", "",
-        f"Made by {TITLES[step]} with instruct-recipes.", "",
-        f"- Base model: `{base_model}`{where}", *(f"- Data: `{source}`" for source in datasets), "",
-        "## Metrics", "", *(["| metric | value |", "|---|---|", *rows] if rows else ["None logged yet."]), "",
-        "## Command", "", "```bash", command, "```", "",
-        "## Use", "", "```python", LOADING[step].format(name=name or Path(output_dir).name), "```", "",
-    ]  # fmt: skip
+    where = ""
+    if not _is_hub_id(base_model):
+        where = " (a local folder: to load an adapter elsewhere, push that model too)"
+    folder = Path(output_dir)
+    text = f"""---
+{data.to_yaml()}
+---
+
+# {name or folder.resolve().name}
+
+Made by {TITLES[step]} with instruct-recipes.
+
+- Base model: `{base_model}`{where}
+{_lines(f"- Data: `{source}`" for source in datasets)}
+## Metrics
+
+{_table(metrics)}
+## Command
+
+```bash
+{command}
+```
+
+## Use
+
+```python
+{LOADING[step].format(name=name or folder.name)}
+```
+"""
     with atomic_file(Path(output_dir) / "README.md") as beside:
-        ModelCard("\n".join(text)).save(beside)
+        ModelCard(text).save(beside)
+
+
+def _is_hub_id(source: str) -> bool:
+    return not Path(source).exists() and source.count("/") <= 1
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _table(metrics: dict[str, float]) -> str:
+    if not metrics:
+        return "None logged yet.\n"
+    rows = [f"| {name} | {value:.4g} |" for name, value in metrics.items()]
+    return _lines(["| metric | value |", "|---|---|", *rows])
 
 
 def use_our_card(trainer, step: str, base_model: str, datasets: list[str | None]) -> None:
-    """From here on, wherever Trainer writes its model card (each save, each push), it is this one."""
+    """From here on, the card that Trainer writes (at each save, at each push) is this one."""
 
+    # Whatever Trainer passes (tags, a title) is in ours already.
     def create_model_card(*args, **kwargs) -> None:
-        if trainer.is_world_process_zero():
-            folder, metrics = (
-                trainer.args.output_dir,
-                metrics_of(trainer.args.output_dir, trainer.state.log_history),
-            )
-            sources = [source for source in datasets if source]
-            write_model_card(
-                folder, base_model, sources, metrics, exact_command(), step, trainer.hub_model_id
-            )
+        if not trainer.is_world_process_zero():
+            return
+        output_dir = trainer.args.output_dir
+        write_model_card(
+            output_dir,
+            base_model,
+            datasets=[source for source in datasets if source],
+            metrics=metrics_of(output_dir, trainer.state.log_history),
+            command=exact_command(),
+            step=step,
+            name=trainer.hub_model_id,
+        )
 
     trainer.create_model_card = create_model_card

@@ -1,7 +1,8 @@
 """Reading and writing rows: one loader and one writer for every flag that takes data.
 
-A *source* is a file (`.jsonl`, `.json`, `.jsonl.gz`, `.parquet`, `.csv` by its ending), a folder of such files, or a
-Hub dataset id. Outputs are written beside their final place and renamed, so a killed stage leaves no half file.
+A *source* is a file (`.jsonl`, `.json`, `.jsonl.gz`, `.parquet`, `.csv` by its ending), a folder of
+such files, or a Hub dataset id. Outputs are written beside their final place and renamed, so a
+killed stage leaves no half file.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+# File ending -> the loader of `datasets` that reads it.
 ENDINGS = {
     ".jsonl": "json",
     ".json": "json",
@@ -24,11 +26,11 @@ ENDINGS = {
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave (file, row or flag), worded for the user: what is wrong and what to do."""
+    """A mistake in what the user gave (file, row or flag): what is wrong and what to do."""
 
 
 def command(main: Callable) -> Callable:
-    """Decorates a `main`: a `UserError` becomes one sentence on stderr and exit code 2, never a traceback."""
+    """Decorates a `main`: a `UserError` becomes one sentence on stderr and exit code 2."""
 
     @functools.wraps(main)
     def run(*args, **kwargs):
@@ -47,7 +49,7 @@ def _format_of(path: Path) -> str | None:
 
 
 def data_files(source: str | Path, split: str | None = None) -> list[Path]:
-    """The local files behind `source`, sorted; empty when `source` is neither a file nor a folder.
+    """The local files behind `source`, sorted; none when it is neither a file nor a folder.
 
     In a folder, files whose name starts with `split` are taken when there are any, else all data files.
     """
@@ -58,12 +60,12 @@ def data_files(source: str | Path, split: str | None = None) -> list[Path]:
         return [path]
     if not path.is_dir():
         return []
+    # report.json and removed.parquet are what data_prep/prompts.py writes beside its splits
     found = sorted(
         p for p in path.iterdir() if p.is_file() and _format_of(p) and p.name != "report.json"
     )
-    found = [p for p in found if split and p.name.startswith(split)] or [
-        p for p in found if p.stem != "removed"
-    ]
+    of_split = [p for p in found if split and p.name.startswith(split)]
+    found = of_split or [p for p in found if p.stem != "removed"]
     if not found:
         raise UserError(f"{path}: no data file in this folder (looked for {', '.join(ENDINGS)})")
     return found
@@ -83,53 +85,71 @@ def load_rows(
     Raises:
         UserError: nothing there, a row that cannot be read (with file and line), or a missing column.
     """
-    from datasets import Dataset, load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
     files = data_files(source, split)
     if files:
-        kinds = {_format_of(p) for p in files}
-        if len(kinds) > 1:
-            raise UserError(
-                f"{source}: files of several formats in one folder ({', '.join(sorted(kinds))})"
-            )
-        kind = kinds.pop()
-        if kind == "json" and all(p.name.lower().endswith((".jsonl", ".jsonl.gz")) for p in files):
-            dataset = Dataset.from_list([row for p in files for row in read_jsonl(p)])
-        else:
-            try:
-                dataset = load_dataset(kind, data_files=[str(p) for p in files], split="train")
-            except (DatasetGenerationError, OSError, ValueError) as error:
-                raise UserError(
-                    f"{source}: cannot be read as {kind}: {error.__cause__ or error}"
-                ) from error
-    elif (
-        str(source).endswith(tuple(ENDINGS))
-        or str(source).startswith((".", "/", "~"))
-        or str(source).count("/") > 1
-    ):
+        dataset = _load_files(source, files)
+    elif _looks_like_a_path(str(source)):
         raise UserError(f"{source}: no such file or folder")
     else:
-        try:
-            dataset = load_dataset(str(source), name, split=split)
-        except (
-            Exception
-        ) as error:  # the Hub client raises many unrelated types; all mean "could not be had"
-            raise UserError(
-                f"{source}: neither a file or folder here nor a dataset the Hub could give: {str(error).splitlines()[0]}"
-            ) from error
+        dataset = _load_from_hub(str(source), split, name)
     if len(dataset) == 0:
         raise UserError(f"{source}: no rows")
     missing = [c for c in columns if c not in dataset.column_names]
     if missing:
         raise UserError(
-            f"{source}: no column {', '.join(map(repr, missing))}; it has {', '.join(map(repr, dataset.column_names))}"
+            f"{source}: no column {', '.join(map(repr, missing))}; "
+            f"it has {', '.join(map(repr, dataset.column_names))}"
         )
     return dataset
 
 
+def _looks_like_a_path(source: str) -> bool:
+    """Whether the user meant a file: the Hub is not asked for a name it cannot have."""
+    return (
+        source.endswith(tuple(ENDINGS))
+        or source.startswith((".", "/", "~"))
+        or source.count("/") > 1
+    )
+
+
+def _load_files(source: str | Path, files: list[Path]):
+    # imported here: `datasets` takes a second, and every command imports this module
+    from datasets import Dataset, load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    kinds = sorted({_format_of(p) for p in files})
+    if len(kinds) > 1:
+        raise UserError(f"{source}: files of several formats in one folder ({', '.join(kinds)})")
+    (kind,) = kinds
+    # JSONL is read here: `datasets` names neither file nor line of a bad row
+    if all(p.name.lower().endswith((".jsonl", ".jsonl.gz")) for p in files):
+        return Dataset.from_list([row for p in files for row in read_jsonl(p)])
+    try:
+        return load_dataset(kind, data_files=[str(p) for p in files], split="train")
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{source}: cannot be read as {kind}: {cause}") from error
+
+
+def _load_from_hub(dataset_id: str, split: str, name: str | None):
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(dataset_id, name, split=split)
+    # the Hub client raises many unrelated types; all mean "could not be had"
+    except Exception as error:
+        raise UserError(
+            f"{dataset_id}: neither a file or folder here nor a dataset the Hub could give: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+
+
 def read_jsonl(path: str | Path) -> list[dict]:
-    """Rows of a JSONL file (plain or gzip). Raises `UserError` with file and line on a row that is no JSON object."""
+    """Rows of a JSONL file (plain or gzip).
+
+    Raises:
+        UserError: no such file, not UTF-8, or (with file and line) a row that is no JSON object.
+    """
     rows = []
     opener = gzip.open if str(path).endswith(".gz") else open
     try:
@@ -137,16 +157,7 @@ def read_jsonl(path: str | Path) -> list[dict]:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno})"
-                    ) from error
-                if not isinstance(row, dict):
-                    raise UserError(
-                        f"{path}, line {number}: expected a JSON object, found {type(row).__name__}"
-                    )
+                row = _json_object(line, f"{path}, line {number}")
                 rows.append(row)
     except UnicodeDecodeError as error:
         raise UserError(
@@ -155,6 +166,16 @@ def read_jsonl(path: str | Path) -> list[dict]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     return rows
+
+
+def _json_object(line: str, where: str) -> dict:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
@@ -168,9 +189,8 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
 
             pq.write_table(pa.Table.from_pylist(list(rows)), beside)
         elif name.endswith((".jsonl", ".jsonl.gz")):
-            with (gzip.open if name.endswith(".gz") else open)(
-                beside, "wt", encoding="utf-8"
-            ) as out:
+            opener = gzip.open if name.endswith(".gz") else open
+            with opener(beside, "wt", encoding="utf-8") as out:
                 for row in rows:
                     out.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
@@ -185,7 +205,7 @@ def write_json(path: str | Path, value) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yields a name beside `path`; renamed to `path` when the block ends well, removed otherwise."""
+    """Yields a name beside `path`, renamed to it when the block ends well, else removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -198,14 +218,16 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`; it takes the place of `path` when the block ends well."""
+    """Yields an empty folder beside `path`, which takes its place when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:
         yield beside
+        # a folder cannot be renamed onto one that holds something
         if path.exists():
             path.rename(old)
         beside.rename(path)

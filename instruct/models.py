@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,49 +27,64 @@ from instruct.generation import left_pad
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
-def _from_pretrained(
-    auto_class, model_args: trl.ModelConfig, trust_remote_code: bool, **kwargs
-) -> PreTrainedModel:
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def _load_config(model_args: trl.ModelConfig, **shared) -> PretrainedConfig:
     name = model_args.model_name_or_path
     if not name:
         raise UserError("--model_name_or_path is missing: give a model folder or a Hub model id")
-    shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **shared)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{name}: no model there; give a model folder or a Hub model id ({str(error).splitlines()[0]})"
+            f"{name}: no model there; give a model folder or a Hub model id ({_first_line(error)})"
         ) from error
     if config.is_encoder_decoder:
         raise UserError(
-            f"{name} is an encoder-decoder ({config.model_type}); these recipes train decoder-only models"
+            f"{name} is an encoder-decoder ({config.model_type}); "
+            "these recipes train decoder-only models"
         )
+    return config
+
+
+def _from_pretrained(
+    auto_class, model_args: trl.ModelConfig, trust_remote_code: bool, **kwargs
+) -> PreTrainedModel:
+    """A model by TRL's flags for revision, dtype, attention and quantization, else a UserError."""
+    shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    _load_config(model_args, **shared)
     quantization = get_quantization_config(model_args)
     if quantization is not None:
-        kwargs |= {
-            "quantization_config": quantization,
-            "device_map": {"": PartialState().local_process_index},
-        }
-    dtype = (
-        model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
-    )
+        # quantised weights are placed while they load, and cannot be moved by Trainer later
+        kwargs["quantization_config"] = quantization
+        kwargs["device_map"] = {"": PartialState().local_process_index}
+    dtype = model_args.dtype
+    if dtype not in ("auto", None):
+        dtype = getattr(torch, dtype)
+    name = model_args.model_name_or_path
     try:
         return auto_class.from_pretrained(
             name,
             dtype=dtype,
             attn_implementation=model_args.attn_implementation,
-            use_safetensors=True,
+            use_safetensors=True,  # nothing is unpickled
             **shared,
             **kwargs,
         )
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{name}: cannot be loaded as {auto_class.__name__}: {str(error).splitlines()[0]}"
+            f"{name}: cannot be loaded as {auto_class.__name__}: {_first_line(error)}"
         ) from error
 
 
 def load_causal_lm(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Loads a decoder-only LM (safetensors only) with dtype, attention and quantization from TRL's model flags."""
+    """Loads a decoder-only LM by TRL's model flags (dtype, attention, quantization).
+
+    Raises:
+        UserError: nothing there, an encoder-decoder, or no safetensors.
+    """
     return _from_pretrained(AutoModelForCausalLM, model_args, trust_remote_code)
 
 
@@ -77,7 +93,8 @@ def load_sequence_classifier(
 ) -> PreTrainedModel:
     """Loads the body of a model with a new scalar head (`num_labels=1`), the start of a reward model.
 
-    Its `new_modules` names what came without trained weights besides the head (BERT's pooler): LoRA has to save those.
+    Its `new_modules` names what came without trained weights besides the head (BERT's pooler):
+    LoRA has to save those.
     """
     with suppress_seqcls_warning():
         model, info = _from_pretrained(
@@ -97,7 +114,10 @@ def load_sequence_classifier(
 def load_policy(
     path: str, dtype: str = "float32", trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model to sample from (eval mode, on the GPU where there is one) and its tokenizer; adapters go on their base."""
+    """A model to sample from and its tokenizer; `path` is a model or an adapter.
+
+    In eval mode, on the GPU where there is one, an adapter merged into its base.
+    """
     from peft import PeftConfig, PeftModel
 
     adapter = (Path(path) / "adapter_config.json").is_file()
@@ -105,14 +125,17 @@ def load_policy(
     model = load_causal_lm(ModelConfig(model_name_or_path=base, dtype=dtype), trust_remote_code)
     if adapter:
         model = PeftModel.from_pretrained(model, path).merge_and_unload()
-    return model.eval().to(PartialState().device), load_tokenizer(
-        path, trust_remote_code=trust_remote_code
-    )
+    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    return model.eval().to(PartialState().device), tokenizer
 
 
 def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) -> None:
-    """Writes `merged/`: base + adapter as one plain model with its tokenizer (from a 4-bit run: on the base in 16 bits)."""
-    unset_hf_deepspeed_config()  # under ZeRO-3 this one process would wait for the others to shard what it loads
+    """Writes `merged/`: base + adapter as one plain model with its tokenizer.
+
+    The base is loaded as it is stored: an adapter of a 4-bit run is merged into 16 bits.
+    """
+    # under ZeRO-3 this one process would wait for the others to shard what it loads
+    unset_hf_deepspeed_config()
     model, tokenizer = load_policy(adapter, "auto", trust_remote_code)
     with atomic_folder(Path(output_dir) / "merged") as beside:
         model.save_pretrained(beside)
@@ -123,31 +146,35 @@ def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) 
 def completion_logprobs(
     model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], batch_size: int = 16
 ) -> list[float]:
-    """log p(completion ids | prompt ids) in nats of each pair; logits are computed for completion tokens only."""
-    totals, order = (
-        [0.0] * len(pairs),
-        sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i]))),
-    )
+    """log p(completion ids | prompt ids) of each pair, in nats, summed over the completion."""
+    totals = [0.0] * len(pairs)
+    # similar lengths share a batch
+    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
     for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        ids, mask = left_pad([pairs[i][0] + pairs[i][1] for i in chunk], 0, model.device)
-        keep = max(len(pairs[i][1]) for i in chunk)
+        chunk = [pairs[i] for i in order[start : start + batch_size]]
+        rows = [prompt + completion for prompt, completion in chunk]
+        ids, mask = left_pad(rows, 0, model.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
+        # padded on the left, completions end together: logits of the last few places are enough,
+        # one more than the longest completion, as each place predicts the next
+        keep = max(len(completion) for _, completion in chunk)
         logits = model(
             input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep + 1
         ).logits[:, :-1]
         logprobs = selective_log_softmax(logits.float(), ids[:, -keep:])
-        for i, row in zip(chunk, logprobs, strict=True):
-            totals[i] = row[keep - len(pairs[i][1]) :].sum().item()
+        for i, row in zip(order[start : start + batch_size], logprobs, strict=True):
+            _, completion = pairs[i]
+            totals[i] = row[keep - len(completion) :].sum().item()
     return totals
 
 
 def last_token_scores(
     model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Scores [rows] of right-padded rows, read at each row's last token (its eos), also where pad = eos.
+    """Scores [rows] of right-padded rows, read at each row's last token (its eos).
 
-    The head's own forward would look for the last id that is not pad. Encoders pool in their own way and mask padding.
+    The head's own forward would look for the last id that is not pad, which is not the eos where
+    pad = eos. Encoders pool in their own way and mask padding.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not hasattr(base, "score"):
@@ -161,12 +188,13 @@ def last_token_scores(
 
 
 class RewardModel:
-    """A trained reward model with its tokenizer and bias: `score` is r(prompt, completion) - the number every step uses.
+    """A trained reward model: `score` is r(prompt, completion), the number every step uses.
 
     Attributes:
         model: sequence classifier with one label (a `PeftModel` when `path` holds an adapter).
         tokenizer: the tokenizer saved with it.
-        bias: added to every score, so that labeler demonstrations score 0 on average (paper, section 3.5).
+        bias: added to every score, so that labeler demonstrations score 0 on average (paper,
+            section 3.5).
         base: path or id of the base model, the one the adapter was trained on.
     """
 
@@ -181,13 +209,9 @@ class RewardModel:
         for start in range(0, len(order), batch_size):
             chunk = order[start : start + batch_size]
             tensors = [torch.tensor(rows[i]) for i in chunk]
-            ids, mask = (
-                pad(tensors, self.tokenizer.pad_token_id),
-                pad([torch.ones_like(t) for t in tensors], 0),
-            )
-            values = last_token_scores(
-                self.model, ids.to(self.model.device), mask.to(self.model.device)
-            )
+            ids = pad(tensors, self.tokenizer.pad_token_id).to(self.model.device)
+            mask = pad([torch.ones_like(t) for t in tensors], 0).to(self.model.device)
+            values = last_token_scores(self.model, ids, mask)
             for i, value in zip(chunk, values.float().tolist(), strict=True):
                 scores[i] = value + self.bias
         return scores
@@ -208,7 +232,9 @@ def model_file(folder_or_id: str | Path, name: str) -> Path | None:
         return path if path.is_file() else None
     try:
         return Path(hf_hub_download(str(folder_or_id), name))
-    except LocalEntryNotFoundError as error:  # a missing bias would change every score in silence
+    # before its parent class below: not "no such file" but "no answer", and a bias that is taken
+    # for missing would change every score in silence
+    except LocalEntryNotFoundError as error:
         raise UserError(
             f"{folder_or_id}: cannot reach the Hub to ask for its {name}, nor is it in the cache"
         ) from error
@@ -221,7 +247,7 @@ def model_file(folder_or_id: str | Path, name: str) -> Path | None:
 
 
 def reward_bias(path: str) -> float:
-    """The bias in `reward_head.json`, by which labeler demonstrations score 0 on average; 0 for models that have none."""
+    """The bias in `reward_head.json`; 0 for models that have none (of other authors)."""
     head = model_file(path, "reward_head.json")
     return json.loads(head.read_text())["bias"] if head else 0.0
 
@@ -233,11 +259,15 @@ def load_reward(
     trust_remote_code: bool = False,
     device: str | None = None,
 ) -> RewardModel:
-    """Loads what `recipes/reward.py` saved (adapter or full model), or any Hub sequence classifier with one label.
+    """Loads a reward model: what `recipes/reward.py` saved, or a Hub classifier with one label.
 
     Args:
         path: folder or Hub id. With `adapter_config.json` the adapter is put on its base.
         base: base model, where the one named in the adapter has moved.
+        device: where it goes; default it stays on the CPU.
+
+    Raises:
+        UserError: nothing there, or the Hub cannot say whether there is a bias.
     """
     from peft import PeftConfig, PeftModel
 

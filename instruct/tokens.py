@@ -1,9 +1,10 @@
-"""The token contract: what is trained on and what is scored is `prompt ids + completion ids + eos`, in every step.
+"""The token contract: every step trains on and scores `prompt ids + completion ids + eos`.
 
-TRL renders prompt and completion through the chat template together; templates that write something after the end
-token (SmolLM2's adds a newline) would then be trained and scored on a token no model ever samples. Here the prompt is
-rendered with its generation prompt, the completion is the assistant's words, and the sequence ends in eos.
-Padding is always told by lengths, never by comparing ids with pad, so pad = eos (GPT-2) is harmless.
+TRL renders prompt and completion through the chat template together; templates that write something
+after the end token (SmolLM2's adds a newline) would then be trained and scored on a token no model
+ever samples. Here the prompt is rendered with its generation prompt, the completion is the
+assistant's words, and the sequence ends in eos.
+Padding is always told by lengths, never by comparing ids with pad: pad = eos (GPT-2) is harmless.
 """
 
 from pathlib import Path
@@ -21,6 +22,7 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
+# Special tokens that stand for no text, so that padding with one of them can mean nothing else.
 PAD_CANDIDATES = (
     "<|endoftext|>",
     "<|finetune_right_pad_id|>",
@@ -39,10 +41,12 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Loads a tokenizer and settles pad, eos and chat template, once for all steps.
 
-    `chat_template_path` (a Jinja file, TRL's flag) replaces the tokenizer's own template; without either, a default.
+    Args:
+        chat_template_path: a Jinja file (TRL's flag) in the place of the tokenizer's own template.
+            Where there is neither, the template is `DEFAULT_CHAT_TEMPLATE`.
 
-    pad is the tokenizer's own unless it is missing or equals eos; then another special token of its vocabulary, and
-    only when there is none, eos. The vocabulary never grows, so embeddings never need resizing.
+    Raises:
+        UserError: no tokenizer there, one without an eos token, or an unreadable template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -50,26 +54,18 @@ def load_tokenizer(
         )
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{name_or_path}: no tokenizer could be loaded from there; give a model folder or a Hub model id "
-            f"({str(error).splitlines()[0]})"
+            f"{name_or_path}: no tokenizer could be loaded from there; "
+            f"give a model folder or a Hub model id ({str(error).splitlines()[0]})"
         ) from error
-    if (
-        tokenizer.eos_token is None and tokenizer.sep_token
-    ):  # an encoder (BERT) as reward model: [CLS] … [SEP]
-        tokenizer.eos_token, tokenizer.bos_token = (
-            tokenizer.sep_token,
-            tokenizer.bos_token or tokenizer.cls_token,
-        )
+    # an encoder (BERT) as reward model: [CLS] … [SEP]
+    if tokenizer.eos_token is None and tokenizer.sep_token:
+        tokenizer.eos_token = tokenizer.sep_token
+        tokenizer.bos_token = tokenizer.bos_token or tokenizer.cls_token
     if tokenizer.eos_token is None:
         raise UserError(
             f"{name_or_path}: its tokenizer has no eos token, so no response could ever end"
         )
-    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        vocabulary = tokenizer.get_vocab()
-        tokenizer.pad_token = next(
-            (t for t in PAD_CANDIDATES if t in vocabulary and t != tokenizer.eos_token),
-            tokenizer.eos_token,
-        )
+    _settle_pad(tokenizer)
     if chat_template_path:
         try:
             tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
@@ -80,6 +76,19 @@ def load_tokenizer(
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
     return tokenizer
+
+
+def _settle_pad(tokenizer: PreTrainedTokenizerBase) -> None:
+    """pad is the tokenizer's own unless it is missing or equals eos.
+
+    Then it is another special token of its vocabulary, and only when there is none, eos. The
+    vocabulary never grows, so embeddings never need resizing.
+    """
+    if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return
+    vocabulary = tokenizer.get_vocab()
+    usable = [t for t in PAD_CANDIDATES if t in vocabulary and t != tokenizer.eos_token]
+    tokenizer.pad_token = usable[0] if usable else tokenizer.eos_token
 
 
 def as_messages(prompt: str | list[dict]) -> list[dict]:
@@ -93,10 +102,15 @@ def as_text(completion: str | list[dict]) -> str:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict]) -> list[int]:
-    """Prompt ids, generation prompt included. `prompt` is text (one user message) or a list of messages."""
+    """Prompt ids, generation prompt included. `prompt` is text (one user message) or messages.
+
+    Raises:
+        UserError: nothing but blanks in the last message.
+    """
     messages = as_messages(prompt)
     if not messages or not messages[-1]["content"].strip():
         raise UserError("an empty prompt: every prompt needs at least one non-blank message")
+    # rendered as text first: a template writes its own bos, so no other is added below
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
@@ -105,9 +119,8 @@ def encode_completion(
     tokenizer: PreTrainedTokenizerBase, completion: str | list[dict]
 ) -> list[int]:
     """Completion ids, always ending in eos."""
-    return tokenizer(as_text(completion), add_special_tokens=False)["input_ids"] + [
-        tokenizer.eos_token_id
-    ]
+    ids = tokenizer(as_text(completion), add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
 
 
 def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:

@@ -10,7 +10,11 @@ PAD = -100  # rank of a place that is no completion, in padded [rankings, K] arr
 
 
 def strict_pairs(ranks):
-    """Ranks [n, K] (array or tensor, padded with PAD) -> bool [n, K, K]: i is ranked strictly better than j."""
+    """Which pairs of a ranking have a winner.
+
+    Ranks [n, K] (array or tensor, padded with PAD) -> bool [n, K, K]: [:, i, j] is whether i is
+    ranked strictly better than j.
+    """
     real = ranks != PAD
     return (ranks[:, :, None] < ranks[:, None, :]) & real[:, :, None] & real[:, None, :]
 
@@ -22,14 +26,20 @@ def ranking_metrics(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict:
-    """Metrics of `scores` [n, K] against `ranks` [n, K] (1 = best, equal = tie, PAD = no completion).
+    """Metrics of `scores` [n, K] against `ranks` [n, K] (1 = best, equal = tie, PAD = nothing).
 
-    Returns:
-        accuracy: share of strict pairs whose better completion scores higher (equal scores count half), with a 95 %
-            bootstrap interval accuracy_low, accuracy_high that resamples whole prompts (`prompts` [n] names them).
+    Args:
+        prompts: [n] names of the prompts; default every ranking has its own.
+        resamples, seed: of the bootstrap.
+
+    Returns an empty dict when there is no strict pair, else
+        accuracy: share of strict pairs whose better completion scores higher (equal scores count
+            half).
+        accuracy_low, accuracy_high: its 95 % bootstrap interval; whole prompts are resampled.
         by_rank_distance: {distance in dense ranks: {accuracy, n_pairs}}.
-        kendall_tau: mean over rankings of Kendall's tau-b.  top1: share of rankings whose best-scored is a best-ranked.
-        n_pairs, n_rankings: what this rests on. Empty dict when there is no strict pair.
+        kendall_tau: mean over rankings of Kendall's tau-b.
+        top1: share of rankings whose best-scored completion is a best-ranked one.
+        n_pairs, n_rankings: what this rests on.
     """
     scores, ranks = np.asarray(scores, dtype=np.float64), np.asarray(ranks)
     strict = strict_pairs(ranks)
@@ -48,6 +58,7 @@ def ranking_metrics(
         n_right / n_pairs, prompts, weights=n_pairs, draws=resamples, seed=seed
     )
 
+    # dense ranks: 1, 4, 4, 9 become 0, 1, 1, 2, so that a distance counts the levels between
     dense = np.stack([np.unique(row, return_inverse=True)[1].reshape(row.shape) for row in ranks])
     distance = np.where(strict, dense[:, None, :] - dense[:, :, None], 0)
     by_distance = {
@@ -58,6 +69,7 @@ def ranking_metrics(
         for d in np.unique(distance[strict])
     }
 
+    # Kendall 1945, The treatment of ties in ranking problems:
     # tau-b = (concordant - discordant) / sqrt(pairs not tied in rank * pairs not tied in score)
     real = ranks != PAD
     pairs = np.triu(real[:, :, None] & real[:, None, :], 1)
@@ -81,9 +93,11 @@ def ranking_metrics(
 
 
 def labeler_agreement(rankings: list[dict]) -> dict | None:
-    """How often two rankings of one prompt order the same two completions alike: the ceiling for any reward model.
+    """How often two rankings of one prompt order the same two completions alike.
 
-    Only pairs strict in both rankings count. None where no prompt was ranked twice (or the pairs never met).
+    No reward model can be expected to agree with labelers more than they do with each other.
+    Only pairs strict in both rankings count. Returns {rate, n_pairs}, or None where no prompt was
+    ranked twice (or the pairs never met).
     """
     by_prompt: dict[str, list[dict[str, int]]] = {}
     for row in rankings:

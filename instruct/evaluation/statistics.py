@@ -1,7 +1,7 @@
 """Intervals for what the evaluation reports, by a bootstrap over clusters.
 
-Answers to one user, or rankings of one prompt, are not independent: whole users or prompts are
-drawn (Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 8).
+Answers to one user, or rankings of one prompt, are not independent: whole users or prompts
+are drawn.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,8 @@
-"""LoRA's linear layer as one autograd function, for layers and adapters of one dtype (on CPU: float32).
+"""LoRA's linear layer as one autograd function, where layer and adapter have one dtype.
 
-PEFT's y = x W' + s (x A') B' is the same mathematics, but makes and keeps passing over tensors of [tokens, width] that these
-matrix products can add to in place: forward one product and one sum, backward one scaling and one sum less per layer.
+PEFT's y = x W' + s (x A') B' is the same mathematics, but makes and keeps passing over tensors of
+[tokens, width] that these matrix products can add to in place: forward one product and one sum,
+backward one scaling and one sum less per layer.
 """
 
 import torch
@@ -11,11 +12,14 @@ from torch.nn import functional as F
 
 
 class LoraLinear(torch.autograd.Function):
-    """y [N, out] = x W' + bias + s (x A') B' for x [N, in], W [out, in] and bias frozen, A [r, in], B [out, r]."""
+    """y [N, out] = x W' + bias + s (x A') B'.
+
+    For x [N, in], W [out, in] and bias [out] frozen, A [r, in], B [out, r], s the scaling.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, a, b, scaling: float):
-        low = x @ a.T
+        low = x @ a.T  # [N, r]: small enough to keep, and `a` and `b` both need it
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scaling = scaling
         return F.linear(x, weight, bias).addmm_(low, b.T, alpha=scaling)
@@ -27,6 +31,7 @@ class LoraLinear(torch.autograd.Function):
         grad_x = (grad @ weight).addmm_(through_b, a) if ctx.needs_input_grad[0] else None
         grad_a = through_b.T @ x if ctx.needs_input_grad[3] else None
         grad_b = (grad.T @ low).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
+        # one gradient per argument of `forward`: x, weight, bias, a, b, scaling
         return grad_x, None, None, grad_a, grad_b, None
 
 
@@ -37,16 +42,14 @@ class FusedLinear(Linear):
         active = [name for name in self.active_adapters if name in self.lora_A]
         if args or kwargs or self.disable_adapters or self.merged or len(active) != 1:
             return super().forward(x, *args, **kwargs)
-        (name,), base = active, self.get_base_layer()
-        a, b, drop = self.lora_A[name].weight, self.lora_B[name], self.lora_dropout[name]
-        plain = (
-            name not in self.lora_variant
-            and b.bias is None
-            and not (self.training and getattr(drop, "p", 0))
-        )
-        same_dtype = x.dtype == base.weight.dtype == a.dtype and not torch.is_autocast_enabled(
-            x.device.type
-        )
+        (name,) = active
+        base = self.get_base_layer()
+        a, b = self.lora_A[name].weight, self.lora_B[name]
+        dropout = self.training and getattr(self.lora_dropout[name], "p", 0) > 0
+        # a variant is DoRA and the like
+        plain = name not in self.lora_variant and b.bias is None and not dropout
+        autocast = torch.is_autocast_enabled(x.device.type)
+        same_dtype = x.dtype == base.weight.dtype == a.dtype and not autocast
         if not (plain and same_dtype) or base.weight.requires_grad:
             return super().forward(x)
         y = LoraLinear.apply(
@@ -56,7 +59,8 @@ class FusedLinear(Linear):
 
 
 def fuse_lora(model: nn.Module) -> None:
-    """Turns PEFT's LoRA layers on plain `nn.Linear` into `FusedLinear`, in place; other layers stay as they are."""
+    """Turns PEFT's LoRA layers on plain `nn.Linear` into `FusedLinear`, in place."""
     for layer in model.modules():
+        # exactly these types: a quantised layer or a subclass computes something else
         if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear:
             layer.__class__ = FusedLinear

@@ -1,16 +1,19 @@
-"""RankedRewardTrainer: TRL's RewardTrainer where the batch element is one whole ranking, as in InstructGPT.
+"""RankedRewardTrainer: TRL's RewardTrainer with a whole ranking as batch element.
 
-Ouyang et al. 2022 (arXiv 2203.02155), section 3.5: with the C(K,2) comparisons of a prompt as separate data points, one
-pass over the data overfits; as one batch element they need one forward pass per completion. For one ranking,
+Ouyang et al. 2022 (arXiv 2203.02155), section 3.5: with the C(K,2) comparisons of a prompt as
+separate data points, one pass over the data overfits; as one batch element they need one forward
+pass per completion. For one ranking,
 
     loss = - mean over its strict pairs (w ranked better than l) of  log sigmoid(r_w - r_l)
 
-where tied completions form no pair, and the batch's loss is the mean over its rankings. Here the prompt, too, is
-computed only once: a pass over the prompt fills a key-value cache, the cache is repeated for each completion, and the
-completions continue from it, all in one forward of the wrapped model (DDP and FSDP see one call), gradients included.
+where tied completions form no pair, and the batch's loss is the mean over its rankings. Here the
+prompt, too, is computed only once: a pass over the prompt fills a key-value cache, the cache is
+repeated for each completion, and the completions continue from it, all in one forward of the
+wrapped model (DDP and FSDP see one call), gradients included.
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MethodType
 
@@ -21,7 +24,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer
 
@@ -34,6 +37,8 @@ from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_completion, encode_prompt
 
 logger = get_logger(__name__)
+
+NOT_FOR_MODEL = ("ranks", "keys")  # of a batch: what the loss and the metrics need
 
 
 @dataclass
@@ -53,40 +58,43 @@ class RankedRewardConfig(HardwareDefaults, RewardConfig):
     share_prompt: str = field(
         default="auto",
         metadata={
-            "help": "'cache' computes each prompt once, 'rows' once per completion, 'auto' is 'cache' where it is exact.",
+            "help": "'cache' computes each prompt once, 'rows' once per completion, 'auto' is "
+            "'cache' where it is exact.",
             "choices": ["auto", "cache", "rows"],
         },
     )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Stop after this many evaluations without better held-out accuracy, and keep the best."
+            "help": "Stop after this many evaluations without better held-out accuracy, and keep "
+            "the best."
         },
     )
 
     def __post_init__(self):
         if self.early_stopping_patience is not None:
+            # Trainer asks for saves where it evaluates, to come back to the best one
             self.eval_strategy = "epoch" if self.eval_strategy == "no" else self.eval_strategy
-            self.save_strategy, self.save_steps = (
-                self.eval_strategy,
-                self.eval_steps or self.save_steps,
-            )
+            self.save_strategy = self.eval_strategy
+            self.save_steps = self.eval_steps or self.save_steps
             self.load_best_model_at_end = True
-            self.metric_for_best_model, self.greater_is_better = (
-                self.metric_for_best_model or "accuracy",
-                True,
-            )
+            self.metric_for_best_model = self.metric_for_best_model or "accuracy"
+            self.greater_is_better = True
         super().__post_init__()
         if self.n_gpu > 1:
-            self._n_gpu = 1  # nn.DataParallel would cut rankings apart; several GPUs are for `accelerate launch`
+            # nn.DataParallel would cut rankings apart; several GPUs are for `accelerate launch`
+            self._n_gpu = 1
 
 
 @dataclass
 class RankingCollator:
-    """Rankings -> one batch. `ranks` is [N, K] padded with PAD; R = all completions of the batch, ranking by ranking.
+    """Tokenised rankings -> one batch.
 
-    Shared prompts: `input_ids`, `attention_mask` [N, P] left-padded prompts; `completion_ids`, `completion_mask` [R, C]
-    right-padded; `prompt_of` [R] the prompt of each completion. Rows: `input_ids`, `attention_mask` [R, P + C].
+    N rankings, R completions of all of them (ranking by ranking), K of the largest one.
+    Always: `ranks` [N, K] padded with PAD; `keys` [N, 2], of prompt and labeler.
+    Shared prompts: `input_ids`, `attention_mask` [N, P] left-padded prompts; `completion_ids`,
+    `completion_mask` [R, C] right-padded; `prompt_of` [R], the prompt of each completion.
+    Rows: `input_ids`, `attention_mask` [R, P + C], right-padded.
     """
 
     pad_token_id: int
@@ -95,22 +103,19 @@ class RankingCollator:
     def __call__(self, rankings: list[dict]) -> dict[str, Tensor]:
         ranks = pad_sequence([torch.tensor(r["ranks"]) for r in rankings], True, PAD)
         keys = torch.tensor([[r["prompt_key"], r["labeler_key"]] for r in rankings])
-        batch = {
-            "ranks": ranks,
-            "keys": keys,
-        }  # `ranks` first: the evaluation loop takes the batch size from it
+        # `ranks` first: the evaluation loop takes the batch size from it
+        batch = {"ranks": ranks, "keys": keys}
         if not self.share_prompt:
-            ids, mask = self._right_pad(
-                [r["prompt_ids"] + c for r in rankings for c in r["completion_ids"]]
-            )
-            return batch | {"input_ids": ids, "attention_mask": mask}
-        prompts, prompt_mask = left_pad([r["prompt_ids"] for r in rankings], self.pad_token_id)
-        ids, mask = self._right_pad([c for r in rankings for c in r["completion_ids"]])
-        prompt_of = torch.tensor([i for i, r in enumerate(rankings) for _ in r["completion_ids"]])
-        return batch | {
-            "input_ids": prompts, "attention_mask": prompt_mask,
-            "completion_ids": ids, "completion_mask": mask, "prompt_of": prompt_of,
-        }  # fmt: skip
+            rows = [r["prompt_ids"] + c for r in rankings for c in r["completion_ids"]]
+            batch["input_ids"], batch["attention_mask"] = self._right_pad(rows)
+            return batch
+        prompts = [r["prompt_ids"] for r in rankings]
+        completions = [c for r in rankings for c in r["completion_ids"]]
+        prompt_of = [i for i, r in enumerate(rankings) for _ in r["completion_ids"]]
+        batch["input_ids"], batch["attention_mask"] = left_pad(prompts, self.pad_token_id)
+        batch["completion_ids"], batch["completion_mask"] = self._right_pad(completions)
+        batch["prompt_of"] = torch.tensor(prompt_of)
+        return batch
 
     def _right_pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         ids = pad_sequence([torch.tensor(row) for row in rows], True, self.pad_token_id)
@@ -121,10 +126,14 @@ class RankingCollator:
 def ranking_losses(
     scores: Tensor, ranks: Tensor, center: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The paper's loss of each ranking. `scores`, `ranks` [N, K], ranks padded with PAD -> losses [N], strict pairs [N].
+    """The paper's loss of each ranking (arXiv 2203.02155, eq. 1).
 
-    A ranking without a strict pair has loss 0. `center` adds center * mean over the pairs of (r_w + r_l)^2, as TRL's
-    `center_rewards_coefficient` does (arXiv 2312.09244, eq. 2).
+    Args:
+        scores, ranks: [N, K], ranks padded with PAD.
+        center: adds center * mean over the pairs of (r_w + r_l)^2, as TRL's
+            `center_rewards_coefficient` does (arXiv 2312.09244, eq. 2).
+
+    Returns losses [N], 0 for a ranking without a strict pair, and the number of strict pairs [N].
     """
     strict = strict_pairs(ranks)
     pair_losses = -logsigmoid(scores[:, :, None] - scores[:, None, :])
@@ -144,38 +153,33 @@ def cached_scores(
 ) -> Tensor:
     """Scores [R] of completions that continue from a shared prompt; shapes as in `RankingCollator`.
 
-    Prompts are padded on the left, so that each completion follows its prompt directly: relative positions, and what a
-    sliding window sees, are those of one plain row.
+    Prompts are padded on the left, so that each completion follows its prompt directly: relative
+    positions, and what a sliding window sees, are those of one plain row.
     """
     body = getattr(model, model.base_model_prefix)
-    mask = torch.cat([attention_mask[prompt_of], completion_mask], 1)
     takes_positions = "position_ids" in inspect.signature(body.forward).parameters
-    # counted over real tokens; padding repeats a position, so that none is past the model's last one
-    positions = [(m.cumsum(1) - 1).clamp(min=0) for m in (attention_mask, mask)]
-    prompt_positions, completion_positions = (
-        {"position_ids": p} if takes_positions else {}
-        for p in (positions[0], positions[1][:, input_ids.shape[1] :])
-    )
-    cache = body(
-        input_ids=input_ids, attention_mask=attention_mask, use_cache=True, **prompt_positions
-    ).past_key_values
-    repeats, rest = divmod(len(prompt_of), len(input_ids))
-    if rest == 0 and bool(
-        (
-            prompt_of
-            == torch.arange(len(input_ids), device=prompt_of.device).repeat_interleave(repeats)
-        ).all()
-    ):
-        cache.batch_repeat_interleave(repeats)  # same K for all: its backward is a plain sum
+
+    def run(ids: Tensor, mask: Tensor, **cached):
+        # counted over real tokens; padding repeats a position, so none is past the model's last one
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        given = {"position_ids": positions} if takes_positions else {}
+        return body(input_ids=ids, attention_mask=mask, use_cache=True, **given, **cached)
+
+    # 1. Each prompt once
+    cache = run(input_ids, attention_mask).past_key_values
+
+    # 2. Its cache for each of its completions
+    n_prompts = len(input_ids)
+    k, rest = divmod(len(prompt_of), n_prompts)
+    prompts = torch.arange(n_prompts, device=prompt_of.device)
+    if rest == 0 and torch.equal(prompt_of, prompts.repeat_interleave(k)):
+        cache.batch_repeat_interleave(k)  # the same K for all: its backward is a plain sum
     else:
         cache.reorder_cache(prompt_of)
-    hidden = body(
-        input_ids=completion_ids,
-        attention_mask=mask,
-        past_key_values=cache,
-        use_cache=True,
-        **completion_positions,
-    ).last_hidden_state
+
+    # 3. Completions go on from there; the score is read at their last token
+    mask = torch.cat([attention_mask[prompt_of], completion_mask], 1)
+    hidden = run(completion_ids, mask, past_key_values=cache).last_hidden_state
     last = completion_mask.sum(1) - 1
     return model.score(hidden[torch.arange(len(hidden), device=hidden.device), last]).squeeze(-1)
 
@@ -183,8 +187,9 @@ def cached_scores(
 def score_rankings_in_forward(model: PreTrainedModel) -> None:
     """Makes `model.forward` score rows at their last token and, given `completion_ids`, whole rankings.
 
-    Bound to the sequence classifier itself, under any PEFT, DDP or FSDP wrapper, so that one call of the wrapper does it
-    all. Encoders keep their own forward: they pool in their own way.
+    Bound to the sequence classifier itself, under any PEFT, DDP or FSDP wrapper, so that one call
+    of the wrapper does it all: they synchronise gradients only for what their `forward` ran.
+    Encoders keep their own forward: they pool in their own way.
     """
     if not hasattr(model, "score"):
         return
@@ -209,50 +214,54 @@ def score_rankings_in_forward(model: PreTrainedModel) -> None:
     model.forward = MethodType(forward, model)
 
 
-@torch.no_grad()
+# ---- may a prompt be shared?
+
+
 def why_not_cache(model: PreTrainedModel, check: bool = True) -> str | None:
     """Why a shared prompt cannot be used with this model, or None where it can.
 
-    Beside what the architecture says, a small ranking with padding on both sides is scored in both ways (`check`).
+    Beside what the architecture says, a small ranking is scored in both ways (`check`).
     """
     if not hasattr(model, "score"):
         return "an encoder reads prompt and completion together"
     body = getattr(model, model.base_model_prefix)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return "activation checkpointing drops the cache"
-    if (
-        getattr(model, "_is_stateful", False)
-        or "past_key_values" not in inspect.signature(body.forward).parameters
-    ):
+    takes_cache = "past_key_values" in inspect.signature(body.forward).parameters
+    if getattr(model, "_is_stateful", False) or not takes_cache:
         return f"{model.config.model_type} models have no key-value cache that could be shared"
-    if not check:
-        return None
-    ids = (
-        torch.arange(22, device=model.device) * 7 + 5
-    ) % model.config.get_text_config().vocab_size
-    rankings = [
-        {"prompt_ids": ids[:5].tolist(), "completion_ids": [ids[5:9].tolist(), ids[9:11].tolist()]},
-        {
-            "prompt_ids": ids[11:14].tolist(),
-            "completion_ids": [ids[14:17].tolist(), ids[17:21].tolist(), ids[21:].tolist()],
-        },
+    return _both_ways_differ(model) if check else None
+
+
+def _small_rankings(vocab_size: int) -> list[dict]:
+    """Two rankings of unequal K and lengths: padding on both sides, and a cache that is reordered."""
+    ids = [(7 * i + 5) % vocab_size for i in range(22)]
+    texts = [
+        {"prompt_ids": ids[:5], "completion_ids": [ids[5:9], ids[9:11]]},
+        {"prompt_ids": ids[11:14], "completion_ids": [ids[14:17], ids[17:21], ids[21:]]},
     ]
-    for ranking in rankings:
-        ranking |= {
-            "ranks": [1] * len(ranking["completion_ids"]),
-            "prompt_key": 0,
-            "labeler_key": 0,
-        }
+    return [
+        {**text, "ranks": [1] * len(text["completion_ids"]), "prompt_key": 0, "labeler_key": 0}
+        for text in texts
+    ]
+
+
+@torch.no_grad()
+def _both_ways_differ(model: PreTrainedModel) -> str | None:
+    """Scores small rankings with and without a shared prompt; says what is wrong, if anything."""
+    kind = model.config.model_type
+    rankings = _small_rankings(model.config.get_text_config().vocab_size)
+
+    def scores(score: Callable, share_prompt: bool) -> Tensor:
+        batch = RankingCollator(0, share_prompt)(rankings)
+        inputs = {k: v.to(model.device) for k, v in batch.items() if k not in NOT_FOR_MODEL}
+        return score(model, **inputs).float()
+
     training = model.training
     model.eval()
     try:
-        scores = []
-        for share_prompt in (False, True):
-            batch = RankingCollator(0, share_prompt)(rankings)
-            batch = {k: v.to(model.device) for k, v in batch.items() if k not in ("ranks", "keys")}
-            scores.append(
-                (cached_scores if share_prompt else last_token_scores)(model, **batch).float()
-            )
+        plain, shared = scores(last_token_scores, False), scores(cached_scores, True)
+    # whatever an unknown cache class does with being repeated
     except (
         TypeError,
         ValueError,
@@ -261,34 +270,93 @@ def why_not_cache(model: PreTrainedModel, check: bool = True) -> str | None:
         NotImplementedError,
         IndexError,
     ) as error:
-        return f"{model.config.model_type} cannot continue from a repeated cache ({type(error).__name__}: {error})"
+        return f"{kind} cannot continue from a repeated cache ({type(error).__name__}: {error})"
     finally:
         model.train(training)
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 5e-2
-    if not torch.allclose(*scores, rtol=tolerance, atol=tolerance * scores[0].abs().max().item()):
-        return f"{model.config.model_type} scores a completion differently when it continues from a cache"
-    return None
+    if torch.allclose(plain, shared, rtol=tolerance, atol=tolerance * plain.abs().max().item()):
+        return None
+    return f"{kind} scores a completion differently when it continues from a cache"
+
+
+# ---- from rows to what the collator takes
+
+
+def encode_ranking(row: dict, tokenizer: PreTrainedTokenizerBase, where: str) -> dict:
+    """One row as `as_ranking`, tokenised: prompt ids + completion ids + eos.
+
+    Beside `prompt_ids` and `completion_ids` [K]: keys of prompt and labeler (-1: none named),
+    `longest` (tokens of prompt and longest completion) and `length` (of all that is computed).
+    """
+    ranking = as_ranking(row, where)
+    prompt_ids = encode_prompt(tokenizer, ranking["prompt"])
+    completion_ids = [encode_completion(tokenizer, c) for c in ranking["completions"]]
+    lengths = [len(ids) for ids in completion_ids]
+    labeler = row.get("labeler")
+    return ranking | {
+        "prompt_ids": prompt_ids,
+        "completion_ids": completion_ids,
+        "prompt_key": key_of(ranking["prompt"]),
+        "labeler_key": -1 if labeler is None else key_of(labeler),
+        "longest": len(prompt_ids) + max(lengths, default=0),
+        "length": len(prompt_ids) + sum(lengths),
+    }
+
+
+def keep_usable(dataset: Dataset, max_length: int | None, name: str) -> Dataset:
+    """Tokenised rankings that can be learned from; says how many cannot.
+
+    Raises:
+        UserError: none is left.
+    """
+    n_all = len(dataset)
+    dataset = dataset.filter(lambda ranks: len(set(ranks)) > 1, input_columns="ranks")
+    if len(dataset) < n_all:
+        logger.warning(
+            f"{n_all - len(dataset)} of {n_all} rankings of the {name} dataset have no strict "
+            "pair (fewer than two completions, or all tied) and are left out."
+        )
+    if max_length is not None:
+        n_strict = len(dataset)
+        # left out, not cut: a completion without its end is another completion
+        dataset = dataset.filter(lambda longest: longest <= max_length, input_columns="longest")
+        if len(dataset) < n_strict:
+            logger.warning(
+                f"{n_strict - len(dataset)} of {n_all} rankings of the {name} dataset are longer "
+                f"than --max_length {max_length} tokens and are left out."
+            )
+    if len(dataset) == 0:
+        raise UserError(
+            f"the {name} dataset has no ranking that could be learned from: {n_all} in it, "
+            f"none has a strict pair within --max_length {max_length}"
+        )
+    return dataset
+
+
+# ---- the trainer
 
 
 class RankedRewardTrainer(RewardTrainer):
     """Trains a sequence classifier with one label on rankings.
 
-    Rows: `prompt` (messages or text), `completions` [K], `ranks` [K] (1 = best, equal = tie), K may differ from row to
-    row; or `chosen`, `rejected` (K = 2). Optional `labeler`. All other arguments are those of `trl.RewardTrainer`.
+    Rows: `prompt` (messages or text), `completions` [K], `ranks` [K] (1 = best, equal = tie), K may
+    differ from row to row; or `chosen`, `rejected` (K = 2). Optional `labeler`. All other arguments
+    are those of `trl.RewardTrainer`.
     """
 
     _tag_names = ["trl", "reward-trainer", "ranked-reward"]
+    # `compute_loss` divides by all rankings of the optimiser step itself. From TRL 1.15 on,
+    # RewardTrainer says False here, which counts for more than `model_accepts_loss_kwargs`:
+    # gradients would be divided by `gradient_accumulation_steps` once more, without a word.
+    loss_is_scaled_for_ga = True
 
     def __init__(self, model, args: RankedRewardConfig | None = None, **kwargs):
         kwargs.setdefault("compute_metrics", _metrics_of)
         super().__init__(model, args=args or RankedRewardConfig("reward"), **kwargs)
-        self.model_accepts_loss_kwargs = (
-            True  # the loss is divided by all rankings of the step, see below
-        )
+        self.model_accepts_loss_kwargs = True  # the same for TRL and transformers before that
         classifier = self.accelerator.unwrap_model(self.model)
-        classifier = (
-            classifier.get_base_model() if hasattr(classifier, "get_base_model") else classifier
-        )
+        if hasattr(classifier, "get_base_model"):
+            classifier = classifier.get_base_model()
         self.share_prompt = self._decide_share_prompt(classifier)
         score_rankings_in_forward(classifier)
         self.data_collator = RankingCollator(self.processing_class.pad_token_id, self.share_prompt)
@@ -297,86 +365,56 @@ class RankedRewardTrainer(RewardTrainer):
         asked = self.args.share_prompt
         if asked == "rows":
             return False
-        # sharded weights cannot be tried out before they are wrapped
-        check = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        reason = (
-            "activation checkpointing drops the cache" if self.args.gradient_checkpointing else None
-        )
-        reason = reason or why_not_cache(classifier, check)
+        if self.args.gradient_checkpointing:  # turned on in the model only when training starts
+            reason = "activation checkpointing drops the cache"
+        else:
+            # sharded weights cannot be tried out before they are wrapped
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            reason = why_not_cache(classifier, check=not sharded)
         if reason and asked == "cache":
             raise UserError(
                 f"--share_prompt cache is not possible here: {reason}; use rows or auto"
             )
         if reason:
             logger.warning(
-                f"Each completion is computed with its own copy of the prompt (share_prompt: rows), since {reason}."
+                "Each completion is computed with its own copy of the prompt (share_prompt: rows), "
+                f"since {reason}."
             )
         return reason is None
 
     def _prepare_dataset(
         self, dataset: Dataset, processing_class, args: RankedRewardConfig, dataset_name: str
     ) -> Dataset:
-        """Tokenises rankings (token contract: prompt ids + completion ids + eos), leaves out and counts what cannot be used."""
+        """Tokenises rankings by the token contract and leaves out those that teach nothing.
+
+        TRL's hook; without it RewardTrainer would render chosen/rejected pairs.
+        """
         if "completion_ids" in dataset.column_names:
             return dataset
-
-        def encode(row: dict, index: int) -> dict:
-            ranking = as_ranking(row, f"{dataset_name} dataset, row {index + 1}")
-            prompt_ids = encode_prompt(processing_class, ranking["prompt"])
-            completion_ids = [
-                encode_completion(processing_class, c) for c in ranking["completions"]
-            ]
-            labeler = row.get("labeler")
-            return ranking | {
-                "prompt_ids": prompt_ids,
-                "completion_ids": completion_ids,
-                "prompt_key": key_of(ranking["prompt"]),
-                "labeler_key": -1 if labeler is None else key_of(labeler),
-                "longest": len(prompt_ids) + max(map(len, completion_ids), default=0),
-                "length": len(prompt_ids) + sum(map(len, completion_ids)),
-            }
-
         if "margin" in dataset.column_names:
             logger.warning(
-                f"The {dataset_name} dataset's `margin` column is not used: rankings have no margins."
+                f"The {dataset_name} dataset's `margin` column is not used: "
+                "rankings have no margins."
             )
+
+        def encode(row: dict, index: int) -> dict:
+            where = f"{dataset_name} dataset, row {index + 1}"
+            return encode_ranking(row, processing_class, where)
+
         with PartialState().main_process_first():
             dataset = dataset.map(
-                encode, with_indices=True, num_proc=args.dataset_num_proc, desc=f"Tokenizing {dataset_name} dataset",
+                encode,
+                with_indices=True,
+                num_proc=args.dataset_num_proc,
+                desc=f"Tokenizing {dataset_name} dataset",
                 remove_columns=[c for c in ("chosen", "rejected") if c in dataset.column_names],
-            )  # fmt: skip
-            n_all = len(dataset)
-            dataset = dataset.filter(lambda ranks: len(set(ranks)) > 1, input_columns="ranks")
-            if len(dataset) < n_all:
-                logger.warning(
-                    f"{n_all - len(dataset)} of {n_all} rankings of the {dataset_name} dataset have no strict pair (fewer than "
-                    "two completions, or all tied) and are left out."
-                )
-            limit = args.max_length
-            if limit is not None:
-                n_strict = len(dataset)
-                dataset = dataset.filter(lambda longest: longest <= limit, input_columns="longest")
-                if len(dataset) < n_strict:
-                    logger.warning(
-                        f"{n_strict - len(dataset)} of {n_all} rankings of the {dataset_name} dataset are longer than --max_length "
-                        f"{limit} tokens and are left out."
-                    )
-        if len(dataset) == 0:
-            raise UserError(
-                f"the {dataset_name} dataset has no ranking that could be learned from: {n_all} in it, none has a strict pair "
-                f"within --max_length {args.max_length}"
             )
-        return dataset
+            return keep_usable(dataset, args.max_length, dataset_name)
 
     def _set_signature_columns_if_needed(self):
-        self._signature_columns = [
-            "prompt_ids",
-            "completion_ids",
-            "ranks",
-            "prompt_key",
-            "labeler_key",
-            "length",
-        ]
+        # what the collator reads, and `length` for `group_by_length`
+        self._signature_columns = ["prompt_ids", "completion_ids", "ranks"]
+        self._signature_columns += ["prompt_key", "labeler_key", "length"]
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Rankings with a strict pair in this optimiser step: all micro-batches, all processes."""
@@ -391,72 +429,84 @@ class RankedRewardTrainer(RewardTrainer):
     ):
         mode = "train" if self.model.training else "eval"
         ranks = inputs["ranks"]
-        outputs = model(**{k: v for k, v in inputs.items() if k not in ("ranks", "keys")})
+        outputs = model(**{k: v for k, v in inputs.items() if k not in NOT_FOR_MODEL})
+        # the model's scores come as one row of all completions; here, one row per ranking
         real = ranks != PAD
         scores = torch.zeros_like(ranks, dtype=torch.float32)
         scores[real] = outputs.logits.squeeze(-1).float()
         losses, n_pairs = ranking_losses(scores, ranks, self.args.center_rewards_coefficient)
         if num_items_in_batch is None:
             loss = losses.sum() / (n_pairs > 0).sum().clamp(min=1)
-        else:  # gradients are averaged over processes, `num_items_in_batch` counts the rankings of all of them
+        else:
+            # gradients are averaged over processes, `num_items_in_batch` counts the rankings of all
             loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
         self._record(mode, scores.detach(), ranks, inputs)
         return (loss, scores) if return_outputs else loss
 
     @torch.no_grad()
     def _record(self, mode: str, scores: Tensor, ranks: Tensor, inputs: dict) -> None:
-        """What TRL's RewardTrainer logs, over all processes; accuracy in evaluation comes from `ranking_metrics`."""
+        """What TRL's RewardTrainer logs, over all processes.
+
+        Accuracy in evaluation comes from `ranking_metrics` instead, with each pair counted once.
+        """
         real, strict = ranks != PAD, strict_pairs(ranks)
         margins = (scores[:, :, None] - scores[:, None, :])[strict]
-        tokens = inputs["attention_mask"].sum() + (
-            inputs["completion_mask"].sum() if "completion_mask" in inputs else 0
-        )
-        sums = torch.stack(
-            [
-                scores[real].sum(),
-                real.sum(),
-                margins.sum(),
-                (margins > 0).sum(),
-                strict.sum(),
-                tokens,
-            ]
-        )
+        tokens = inputs["attention_mask"].sum()
+        if "completion_mask" in inputs:
+            tokens = tokens + inputs["completion_mask"].sum()
+        sums = {
+            "reward": scores[real].sum(),
+            "completions": real.sum(),
+            "margin": margins.sum(),
+            "right": (margins > 0).sum(),
+            "pairs": strict.sum(),
+            "tokens": tokens,
+        }
+        gathered = self.accelerator.gather(torch.stack(list(sums.values())).double()[None])
+        total = dict(zip(sums, gathered.sum(0).tolist(), strict=True))
         extremes = torch.stack([scores[real].min(), scores[real].max()])
-        reward, n, margin, right, pairs, tokens = (
-            self.accelerator.gather(sums.double()[None]).sum(0).tolist()
-        )
-        extremes = self.accelerator.gather(extremes[None])
+        lowest, highest = self.accelerator.gather(extremes[None]).T  # one number a process
         metrics = self._metrics[mode]
         if mode == "train":
-            self._total_train_tokens += int(tokens)
-            if pairs:
-                metrics["accuracy"].append(right / pairs)
+            self._total_train_tokens += int(total["tokens"])
+            if total["pairs"]:
+                metrics["accuracy"].append(total["right"] / total["pairs"])
         metrics["num_tokens"] = [self._total_train_tokens]
-        if pairs:
-            metrics["margin"].append(margin / pairs)
-        metrics["min_reward"].append(extremes[:, 0].min().item())
-        metrics["mean_reward"].append(reward / n)
-        metrics["max_reward"].append(extremes[:, 1].max().item())
+        if total["pairs"]:
+            metrics["margin"].append(total["margin"] / total["pairs"])
+        metrics["min_reward"].append(lowest.min().item())
+        metrics["mean_reward"].append(total["reward"] / total["completions"])
+        metrics["max_reward"].append(highest.max().item())
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """-> loss, scores [N, K], (ranks [N, K], keys [N, 2]), all that `ranking_metrics` needs, whatever the order of rows."""
+        """-> loss, scores [N, K], (ranks [N, K], keys [N, 2]).
+
+        All that `ranking_metrics` needs, whatever order the processes hand rows back in.
+        """
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, inputs, return_outputs=True)
-        return (
-            (loss, None, None)
-            if prediction_loss_only
-            else (loss, scores, (inputs["ranks"], inputs["keys"]))
-        )
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, scores, (inputs["ranks"], inputs["keys"])
 
     def mean_score(self, prompts: list, completions: list) -> float:
-        """Mean score of completions, one for each prompt, by the model as it is distributed now (for the bias, section 3.5)."""
+        """Mean score of completions, one for each prompt (for the bias, section 3.5).
+
+        By the model as it is distributed now: each completion goes through as a ranking of one.
+        """
         tokenizer = self.processing_class
         rows = [
-            {"prompt_ids": encode_prompt(tokenizer, p), "completion_ids": [encode_completion(tokenizer, c)], "ranks": [1],
-             "prompt_key": 0, "labeler_key": -1, "length": 0}
-            for p, c in zip(prompts, completions, strict=True)
-        ]  # fmt: skip
+            {
+                "prompt_ids": encode_prompt(tokenizer, prompt),
+                "completion_ids": [encode_completion(tokenizer, completion)],
+                "ranks": [1],
+                "prompt_key": 0,
+                "labeler_key": -1,
+                "length": 0,
+            }
+            for prompt, completion in zip(prompts, completions, strict=True)
+        ]
         mean = float(self.predict(Dataset.from_list(rows)).predictions.mean())
         self._metrics["eval"].clear()  # not part of the next evaluation
         return mean
