@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 pytest.importorskip("phonenumbers", reason="needs the pii extra")
 
 from data_prep import prompts
-from data_prep.formats import prompt_log
+from data_prep.formats import log_files
 from data_prep.formats.forms import request_form
 from data_prep.pii import find_pii, redact
 
@@ -302,7 +302,7 @@ def test_append_moves_nobody_and_same_seed_same_bytes(tmp_path):
 def test_many_parts_and_processes_give_the_same_rows(tmp_path, monkeypatch):
     source = write_jsonl(tmp_path / "log.jsonl", [*random_log(4), "broken", '{"prompt": 3}'])
     run(source, tmp_path / "one")
-    monkeypatch.setattr(prompt_log, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(log_files, "CHUNK_ROWS", 7)
     prompts.main(
         ["--input", str(source), "--output_dir", str(tmp_path / "many"), "--num_proc", "2"]
     )

@@ -14,7 +14,7 @@ pytest.importorskip("phonenumbers", reason="needs the pii extra")
 pytest.importorskip("stdnum", reason="needs the pii extra")
 duckdb = pytest.importorskip("duckdb")
 
-from data_prep import pii  # noqa: E402
+from data_prep.pii import libraries  # noqa: E402
 from data_prep.pii import KINDS, Found, ModelFinder, candidate_pattern, find_pii, merge, redact  # noqa: E402
 from instruct.files import UserError  # noqa: E402
 
@@ -205,10 +205,10 @@ def test_megabyte_prompts_cost_seconds_not_minutes(unit):
 
 def test_a_missing_library_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "phonenumbers", None)
-    pii._library.cache_clear()
+    libraries.library.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'instruct-recipes\[pii\]'"):
         find_pii("call +1 415 555 2671")
-    pii._library.cache_clear()
+    libraries.library.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,284 @@
+"""Files of any format -> chunks -> rows, with the line that each row stands on.
+
+A log is one or many files (JSONL, JSON, CSV, Parquet, also gzipped), folders, globs, `hf://` paths
+or Hub dataset ids. It is read in chunks of a few megabytes, which other processes then parse: a
+chunk holds what is cheap to read and to send (raw lines, record batches).
+"""
+
+import csv
+import glob
+import gzip
+import io
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from instruct.files import UserError
+
+PLAIN_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+ENDINGS = (*PLAIN_ENDINGS, ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")
+CHUNK_BYTES, CHUNK_ROWS = 8 << 20, 20_000
+
+UNREADABLE = object()  # a value that Arrow holds and Python cannot
+
+
+@dataclass
+class Chunk:
+    """Consecutive rows of a file: raw JSON lines, a record batch, or (line, row or reason)s."""
+
+    file: str
+    first_line: int
+    content: list[bytes] | pa.RecordBatch | list[tuple[int, dict | str]]
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, without the traceback that some libraries put into their messages."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- which files ----------------------------------------------------------------------------------
+
+
+def log_files(inputs: Iterable[str]) -> list[str]:
+    """Files behind files, folders, globs and `hf://` paths, in a stable order; Hub ids stay.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    found = [file for source in inputs for file in _files_of(source)]
+    return list(dict.fromkeys(found))
+
+
+def _files_of(source: str) -> list[str]:
+    if source.startswith("hf://"):
+        return _hub_files(source)
+    if os.path.isfile(source):
+        return [source]
+    if os.path.isdir(source):
+        inside = (p for p in Path(source).rglob("*") if p.is_file())
+        files = sorted(str(p) for p in inside if p.name.lower().endswith(ENDINGS))
+        if not files:
+            raise UserError(
+                f"{source}: no log file in this folder (looked for {', '.join(ENDINGS)})"
+            )
+        return files
+    if glob.has_magic(source):
+        files = sorted(f for f in glob.glob(source, recursive=True) if os.path.isfile(f))
+        if not files:
+            raise UserError(f"{source}: no file matches this pattern")
+        return files
+    # what looks like a path is one; "owner/name" and "name" are ids of the Hub
+    looks_like_path = source.lower().endswith(ENDINGS) or source.startswith((".", "/", "~"))
+    if looks_like_path or source.count("/") > 1:
+        raise UserError(f"{source}: no such file or folder")
+    return [source]
+
+
+def _hub_files(source: str) -> list[str]:
+    from huggingface_hub import HfFileSystem
+
+    fs = HfFileSystem()
+    path = source.removeprefix("hf://")
+    try:
+        if glob.has_magic(path):
+            names = fs.glob(path)
+        else:
+            names = fs.find(path) if fs.isdir(path) else [path]
+    except Exception as error:  # the Hub client's many types all mean "could not be had"
+        raise UserError(f"{source}: the Hub could not list it: {first_line(error)}") from error
+    files = sorted(n for n in names if n.lower().endswith(ENDINGS))
+    if not files:
+        raise UserError(f"{source}: no log file there (looked for {', '.join(ENDINGS)})")
+    return [f"hf://{n}" for n in files]
+
+
+# --- file -> chunks -------------------------------------------------------------------------------
+
+
+def read_chunks(file: str) -> Iterator[Chunk]:
+    """Splits a file (by its ending) or a Hub dataset (by its id) into chunks of a few megabytes.
+
+    Raises:
+        UserError: an ending that is none of ours, a broken file, an unknown dataset.
+    """
+    name = file.lower().removesuffix(".gz")
+    if not name.endswith(ENDINGS):
+        if os.path.isfile(file):
+            raise UserError(f"{file}: unknown file ending; use one of {', '.join(ENDINGS)}")
+        yield from _hub_dataset(file)
+        return
+    try:
+        with _open(file) as raw:
+            if name.endswith(".parquet"):
+                yield from _record_batches(file, pq.ParquetFile(raw).iter_batches(CHUNK_ROWS))
+            elif name.endswith(".csv"):
+                yield from _csv(file, raw)
+            elif name.endswith(".json") and _starts_with_list(raw):
+                yield from _json_list(file, raw)
+            else:
+                yield from _json_lines(file, raw)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{file}: broken gzip file ({first_line(error)})") from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: cannot be read: {first_line(error)}") from error
+
+
+def _open(file: str) -> IO[bytes]:
+    if file.startswith("hf://"):
+        from huggingface_hub import HfFileSystem
+
+        raw = HfFileSystem().open(file, "rb")
+    else:
+        raw = open(file, "rb")
+    return gzip.open(raw, "rb") if file.lower().endswith(".gz") else raw
+
+
+def _record_batches(file: str, batches: Iterable[pa.RecordBatch]) -> Iterator[Chunk]:
+    first = 1
+    for batch in batches:
+        yield Chunk(file, first, batch)
+        first += len(batch)
+
+
+def _json_lines(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+    lines, size, first = [], 0, 1
+    for line in raw:
+        lines.append(line)
+        size += len(line)
+        if size >= CHUNK_BYTES or len(lines) >= CHUNK_ROWS:
+            yield Chunk(file, first, lines)
+            first, lines, size = first + len(lines), [], 0
+    if lines:
+        yield Chunk(file, first, lines)
+
+
+def _starts_with_list(raw: IO[bytes]) -> bool:
+    """Whether a `.json` file is one list; else it is read as one row a line."""
+    head = raw.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    raw.seek(0)
+    return head.startswith(b"[")
+
+
+def _json_list(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+    try:
+        rows = json.loads(raw.read())
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file}: not valid JSON ({first_line(error)}); one row a line is read row by row"
+        ) from error
+    for first in range(0, len(rows), CHUNK_ROWS):
+        numbered = enumerate(rows[first : first + CHUNK_ROWS], first + 1)
+        yield Chunk(file, first + 1, [(n, _object(row)) for n, row in numbered])
+
+
+def _object(row: Any) -> dict | str:
+    """The row, or why it is none."""
+    return row if isinstance(row, dict) else f"not an object but {type(row).__name__}"
+
+
+def _csv(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+    csv.field_size_limit(1 << 30)
+    text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    reader = csv.reader(text, strict=False)
+    header = next(reader, None)
+    if header is None:
+        return
+    twice = [column for column, n in Counter(header).items() if n > 1]
+    if twice:
+        raise UserError(f"{file}: two columns have one name ({', '.join(twice)})")
+    pairs, size, line = [], 0, reader.line_num + 1
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            break
+        except csv.Error as error:
+            pairs.append((line, f"not valid CSV ({error})"))
+            line = reader.line_num + 1
+            continue
+        if cells:
+            pairs.append((line, _csv_row(header, cells)))
+            size += sum(map(len, cells))
+        line = reader.line_num + 1  # a quoted cell may run over several lines
+        if size >= CHUNK_BYTES or len(pairs) >= CHUNK_ROWS:
+            yield Chunk(file, pairs[0][0], pairs)
+            pairs, size = [], 0
+    if pairs:
+        yield Chunk(file, pairs[0][0], pairs)
+
+
+def _csv_row(header: list[str], cells: list[str]) -> dict | str:
+    """The cells by their columns (an empty cell is missing), or why they are no row."""
+    if len(cells) != len(header):
+        return f"{len(cells)} fields, the header has {len(header)}"
+    return {c: v if v != "" else None for c, v in zip(header, cells, strict=True)}
+
+
+def _hub_dataset(name: str) -> Iterator[Chunk]:
+    from datasets import load_dataset
+
+    try:
+        table = load_dataset(name, split="train").data.table
+    except Exception as error:  # the Hub client's many types all mean "could not be had"
+        raise UserError(
+            f"{name}: neither a file or folder here nor a dataset the Hub could give: "
+            f"{first_line(error)}"
+        ) from error
+    yield from _record_batches(name, table.to_batches(CHUNK_ROWS))
+
+
+# --- chunk -> rows --------------------------------------------------------------------------------
+
+
+def parse(chunk: Chunk) -> Iterator[tuple[int, dict | str]]:
+    """(line, row) of every row in the chunk; (line, reason) where it cannot be read."""
+    if isinstance(chunk.content, pa.RecordBatch):
+        yield from _parse_batch(chunk.content, chunk.first_line)
+        return
+    for number, item in enumerate(chunk.content, chunk.first_line):
+        if not isinstance(item, bytes):
+            yield item  # parsed already
+        elif item.strip():
+            yield number, _parse_line(item, number)
+
+
+def _parse_line(line: bytes, number: int) -> dict | str:
+    try:
+        # Windows writes a byte order mark before the first line
+        return _object(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+    except UnicodeDecodeError:
+        return "not UTF-8 text"
+    except json.JSONDecodeError as error:
+        return f"not valid JSON ({error.msg}, column {error.colno})"
+    except (ValueError, RecursionError) as error:
+        return f"not readable JSON ({type(error).__name__})"
+
+
+def _parse_batch(batch: pa.RecordBatch, first: int) -> Iterator[tuple[int, dict | str]]:
+    columns = {name: _values(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+    for i in range(len(batch)):
+        row = {name: values[i] for name, values in columns.items()}
+        bad = next((name for name, value in row.items() if value is UNREADABLE), None)
+        yield first + i, f"{bad} is not UTF-8 text" if bad else row
+
+
+def _values(column: pa.Array) -> list:
+    try:
+        return column.to_pylist()
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (UnicodeDecodeError, ValueError, OverflowError):
+        return UNREADABLE

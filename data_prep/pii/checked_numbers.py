@@ -1,0 +1,162 @@
+"""Numbers that a checksum tells from any other: payment cards, bank accounts, national ids."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from data_prep.pii.found import Found
+from data_prep.pii.libraries import library
+
+# --- payment cards --------------------------------------------------------------------------------
+
+DIGIT_GROUPS = re.compile(r"(?<![\w.])[0-9]+(?:[ .-][0-9]+)*(?!\w)")
+CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 1)}
+ISSUER = re.compile(  # issuers' prefixes with the lengths they use
+    r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
+    r"|5[1-5][0-9]{14}"  # Mastercard
+    r"|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)[0-9]{12}"  # Mastercard, newer
+    r"|3[47][0-9]{13}"  # American Express
+    r"|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12,15}"  # Discover
+    r"|3(?:0[0-5]|[689][0-9])[0-9]{11}"  # Diners
+    r"|35(?:2[89]|[3-8][0-9])[0-9]{12}"  # JCB
+    r"|62[0-9]{14,17}"  # UnionPay
+)
+
+
+def find_cards(text: str) -> Iterator[Found]:
+    """Numbers of a known issuer that pass Luhn, in one piece or grouped as cards are."""
+    luhn = library("stdnum.luhn")
+    for match in DIGIT_GROUPS.finditer(text):
+        if match.end() - match.start() < 13:
+            continue
+        groups = [(m.start(), m.end()) for m in re.finditer("[0-9]+", match.group())]
+        first = 0
+        while first < len(groups):
+            if groups[first][1] - groups[first][0] < 4:  # no card is grouped that way
+                first += 1
+                continue
+            for count in (1, 3, 4, 5):
+                window = groups[first : first + count]
+                shape = tuple(end - start for start, end in window)
+                if len(window) < count or (count > 1 and shape not in CARD_GROUPS):
+                    continue
+                digits = "".join(match.group()[start:end] for start, end in window)
+                if ISSUER.fullmatch(digits) and luhn.is_valid(digits):
+                    yield Found("card", match.start() + window[0][0], match.start() + window[-1][1])
+                    first += count - 1
+                    break
+            first += 1
+
+
+# --- bank accounts --------------------------------------------------------------------------------
+
+IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}")
+
+
+def find_ibans(text: str) -> Iterator[Found]:
+    """International bank account numbers with right check digits."""
+    iban = library("stdnum.iban")
+    for match in IBAN.finditer(text):
+        run = match.group()
+        # the pattern may run on into the next words ("... 32 AND"): try every place where a group
+        # ends, longest first
+        ends = [i for i in range(len(run), 14, -1) if i == len(run) or run[i] in " -"]
+        for end in ends:
+            after = text[match.start() + end : match.start() + end + 1]
+            if not after.isalnum() and iban.is_valid(run[:end], check_country=False):
+                yield Found("iban", match.start(), match.start() + end)
+                break
+
+
+# --- national ids ---------------------------------------------------------------------------------
+
+BEFORE, AFTER = r"(?<![\w.-])", r"(?![\w-])"
+
+
+def _number(shape: str) -> re.Pattern:
+    return re.compile(f"{BEFORE}(?:{shape}){AFTER}")
+
+
+def _words(words: str) -> re.Pattern:
+    return re.compile(rf"\b(?:{words})\b", re.I)
+
+
+@dataclass(frozen=True)
+class NationalId:
+    """One country's number: its checker in python-stdnum, its shape, and the word it needs."""
+
+    checker: str
+    shape: re.Pattern
+    context: re.Pattern | None = None  # must stand before it, where the shape says too little
+
+
+def _rule(checker: str, shape: str, words: str | None = None) -> NationalId:
+    return NationalId(checker, shape=_number(shape), context=_words(words) if words else None)
+
+
+ALONE = (
+    _rule("us.ssn", r"[0-9]{3}([- ])[0-9]{2}\1[0-9]{4}"),
+    _rule("it.codicefiscale", r"[A-Z]{6}[0-9]{2}[A-Z][0-9]{2}[A-Z][0-9]{3}[A-Z]"),
+    _rule("mx.curp", r"[A-Z]{4}[0-9]{6}[A-Z]{6}[0-9A-Z][0-9]"),
+    _rule("cn.ric", r"[1-9][0-9]{5}(?:19|20)[0-9]{9}[0-9X]"),
+    _rule("fr.nir", r"[12] ?[0-9]{2} ?[0-9]{2} ?[0-9AB]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{2}"),
+    _rule("es.dni", r"[0-9]{8}-?[A-Z]"),
+    _rule("es.nie", r"[XYZ]-?[0-9]{7}-?[A-Z]"),
+    _rule("br.cpf", r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}"),
+)
+BESIDE_A_WORD = (
+    _rule("us.ssn", r"[0-9]{9}", "ssn|social security|social"),
+    _rule("br.cpf", r"[0-9]{11}", "cpf"),
+    _rule("in_.aadhaar", r"[2-9][0-9]{3}[ -]?[0-9]{4}[ -]?[0-9]{4}", "aadhaar|aadhar|uidai|uid"),
+    _rule("ca.sin", r"[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{3}", "sin|social insurance"),
+    _rule("au.tfn", r"[0-9]{3} ?[0-9]{3} ?[0-9]{2,3}", "tfn|tax file"),
+    _rule("nl.bsn", r"[0-9]{9}", "bsn|burgerservicenummer|sofinummer"),
+    _rule("pl.pesel", r"[0-9]{11}", "pesel"),
+    _rule(
+        "de.idnr",
+        r"[0-9]{2} ?[0-9]{3} ?[0-9]{3} ?[0-9]{3}",
+        "steuer-?id|idnr|tin|steueridentifikationsnummer",
+    ),
+    _rule("se.personnummer", r"(?:[0-9]{2})?[0-9]{6}[-+]?[0-9]{4}", "personnummer|personal number"),
+    _rule("gb.nhs", r"[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4}", "nhs"),
+)
+SSN_WORD = _words("ssn|social security")
+SSN_DENIED = _words("isbn|order|part|sku|invoice|ticket|serial|model|zip")
+LOOK_BACK = 60  # characters before a number in which its word is sought
+
+# Two quick questions that spare most texts the eighteen rules.
+ANY_WORD = re.compile("|".join(rule.context.pattern for rule in BESIDE_A_WORD), re.I)
+ANY_NUMBER = re.compile(r"[0-9](?:[ .+-]?[0-9]){7,}")
+_SHAPES = "|".join(
+    rule.shape.pattern.removeprefix(BEFORE).removesuffix(AFTER).replace(r"\1", "[- ]")
+    for rule in ALONE
+)
+# one look behind for all shapes
+ANY_SHAPE = re.compile(f"{BEFORE}(?=[0-9A-Z][0-9A-Z .-]{{7}})(?:{_SHAPES}){AFTER}")
+
+
+def find_national_ids(text: str) -> Iterator[Found]:
+    """Numbers of the two tables above, by checksum, or by the word before where they have none."""
+    rules = ALONE if ANY_SHAPE.search(text) else ()
+    if any(
+        ANY_WORD.search(text, max(0, number.start() - LOOK_BACK), number.start())
+        for number in ANY_NUMBER.finditer(text)
+    ):
+        rules += BESIDE_A_WORD
+    for rule in rules:
+        for match in rule.shape.finditer(text):
+            before = text[max(0, match.start() - LOOK_BACK) : match.start()]
+            if rule.context and not rule.context.search(before):
+                continue
+            written = match.group()
+            if rule.checker == "us.ssn":
+                # an SSN has no check digit: what names it decides, then the numbers that were never
+                # given out
+                if SSN_DENIED.search(before[-20:]):
+                    continue
+                if SSN_WORD.search(before):
+                    yield Found("national_id", *match.span())
+                    continue
+                written = written.replace(" ", "-")
+            if library(f"stdnum.{rule.checker}").is_valid(written):
+                yield Found("national_id", *match.span())

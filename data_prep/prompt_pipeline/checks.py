@@ -1,0 +1,76 @@
+"""What is wrong with the flags of `data_prep.prompts`, told before anything is read."""
+
+import argparse
+import importlib.util
+import re
+from pathlib import Path
+
+from data_prep.pii import check_regions
+from data_prep.prompt_pipeline.engine import NO_SPARK
+from instruct.files import UserError
+
+LEAST = {"prefix_chars": 1, "max_per_user": 1, "num_proc": 1, "exclude_words": 9}
+EXAMPLE = "train=0.9,validation=0.05,test=0.05"
+
+
+def parse_splits(text: str) -> dict[str, float]:
+    """ "train=0.9,validation=0.05,test=0.05" as a dict; shares must add up to 1."""
+    splits: dict[str, float] = {}
+    for item in text.split(","):
+        name, _, share = item.partition("=")
+        name = name.strip()
+        try:
+            value = float(share)
+        except ValueError:
+            raise UserError(
+                f"--splits: {item!r} is not NAME=SHARE (for example {EXAMPLE})"
+            ) from None
+        # a file is named after the split, beside removed.parquet
+        good = re.fullmatch(r"[A-Za-z]\w*", name) and name not in {*splits, "removed"}
+        if not good or not 0 < value <= 1:
+            raise UserError(
+                f"--splits: {item!r} needs a name used once and a share above 0 and at most 1"
+            )
+        splits[name] = value
+    if abs(sum(splits.values()) - 1) > 1e-6:
+        raise UserError(f"--splits: the shares add up to {sum(splits.values()):g}, not 1")
+    return splits
+
+
+def check_flags(args: argparse.Namespace) -> dict[str, float]:
+    """The splits; `args.phone_regions` come back in capitals.
+
+    Raises:
+        UserError: a flag that cannot be, or that does not go with another.
+    """
+    splits = parse_splits(args.splits)
+    for flag, least in LEAST.items():
+        if getattr(args, flag) < least:
+            raise UserError(f"--{flag} {getattr(args, flag)}: must be {least} or more")
+    if args.near_duplicates is not None and not 0.3 <= args.near_duplicates <= 1:
+        raise UserError(f"--near_duplicates {args.near_duplicates}: must lie between 0.3 and 1")
+    if args.near_duplicates is not None and args.backend != "duckdb":
+        raise UserError(
+            "--near_duplicates works with --backend duckdb only "
+            "(it compares prompts in one process)"
+        )
+    if args.pii_splits == "train" and "train" not in splits:
+        raise UserError("--pii_splits train: --splits has no split named train")
+    if args.memory_limit and not re.fullmatch(r"(?i)\d+(\.\d+)?\s*[kmgt]i?b", args.memory_limit):
+        raise UserError(f"--memory_limit {args.memory_limit}: expected a size like 4GB")
+    if args.backend == "pyspark" and importlib.util.find_spec("pyspark") is None:
+        raise UserError(NO_SPARK)
+    if args.pii != "keep":
+        args.phone_regions = check_regions(args.phone_regions)
+    _check_output_dir(args.output_dir)
+    return splits
+
+
+def _check_output_dir(out: Path) -> None:
+    """A folder of something else is never replaced."""
+    others = out.is_dir() and any(out.iterdir()) and not (out / "report.json").exists()
+    if out.is_file() or others:
+        raise UserError(
+            f"--output_dir {out}: there is something else in it; "
+            "name a new folder or one of an earlier run"
+        )

@@ -1,0 +1,225 @@
+"""Decisions and staged texts -> the output files.
+
+The staged parts, the sorted decisions and the sorted PII findings are walked side by side, a part
+at a time, so that memory stays bounded.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data_prep.prompt_pipeline.column_types import ARROW
+from data_prep.prompt_pipeline.engine import batches
+from data_prep.prompt_pipeline.pii_step import FOUND
+from data_prep.prompt_pipeline.staging import Staged, part
+
+HISTORY = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+ROW_GROUP_BYTES = 32 << 20
+GIVEN = ("id", "user_id", "timestamp")  # columns with types of the log's own
+
+
+class RowStream:
+    """Sorted record batches, taken so many rows, or up to a row number, at a time."""
+
+    def __init__(self, folder: Path, schema: pa.Schema | None = None):
+        self.source, self.schema = batches(folder), schema
+        self.buffer: pa.Table | None = None
+
+    def _fill(self) -> bool:
+        batch = next(self.source, None)
+        if batch is None:
+            return False
+        table = pa.Table.from_batches([batch])
+        self.buffer = table if self.buffer is None else pa.concat_tables([self.buffer, table])
+        return True
+
+    def take(self, count: int) -> pa.Table:
+        """The next `count` rows."""
+        while (self.buffer is None or len(self.buffer) < count) and self._fill():
+            pass
+        if self.buffer is None or len(self.buffer) < count:
+            raise RuntimeError("fewer decisions than prompts: this is a bug in the pipeline")
+        taken, self.buffer = self.buffer.slice(0, count), self.buffer.slice(count).combine_chunks()
+        return taken
+
+    def up_to(self, row: int) -> pa.Table:
+        """The next rows whose `row` is at most this one; perhaps none."""
+        while not self._reaches_beyond(row) and self._fill():
+            pass
+        if self.buffer is None:
+            return self.schema.empty_table()
+        count = pc.sum(pc.less_equal(self.buffer["row"], row)).as_py() or 0
+        return self.take(count).combine_chunks()
+
+    def _reaches_beyond(self, row: int) -> bool:
+        if self.buffer is None or not len(self.buffer):
+            return False
+        return self.buffer["row"][-1].as_py() > row
+
+
+class Outputs:
+    """One Parquet file per split and one for what was removed, a row group at a time."""
+
+    def __init__(self, folder: Path, schemas: dict[str, pa.Schema]):
+        self.writers = {
+            name: pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
+            for name, schema in schemas.items()
+        }
+        self.waiting: dict[str, list[pa.Table]] = {name: [] for name in schemas}
+        self.counts: Counter[str] = Counter()
+
+    def write(self, name: str, table: pa.Table) -> None:
+        self.counts[name] += len(table)
+        self.waiting[name].append(table)
+        if sum(t.nbytes for t in self.waiting[name]) > ROW_GROUP_BYTES:
+            self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        if self.waiting[name]:
+            self.writers[name].write_table(pa.concat_tables(self.waiting[name]))
+            self.waiting[name] = []
+
+    def close(self) -> None:
+        for name, writer in self.writers.items():
+            self._flush(name)
+            writer.close()
+
+
+def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> dict[str, pa.Schema]:
+    """The schema of every split, and of `removed`.
+
+    Args:
+        kinds: the type of every column in `extras/` (a key of `ARROW`).
+        history: whether prompts have what was said before them.
+    """
+
+    def of(kind: str) -> pa.DataType:
+        return pa.string() if kind == "null" else ARROW[kind]
+
+    kept = {
+        "id": of(kinds["id"]),
+        "prompt": pa.string(),
+        "user_id": of(kinds["user_id"]),
+        "timestamp": of(kinds["timestamp"]),
+        "request_form": pa.string(),
+        "dup_count": pa.int64(),
+    }
+    if history:
+        kept["history"] = HISTORY
+    kept |= {name: of(kind) for name, kind in kinds.items() if name not in GIVEN}
+    why = {
+        "reason": pa.string(),
+        "kept_id": of(kinds["id"]),
+        "split": pa.string(),
+        "pii_kinds": pa.list_(pa.string()),
+        "pii_hashes": pa.list_(pa.string()),
+        "file": pa.string(),
+        "line": pa.int64(),
+        "detail": pa.string(),
+    }
+    return dict.fromkeys(splits, pa.schema(kept)) | {"removed": pa.schema(kept | why)}
+
+
+def assemble(
+    rows: pa.Table,
+    extras: pa.Table,
+    decisions: pa.Table,
+    pii: pa.Table,
+    redacted_splits: list[str],
+    schema: pa.Schema,
+) -> pa.Table:
+    """Staged rows with their decisions, as rows of `removed` (those that stay have no reason).
+
+    Args:
+        rows, extras, decisions: the same rows, in the same order.
+        pii: those among them that hold personal information (schema `FOUND`).
+        redacted_splits: where it is hidden in what is kept.
+        schema: of `removed`.
+    """
+    if not rows["row"].equals(decisions["row"]):
+        raise RuntimeError("decisions and prompts are out of step: this is a bug in the pipeline")
+    at = pc.index_in(rows["row"], pii["row"])  # where in `pii` each row is, null where it has none
+    # what is removed never shows personal information; what is kept does, unless it is redacted
+    redacted = pc.is_in(decisions["split"], pa.array(redacted_splits, pa.string()))
+    hidden = pc.and_(pc.or_(pc.is_valid(decisions["reason"]), redacted), pc.is_valid(at))
+    columns = {
+        "prompt": pc.if_else(hidden, pii["prompt"].take(at), rows["prompt"]),
+        "request_form": rows["request_form"],
+        "dup_count": decisions["dup_count"],
+        "reason": decisions["reason"],
+        "split": decisions["split"],
+        "kept_id": decisions["kept_id"],
+        "pii_kinds": pii["kinds"].take(at),
+        "pii_hashes": pii["hashes"].take(at),
+    }
+    if "history" in schema.names:
+        histories = pc.if_else(hidden, pii["history"].take(at), rows["history"]).to_pylist()
+        columns["history"] = pa.array([h and json.loads(h) for h in histories], HISTORY)
+    return _as_schema(columns, extras, schema)
+
+
+def _as_schema(columns: dict[str, pa.Array], extras: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema`: ours first, else the log's, else nulls (another part has it)."""
+    nothing = pa.nulls(len(extras))
+    theirs = {name: extras[name] for name in extras.column_names}
+    arrays = [
+        columns.get(field.name, theirs.get(field.name, nothing)).cast(field.type)
+        for field in schema
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def malformed_rows(file: Path, schema: pa.Schema) -> pa.Table:
+    """A staged file of malformed rows, as rows of `removed`."""
+    bad = pq.read_table(file)
+    return _as_schema({"reason": pa.array(["malformed"] * len(bad), pa.string())}, bad, schema)
+
+
+def write_outputs(
+    work: Path,
+    decisions: Path,
+    staged: Staged,
+    folder: Path,
+    schemas: dict[str, pa.Schema],
+    redacted_splits: list[str],
+    progress: Callable[[int], None],
+) -> Counter[str]:
+    """Walks the staged parts and the sorted decisions side by side; returns rows per output.
+
+    Args:
+        work: folder with `rows/`, `extras/`, `malformed/` and `found/`.
+        decisions: folder with `row, split, reason, kept_id, dup_count` of every staged row.
+        folder: where the output files go.
+        schemas: of every split and of `removed`.
+    """
+    outputs = Outputs(folder, schemas)
+    splits = [name for name in schemas if name != "removed"]
+    decided, pii = RowStream(decisions), RowStream(work / "found", FOUND)
+    for number in range(staged.parts):
+        rows = pq.read_table(part(work / "rows", number))
+        if len(rows):
+            table = assemble(
+                rows,
+                extras=pq.read_table(part(work / "extras", number)),
+                decisions=decided.take(len(rows)),
+                pii=pii.up_to(rows["row"][-1].as_py()),
+                redacted_splits=redacted_splits,
+                schema=schemas["removed"],
+            )
+            gone = pc.is_valid(table["reason"])
+            outputs.write("removed", table.filter(gone))
+            kept = table.filter(pc.invert(gone))
+            for split in splits:
+                here = kept.filter(pc.equal(kept["split"], split))
+                outputs.write(split, here.select(schemas[split].names))
+            progress(len(rows))
+        malformed = part(work / "malformed", number)
+        if malformed.exists():
+            outputs.write("removed", malformed_rows(malformed, schemas["removed"]))
+    outputs.close()
+    return outputs.counts

@@ -1,0 +1,73 @@
+"""A function over many jobs in several processes, results in order."""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
+
+from instruct.files import UserError
+
+# imported once, by the server that workers are forked from, not in every worker
+PRELOAD = ["data_prep.prompt_pipeline.staging", "data_prep.prompt_pipeline.pii_step"]
+
+
+def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Iterator:
+    """Results of `function(*job)` in order. A single job, or one process, runs right here.
+
+    Jobs are drawn as workers become free, so a log is never held in memory. `function` is sent by
+    its name: it must stand at the top of a module.
+
+    Raises:
+        UserError: a worker was killed.
+    """
+    jobs = iter(jobs)
+    head = [job for _, job in zip(range(2), jobs, strict=False)]
+    if processes < 2 or len(head) < 2:
+        yield from (function(*job) for job in head)
+        yield from (function(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(processes, _context(), _leave_with_parent) as pool:
+        pending = {i: pool.submit(function, *job) for i, job in enumerate(head)}
+        submitted, due = len(pending), 0
+        try:
+            while pending:
+                # two more than there are workers: nobody waits for the next job to be read
+                while len(pending) < processes + 2 and (job := next(jobs, None)) is not None:
+                    pending[submitted] = pool.submit(function, *job)
+                    submitted += 1
+                if due in pending and pending[due].done():
+                    yield pending.pop(due).result()
+                    due += 1
+                else:
+                    wait([pending[due]], return_when=FIRST_COMPLETED)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, out of memory perhaps; try --num_proc 1"
+            ) from error
+        finally:
+            for future in pending.values():
+                future.cancel()
+
+
+def _context() -> BaseContext:
+    """Not "fork": engines have threads, and a fork would copy their locks."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+def _leave_with_parent() -> None:
+    """A worker ends when the main process is gone (killed), whatever it waits for."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,214 @@
+"""Step 1: any prompt log -> checked, normalised Parquet parts, in parallel.
+
+Every row of every input becomes either prompts (`rows/`, and what rode along in `extras/`) or a
+malformed row (`malformed/`, file and line). Rows are parsed, checked, normalised and keyed in
+Python, so that the DuckDB and the Spark path start from the same bytes. Part n of `rows/` and part
+n of `extras/` hold the same rows.
+"""
+
+import gc
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.formats.forms import request_form
+from data_prep.formats.log_files import Chunk, parse, read_chunks
+from data_prep.formats.prompt_log import (
+    LogFormat,
+    Malformed,
+    as_identifier,
+    as_microseconds,
+    prefix_key,
+    prompts_of,
+)
+from data_prep.prompt_pipeline.column_types import column_of, wider
+from data_prep.prompt_pipeline.parallel import parallel
+from instruct.files import UserError
+
+# names that the outputs use themselves: a column of the log with one of them is called input_NAME
+OURS = ("id", "prompt", "user_id", "timestamp", "request_form", "dup_count", "history")
+WHY_REMOVED = ("reason", "kept_id", "split", "pii_kinds", "pii_hashes", "file", "line", "detail")
+RESERVED = frozenset(OURS + WHY_REMOVED)
+MAX_COLUMNS = 1_000
+
+ROWS = pa.schema(
+    {
+        "row": pa.int64(),  # place in the log: number of the part << 32, plus place in it
+        "id": pa.string(),
+        "user": pa.string(),
+        "time": pa.int64(),  # microseconds since 1970
+        "key": pa.string(),  # equal for duplicates
+        "prompt": pa.string(),
+        "history": pa.string(),  # JSON
+        "request_form": pa.string(),
+    }
+)
+MALFORMED = pa.schema({"file": pa.string(), "line": pa.int64(), "detail": pa.string()})
+
+
+@dataclass
+class Staged:
+    """What a chunk, or the whole log, came to."""
+
+    parts: int = 0
+    rows: int = 0
+    malformed: int = 0
+    without_user: int = 0
+    kinds: dict[str, str] = field(default_factory=dict)  # of the columns in `extras/`
+    fingerprint: int = 0  # sum of all prompts' keys: of the log, not of how it was cut into parts
+    first_malformed: str = ""
+
+    def add(self, other: "Staged") -> None:
+        self.parts += other.parts
+        self.rows += other.rows
+        self.malformed += other.malformed
+        self.without_user += other.without_user
+        for name, kind in other.kinds.items():
+            self.kinds[name] = wider(self.kinds.get(name, "null"), kind)
+        self.fingerprint = (self.fingerprint + other.fingerprint) % 2**128
+        self.first_malformed = self.first_malformed or other.first_malformed
+
+
+def stage_log(
+    files: list[str], form: LogFormat, folder: Path, processes: int, progress: Callable[[int], None]
+) -> Staged:
+    """Stages the whole log under `folder`; parts are numbered in the order of files and rows."""
+    for name in ("rows", "extras", "malformed"):
+        (folder / name).mkdir()
+    chunks = (chunk for file in files for chunk in read_chunks(file))
+    jobs = ((chunk, number, form, folder) for number, chunk in enumerate(chunks))
+    total = Staged()
+    for staged in parallel(stage_chunk, jobs, processes):
+        total.add(staged)
+        progress(staged.rows + staged.malformed)
+        if len(total.kinds) > MAX_COLUMNS:
+            raise UserError(
+                f"the log has more than {MAX_COLUMNS} different columns; is this one row a line?"
+            )
+    return total
+
+
+def stage_chunk(chunk: Chunk, number: int, form: LogFormat, folder: Path) -> Staged:
+    """Checks and normalises the chunk's rows and writes them as part `number`."""
+    # a chunk is a million small objects without cycles: looking for some takes a quarter of the run
+    gc.disable()
+    try:
+        parsed = list(parse(chunk))
+        try:
+            return Part(chunk.file, number, form).fill(parsed).write(folder)
+        except UnicodeEncodeError:  # a lone surrogate: find the rows, and do the others again
+            parsed = [(line, _encodable(row)) for line, row in parsed]
+            return Part(chunk.file, number, form).fill(parsed).write(folder)
+    finally:
+        gc.enable()
+
+
+def _encodable(row: dict | str) -> dict | str:
+    """The row, or why it cannot be written as UTF-8."""
+    if isinstance(row, dict):
+        try:
+            json.dumps(row, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            return "not valid Unicode text (a lone surrogate)"
+    return row
+
+
+class Part:
+    """The rows of one chunk, collected by column."""
+
+    def __init__(self, file: str, number: int, form: LogFormat):
+        self.file, self.number, self.form = file, number, form
+        self.name = os.path.basename(file.rstrip("/"))
+        self.rows: dict[str, list] = {column: [] for column in ROWS.names}
+        self.malformed: dict[str, list] = {column: [] for column in MALFORMED.names}
+        # ids, users and times as they were given, and the row that each prompt came from
+        self.given: dict[str, list] = {"id": [], "user_id": [], "timestamp": []}
+        self.sources: list[dict] = []
+
+    def fill(self, parsed: list[tuple[int, dict | str]]) -> "Part":
+        """Takes (line, row) of good rows and (line, reason) of others."""
+        for line, row in parsed:
+            try:
+                if isinstance(row, str):
+                    raise Malformed(row)
+                self._add(line, row)
+            except Malformed as error:
+                self.malformed["file"].append(self.file)
+                self.malformed["line"].append(line)
+                self.malformed["detail"].append(str(error))
+        return self
+
+    def _add(self, line: int, row: dict) -> None:
+        form, rows, given = self.form, self.rows, self.given
+        identifier = as_identifier(row.get(form.id), form.id)
+        user = as_identifier(row.get(form.user), form.user)
+        time = as_microseconds(row.get(form.time), form.time)
+        for prompt, history, turn in prompts_of(row, form):
+            own = f"{self.name}:{line:09d}" if identifier is None else identifier
+            if form.turns == "all":
+                own = f"{own}#{turn}"
+            rows["row"].append((self.number << 32) + len(self.sources))
+            rows["id"].append(str(own))
+            rows["user"].append(None if user is None else str(user))
+            rows["time"].append(time)
+            rows["key"].append(prefix_key(prompt, history, form.prefix_chars))
+            rows["prompt"].append(prompt)
+            rows["history"].append(history)
+            rows["request_form"].append(request_form(prompt))
+            given["id"].append(own)
+            given["user_id"].append(user)
+            given["timestamp"].append(row.get(form.time))
+            self.sources.append(row)
+
+    def write(self, folder: Path) -> Staged:
+        """Writes the part's files under `folder`; returns the counts."""
+        bad = self.malformed
+        staged = Staged(
+            parts=1,
+            rows=len(self.sources),
+            malformed=len(bad["line"]),
+            without_user=self.rows["user"].count(None),
+            fingerprint=sum(int(key, 16) for key in self.rows["key"]) % 2**128,
+        )
+        columns = self._columns()
+        if bad["line"]:
+            staged.first_malformed = f"{self.file}, line {bad['line'][0]}: {bad['detail'][0]}"
+            _write(folder / "malformed", self.number, pa.table(bad, schema=MALFORMED))
+        table = pa.table(self.rows, schema=ROWS)
+        arrays = {}
+        for column, values in columns.items():
+            staged.kinds[column], arrays[column] = column_of(values)
+        _write(folder / "rows", self.number, table)
+        _write(folder / "extras", self.number, pa.table(arrays))
+        return staged
+
+    def _columns(self) -> dict[str, list]:
+        """What goes to `extras/`: ids, users and times as given, and what rides along."""
+        form = self.form
+        names = dict.fromkeys(
+            column for row in self.sources for column in row if form.rides_along(column, row)
+        )
+        if len(names) > MAX_COLUMNS:
+            raise UserError(
+                f"{self.file}: more than {MAX_COLUMNS} different columns; is this one row a line?"
+            )
+        columns = dict(self.given)
+        for name in names:
+            taken = name in RESERVED or name in columns
+            shown = f"input_{name}" if taken else name
+            columns[shown] = [row.get(name) for row in self.sources]
+        return columns
+
+
+def part(folder: Path, number: int) -> Path:
+    """The file of part `number` in a folder of staged parts."""
+    return folder / f"part-{number:06d}.parquet"
+
+
+def _write(folder: Path, number: int, table: pa.Table) -> None:
+    pq.write_table(table, part(folder, number), compression="lz4", write_statistics=False)
