@@ -51,7 +51,7 @@ def _format_of(path: Path) -> str | None:
 def data_files(source: str | Path, split: str | None = None) -> list[Path]:
     """The local files behind `source`, sorted; none when it is neither a file nor a folder.
 
-    In a folder, files whose name starts with `split` are taken when there are any, else all data files.
+    In a folder, files whose name starts with `split` are taken when there are any, else all.
     """
     path = Path(source)
     if path.is_file():
@@ -83,7 +83,7 @@ def load_rows(
         columns: columns that must be there.
 
     Raises:
-        UserError: nothing there, a row that cannot be read (with file and line), or a missing column.
+        UserError: nothing there, a row that cannot be read (with file and line), no such column.
     """
     files = data_files(source, split)
     if files:

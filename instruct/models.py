@@ -91,7 +91,7 @@ def load_causal_lm(model_args: trl.ModelConfig, trust_remote_code: bool = False)
 def load_sequence_classifier(
     model_args: trl.ModelConfig, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Loads the body of a model with a new scalar head (`num_labels=1`), the start of a reward model.
+    """Loads a model's body with a new scalar head (`num_labels=1`), the start of a reward model.
 
     Its `new_modules` names what came without trained weights besides the head (BERT's pooler):
     LoRA has to save those.

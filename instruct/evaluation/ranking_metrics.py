@@ -52,44 +52,53 @@ def ranking_metrics(
 
     difference = scores[:, :, None] - scores[:, None, :]
     right = np.where(strict, (difference > 0) + 0.5 * (difference == 0), 0.0)
-    n_right = right.sum((1, 2))
-
     accuracy, low, high = cluster_bootstrap(
-        n_right / n_pairs, prompts, weights=n_pairs, draws=resamples, seed=seed
+        right.sum((1, 2)) / n_pairs, prompts, weights=n_pairs, draws=resamples, seed=seed
     )
-
-    # dense ranks: 1, 4, 4, 9 become 0, 1, 1, 2, so that a distance counts the levels between
-    dense = np.stack([np.unique(row, return_inverse=True)[1].reshape(row.shape) for row in ranks])
-    distance = np.where(strict, dense[:, None, :] - dense[:, :, None], 0)
-    by_distance = {
-        str(d): {
-            "accuracy": float(right[distance == d].mean()),
-            "n_pairs": int((distance == d).sum()),
-        }
-        for d in np.unique(distance[strict])
-    }
-
-    # Kendall 1945, The treatment of ties in ranking problems:
-    # tau-b = (concordant - discordant) / sqrt(pairs not tied in rank * pairs not tied in score)
-    real = ranks != PAD
-    pairs = np.triu(real[:, :, None] & real[:, None, :], 1)
-    untied_scores = (pairs & (difference != 0)).sum((1, 2))
-    concordant_minus_discordant = (np.sign(difference) * strict).sum((1, 2))
-    tau = concordant_minus_discordant / np.sqrt(np.maximum(n_pairs * untied_scores, 1))
-
-    best = np.where(real, scores, -np.inf).argmax(1)
-    rows = np.arange(len(ranks))
-    top1 = ranks[rows, best] == np.where(real, ranks, np.iinfo(np.int64).max).min(1)
     return {
         "accuracy": accuracy,
         "accuracy_low": low,
         "accuracy_high": high,
         "n_pairs": int(n_pairs.sum()),
         "n_rankings": len(ranks),
-        "by_rank_distance": by_distance,
-        "kendall_tau": float(tau.mean()),
-        "top1": float(top1.mean()),
+        "by_rank_distance": _by_rank_distance(ranks, strict, right),
+        "kendall_tau": float(_kendall_tau(ranks, strict, difference).mean()),
+        "top1": float(_best_is_best(scores, ranks).mean()),
     }
+
+
+def _by_rank_distance(ranks: np.ndarray, strict: np.ndarray, right: np.ndarray) -> dict[str, dict]:
+    """Accuracy of neighbours in a ranking, of completions two levels apart, and so on."""
+    # dense ranks: 1, 4, 4, 9 become 0, 1, 1, 2, so that a distance counts the levels between
+    dense = np.stack([np.unique(row, return_inverse=True)[1].reshape(row.shape) for row in ranks])
+    distance = np.where(strict, dense[:, None, :] - dense[:, :, None], 0)
+    found = {}
+    for d in np.unique(distance[strict]):
+        pairs = right[distance == d]
+        found[str(d)] = {"accuracy": float(pairs.mean()), "n_pairs": len(pairs)}
+    return found
+
+
+def _kendall_tau(ranks: np.ndarray, strict: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    """tau-b of each ranking (Kendall 1945, The treatment of ties in ranking problems).
+
+    (concordant - discordant) / sqrt(pairs not tied in rank * pairs not tied in score)
+    """
+    real = ranks != PAD
+    pairs = np.triu(real[:, :, None] & real[:, None, :], 1)
+    untied_ranks = strict.sum((1, 2))
+    untied_scores = (pairs & (difference != 0)).sum((1, 2))
+    concordant_minus_discordant = (np.sign(difference) * strict).sum((1, 2))
+    # where all scores are equal, 0 / 1 instead of 0 / 0
+    return concordant_minus_discordant / np.sqrt(np.maximum(untied_ranks * untied_scores, 1))
+
+
+def _best_is_best(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Whether the best-scored completion of each ranking has the best rank."""
+    real = ranks != PAD
+    best_scored = np.where(real, scores, -np.inf).argmax(1)
+    best_rank = np.where(real, ranks, np.iinfo(np.int64).max).min(1)
+    return ranks[np.arange(len(ranks)), best_scored] == best_rank
 
 
 def labeler_agreement(rankings: list[dict]) -> dict | None:

@@ -6,16 +6,11 @@ pass per completion. For one ranking,
 
     loss = - mean over its strict pairs (w ranked better than l) of  log sigmoid(r_w - r_l)
 
-where tied completions form no pair, and the batch's loss is the mean over its rankings. Here the
-prompt, too, is computed only once: a pass over the prompt fills a key-value cache, the cache is
-repeated for each completion, and the completions continue from it, all in one forward of the
-wrapped model (DDP and FSDP see one call), gradients included.
+where tied completions form no pair, and the batch's loss is the mean over its rankings. The
+prompt, too, is computed only once: see `shared_prompt`.
 """
 
-import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import MethodType
 
 import torch
 from accelerate import PartialState
@@ -23,27 +18,27 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardConfig, RewardTrainer
 
 from instruct.arguments import HardwareDefaults
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics, strict_pairs
 from instruct.files import UserError
-from instruct.generation import left_pad
-from instruct.models import last_token_scores
 from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_completion, encode_prompt
+from instruct.trainers.shared_prompt import (
+    NOT_FOR_MODEL,
+    RankingCollator,
+    score_rankings_in_forward,
+    why_not_cache,
+)
 
 logger = get_logger(__name__)
-
-NOT_FOR_MODEL = ("ranks", "keys")  # of a batch: what the loss and the metrics need
 
 
 @dataclass
 class RankedRewardConfig(HardwareDefaults, RewardConfig):
-    """TRL's `RewardConfig`; a batch of `per_device_train_batch_size` is that many rankings, not rows.
+    """TRL's `RewardConfig`; `per_device_train_batch_size` counts rankings, not rows.
 
     Rankings of similar length share a batch. `gradient_checkpointing` rules out the shared prompt.
     """
@@ -86,43 +81,6 @@ class RankedRewardConfig(HardwareDefaults, RewardConfig):
             self._n_gpu = 1
 
 
-@dataclass
-class RankingCollator:
-    """Tokenised rankings -> one batch.
-
-    N rankings, R completions of all of them (ranking by ranking), K of the largest one.
-    Always: `ranks` [N, K] padded with PAD; `keys` [N, 2], of prompt and labeler.
-    Shared prompts: `input_ids`, `attention_mask` [N, P] left-padded prompts; `completion_ids`,
-    `completion_mask` [R, C] right-padded; `prompt_of` [R], the prompt of each completion.
-    Rows: `input_ids`, `attention_mask` [R, P + C], right-padded.
-    """
-
-    pad_token_id: int
-    share_prompt: bool
-
-    def __call__(self, rankings: list[dict]) -> dict[str, Tensor]:
-        ranks = pad_sequence([torch.tensor(r["ranks"]) for r in rankings], True, PAD)
-        keys = torch.tensor([[r["prompt_key"], r["labeler_key"]] for r in rankings])
-        # `ranks` first: the evaluation loop takes the batch size from it
-        batch = {"ranks": ranks, "keys": keys}
-        if not self.share_prompt:
-            rows = [r["prompt_ids"] + c for r in rankings for c in r["completion_ids"]]
-            batch["input_ids"], batch["attention_mask"] = self._right_pad(rows)
-            return batch
-        prompts = [r["prompt_ids"] for r in rankings]
-        completions = [c for r in rankings for c in r["completion_ids"]]
-        prompt_of = [i for i, r in enumerate(rankings) for _ in r["completion_ids"]]
-        batch["input_ids"], batch["attention_mask"] = left_pad(prompts, self.pad_token_id)
-        batch["completion_ids"], batch["completion_mask"] = self._right_pad(completions)
-        batch["prompt_of"] = torch.tensor(prompt_of)
-        return batch
-
-    def _right_pad(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-        ids = pad_sequence([torch.tensor(row) for row in rows], True, self.pad_token_id)
-        lengths = torch.tensor([len(row) for row in rows])
-        return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-
-
 def ranking_losses(
     scores: Tensor, ranks: Tensor, center: float | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -143,143 +101,9 @@ def ranking_losses(
     return pair_losses.where(strict, 0.0).sum((1, 2)) / n_pairs.clamp(min=1), n_pairs
 
 
-def cached_scores(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    completion_ids: Tensor,
-    completion_mask: Tensor,
-    prompt_of: Tensor,
-) -> Tensor:
-    """Scores [R] of completions that continue from a shared prompt; shapes as in `RankingCollator`.
-
-    Prompts are padded on the left, so that each completion follows its prompt directly: relative
-    positions, and what a sliding window sees, are those of one plain row.
-    """
-    body = getattr(model, model.base_model_prefix)
-    takes_positions = "position_ids" in inspect.signature(body.forward).parameters
-
-    def run(ids: Tensor, mask: Tensor, **cached):
-        # counted over real tokens; padding repeats a position, so none is past the model's last one
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        given = {"position_ids": positions} if takes_positions else {}
-        return body(input_ids=ids, attention_mask=mask, use_cache=True, **given, **cached)
-
-    # 1. Each prompt once
-    cache = run(input_ids, attention_mask).past_key_values
-
-    # 2. Its cache for each of its completions
-    n_prompts = len(input_ids)
-    k, rest = divmod(len(prompt_of), n_prompts)
-    prompts = torch.arange(n_prompts, device=prompt_of.device)
-    if rest == 0 and torch.equal(prompt_of, prompts.repeat_interleave(k)):
-        cache.batch_repeat_interleave(k)  # the same K for all: its backward is a plain sum
-    else:
-        cache.reorder_cache(prompt_of)
-
-    # 3. Completions go on from there; the score is read at their last token
-    mask = torch.cat([attention_mask[prompt_of], completion_mask], 1)
-    hidden = run(completion_ids, mask, past_key_values=cache).last_hidden_state
-    last = completion_mask.sum(1) - 1
-    return model.score(hidden[torch.arange(len(hidden), device=hidden.device), last]).squeeze(-1)
-
-
-def score_rankings_in_forward(model: PreTrainedModel) -> None:
-    """Makes `model.forward` score rows at their last token and, given `completion_ids`, whole rankings.
-
-    Bound to the sequence classifier itself, under any PEFT, DDP or FSDP wrapper, so that one call
-    of the wrapper does it all: they synchronise gradients only for what their `forward` ran.
-    Encoders keep their own forward: they pool in their own way.
-    """
-    if not hasattr(model, "score"):
-        return
-
-    def forward(
-        self,
-        input_ids,
-        attention_mask,
-        completion_ids=None,
-        completion_mask=None,
-        prompt_of=None,
-        **_unused,
-    ):
-        if completion_ids is None:
-            scores = last_token_scores(self, input_ids, attention_mask)
-        else:
-            scores = cached_scores(
-                self, input_ids, attention_mask, completion_ids, completion_mask, prompt_of
-            )
-        return SequenceClassifierOutput(logits=scores[:, None])
-
-    model.forward = MethodType(forward, model)
-
-
-# ---- may a prompt be shared?
-
-
-def why_not_cache(model: PreTrainedModel, check: bool = True) -> str | None:
-    """Why a shared prompt cannot be used with this model, or None where it can.
-
-    Beside what the architecture says, a small ranking is scored in both ways (`check`).
-    """
-    if not hasattr(model, "score"):
-        return "an encoder reads prompt and completion together"
-    body = getattr(model, model.base_model_prefix)
-    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        return "activation checkpointing drops the cache"
-    takes_cache = "past_key_values" in inspect.signature(body.forward).parameters
-    if getattr(model, "_is_stateful", False) or not takes_cache:
-        return f"{model.config.model_type} models have no key-value cache that could be shared"
-    return _both_ways_differ(model) if check else None
-
-
-def _small_rankings(vocab_size: int) -> list[dict]:
-    """Two rankings of unequal K and lengths: padding on both sides, and a cache that is reordered."""
-    ids = [(7 * i + 5) % vocab_size for i in range(22)]
-    texts = [
-        {"prompt_ids": ids[:5], "completion_ids": [ids[5:9], ids[9:11]]},
-        {"prompt_ids": ids[11:14], "completion_ids": [ids[14:17], ids[17:21], ids[21:]]},
-    ]
-    return [
-        {**text, "ranks": [1] * len(text["completion_ids"]), "prompt_key": 0, "labeler_key": 0}
-        for text in texts
-    ]
-
-
-@torch.no_grad()
-def _both_ways_differ(model: PreTrainedModel) -> str | None:
-    """Scores small rankings with and without a shared prompt; says what is wrong, if anything."""
-    kind = model.config.model_type
-    rankings = _small_rankings(model.config.get_text_config().vocab_size)
-
-    def scores(score: Callable, share_prompt: bool) -> Tensor:
-        batch = RankingCollator(0, share_prompt)(rankings)
-        inputs = {k: v.to(model.device) for k, v in batch.items() if k not in NOT_FOR_MODEL}
-        return score(model, **inputs).float()
-
-    training = model.training
-    model.eval()
-    try:
-        plain, shared = scores(last_token_scores, False), scores(cached_scores, True)
-    # whatever an unknown cache class does with being repeated
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        AttributeError,
-        NotImplementedError,
-        IndexError,
-    ) as error:
-        return f"{kind} cannot continue from a repeated cache ({type(error).__name__}: {error})"
-    finally:
-        model.train(training)
-    tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 5e-2
-    if torch.allclose(plain, shared, rtol=tolerance, atol=tolerance * plain.abs().max().item()):
-        return None
-    return f"{kind} scores a completion differently when it continues from a cache"
-
-
-# ---- from rows to what the collator takes
+################
+# From rows to what the collator takes
+################
 
 
 def encode_ranking(row: dict, tokenizer: PreTrainedTokenizerBase, where: str) -> dict:
@@ -333,7 +157,9 @@ def keep_usable(dataset: Dataset, max_length: int | None, name: str) -> Dataset:
     return dataset
 
 
-# ---- the trainer
+################
+# The trainer
+################
 
 
 class RankedRewardTrainer(RewardTrainer):
