@@ -1,8 +1,10 @@
-"""Run by tests/test_ppo_resume.py: starts recipes/ppo.py again and again, killing it (SIGKILL) after given delays.
+"""Run by tests/test_ppo_resume.py: starts recipes/ppo.py again and again, killing it (SIGKILL)
+after given delays.
 
     python tests/ppo_kill.py '<flags as JSON>' '<seconds as JSON>'
 
-One process imports the libraries, its forks train; the last start is left to finish. Prints how each start ended.
+One process imports the libraries, its forks train; the last start is left to finish. Prints how
+each start ended.
 """
 
 import json

@@ -1,12 +1,14 @@
-"""What the PPO tests share: a tiny model with a reward adapter and prompts, and a plain four-model PPO to compare with."""
+"""What the PPO tests share: a tiny model with a reward adapter and prompts, and a plain four-model
+PPO to compare with.
+"""
 
+import importlib.util
 import json
-import math
 import random
 from pathlib import Path
 
 import torch
-from conftest import TOPICS, save_model, write_jsonl
+from conftest import REPO, TOPICS, save_model, write_jsonl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
@@ -17,6 +19,10 @@ from instruct.tokens import encode_prompt, load_tokenizer
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.rollout import Sampled
 from instruct.trainers.ppo.trainer import SharedBasePPOTrainer
+
+_spec = importlib.util.spec_from_file_location("naive_ppo", REPO / "docs" / "ppo_in_80_lines.py")
+naive_ppo = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(naive_ppo)
 
 PROMPTS = [
     f"Tell me about {topic}" + ", and then some more" * (i % 3)
@@ -49,7 +55,8 @@ def make_reward(folder: Path, base: str, bias: float = 0.5, tokenizer=None) -> s
 def make_setup(folder: Path, kind: str = "llama", **changes) -> dict[str, str]:
     """Paths of a tiny model, its reward adapter, and prompt files train/validation.
 
-    Weights are large, so that the model has opinions (at the usual 0.02 its next-token distribution is almost flat).
+    Weights are large, so that the model has opinions (at the usual 0.02 its next-token distribution
+    is almost flat).
     """
     folder.mkdir(exist_ok=True)
     model = save_model(folder / "model", kind, **{"initializer_range": 0.15, **changes})
@@ -69,10 +76,18 @@ def make_setup(folder: Path, kind: str = "llama", **changes) -> dict[str, str]:
 
 
 SETTINGS = {
-    "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "num_ppo_epochs": 2, "total_episodes": 16,
-    "response_length": 8, "learning_rate": 1e-3, "report_to": "none", "use_cpu": True, "disable_tqdm": True,
-    "save_strategy": "no", "seed": 3,
-}  # fmt: skip
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "num_ppo_epochs": 2,
+    "total_episodes": 16,
+    "response_length": 8,
+    "learning_rate": 1e-3,
+    "report_to": "none",
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "seed": 3,
+}
 
 
 def make_trainer(
@@ -83,7 +98,9 @@ def make_trainer(
     callbacks=None,
     **settings,
 ):
-    """A trainer on the tiny model. The policy's adapter starts random, so that A and B both have gradients."""
+    """A trainer on the tiny model. The policy's adapter starts random, so that A and B both have
+    gradients.
+    """
     extra = {
         k: settings.pop(k)
         for k in ("reward_funcs", "eval_dataset", "ptx_dataset", "peft_config")
@@ -113,9 +130,14 @@ def make_trainer(
 def flags(setup: dict, out: Path, **settings) -> list[str]:
     """The same as command-line flags of recipes/ppo.py."""
     named = {
-        "model_name_or_path": setup["model"], "reward_model_path": setup["reward"], "dataset_name": setup["prompts"],
-        "output_dir": out, "lora_r": 4, "dtype": "float32", **{**SETTINGS, **settings},
-    }  # fmt: skip
+        "model_name_or_path": setup["model"],
+        "reward_model_path": setup["reward"],
+        "dataset_name": setup["prompts"],
+        "output_dir": out,
+        "lora_r": 4,
+        "dtype": "float32",
+        **{**SETTINGS, **settings},
+    }
     out_flags = []
     for name, value in named.items():
         if value is not None:
@@ -142,24 +164,29 @@ def fixed_sample(prompts: list[list[int]]) -> Sampled:
 
 
 class NaivePPO:
-    """PPO's first step as four separate models, one row at a time, in plain loops; nothing of `instruct.trainers`.
+    """The models of `docs/ppo_in_80_lines.py`, and what that file's loss makes of them; nothing of
+    `instruct.trainers`.
 
     Reads policy and value from what the trainer saved, so it also shows that plain PEFT loads them.
     """
 
     def __init__(self, setup: dict, saved: Path, value_model: str):
-        base = lambda: AutoModelForCausalLM.from_pretrained(
-            setup["model"], dtype=torch.float32
-        ).eval()  # noqa: E731
+        def base():
+            path = setup["model"]
+            return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
         self.policy = PeftModel.from_pretrained(base(), saved, is_trainable=True).eval()
         self.reference = base()
         self.reward = load_reward(setup["reward"])
         self.value_model = value_model
         if value_model == "adapter":
             self.value = PeftModel.from_pretrained(
-                load_sequence_classifier(ModelConfig(model_name_or_path=setup["model"], dtype="float32")),
-                setup["reward"], is_trainable=True,
-            ).eval()  # fmt: skip
+                load_sequence_classifier(
+                    ModelConfig(model_name_or_path=setup["model"], dtype="float32")
+                ),
+                setup["reward"],
+                is_trainable=True,
+            ).eval()
             self.value_bias = torch.tensor(self.reward.bias, requires_grad=True)
         else:
             self.head = torch.nn.Linear(self.reference.config.hidden_size, 1)
@@ -176,55 +203,20 @@ class NaivePPO:
             values = self.head(hidden).squeeze(-1)
         return values[len(prompt) - 1 : -1]
 
-    @staticmethod
-    def logprobs(model, prompt, response):
-        logits = model(torch.tensor([prompt + response])).logits[0]
-        return torch.stack(
-            [logits[len(prompt) - 1 + t].log_softmax(-1)[token] for t, token in enumerate(response)]
-        )
-
     def loss(self, tokenizer, prompts: list[str], args) -> torch.Tensor:
-        """Mean policy loss + vf_coef * mean value loss over all tokens of these prompts' fixed responses."""
-        encoded = [encode_prompt(tokenizer, p) for p in prompts]
-        responses = fixed_responses(encoded)
-        rows = []
-        for text, prompt, response in zip(prompts, encoded, responses, strict=True):
-            with torch.no_grad():
-                old, ref = (
-                    self.logprobs(self.policy, prompt, response),
-                    self.logprobs(self.reference, prompt, response),
-                )
-                values = self.values(prompt, response)
-            words = tokenizer.decode(
-                response[: response.index(2)] if 2 in response else response,
-                skip_special_tokens=True,
-            )
-            score = self.reward.score([text], [words])[0]
-            if args.missing_eos_penalty and 2 not in response:
-                score -= args.missing_eos_penalty
-            rewards = [-args.kl_coef * (old[t] - ref[t]).item() for t in range(len(response))]
-            rewards[-1] += score
-            advantages = []
-            for t in range(len(response)):  # the sum of the definition, not the recursion
-                total = 0.0
-                for later in range(t, len(response)):
-                    following = values[later + 1].item() if later + 1 < len(response) else 0.0
-                    delta = rewards[later] + args.gamma * following - values[later].item()
-                    total += (args.gamma * args.lam) ** (later - t) * delta
-                advantages.append(total)
-            rows.append((prompt, response, old, values, advantages))
-        every = [a for row in rows for a in row[4]]
-        mean = sum(every) / len(every)
-        deviation = math.sqrt(sum((a - mean) ** 2 for a in every) / (len(every) - 1) + 1e-8)
-        total, tokens = torch.zeros(()), len(every)
-        for prompt, response, old, values, advantages in rows:
-            new, now = self.logprobs(self.policy, prompt, response), self.values(prompt, response)
-            for t in range(len(response)):
-                ratio = (new[t] - old[t]).exp()
-                advantage = (advantages[t] - mean) / deviation
-                total = total + torch.max(-advantage * ratio, -advantage * ratio.clamp(0.8, 1.2))
-                total = total + args.vf_coef * 0.5 * (now[t] - (advantages[t] + values[t])) ** 2
-        return total / tokens
+        """The loss on fixed responses to these prompts."""
+        texts = {tuple(encode_prompt(tokenizer, text)): text for text in prompts}
+        encoded = [list(ids) for ids in texts]
+        rollout = list(zip(encoded, fixed_responses(encoded), strict=True))
+
+        def score_of(prompt: list[int], response: list[int]) -> float:
+            ended = 2 in response
+            words = response[: response.index(2)] if ended else response
+            words = tokenizer.decode(words, skip_special_tokens=True)
+            score = self.reward.score([texts[tuple(prompt)]], [words])[0]
+            return score - (0 if ended else args.missing_eos_penalty or 0)
+
+        return naive_ppo.ppo_loss(self.policy, self.reference, self.values, score_of, rollout, args)
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Under the names of `SharedBase.named_parameters()`."""
@@ -249,7 +241,9 @@ class Stop(Exception):
 
 
 def first_gradients(trainer, resume: str | None = None) -> dict[str, torch.Tensor]:
-    """Gradients of the trainer's first optimizer step, before the step; the rollout's responses are the fixed ones."""
+    """Gradients of the trainer's first optimizer step, before the step; the rollout's responses are
+    the fixed ones.
+    """
     from transformers import TrainerCallback
 
     found = {}

@@ -1,4 +1,6 @@
-"""Run by torchrun in tests/instruct/trainers/ppo/test_ppo_gradients.py: first gradients on this many processes, written by rank 0."""
+"""Run by torchrun in tests/instruct/trainers/ppo/test_ppo_gradients.py: first gradients on this
+many processes, written by rank 0.
+"""
 
 import json
 import sys

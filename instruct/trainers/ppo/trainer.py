@@ -37,6 +37,7 @@ from instruct.models import load_reward
 from instruct.runs import step_of
 from instruct.trainers.adapter_files import shares_base
 from instruct.trainers.ppo import math as ppo_math
+from instruct.trainers.ppo import metrics as ppo_metrics
 from instruct.trainers.ppo.batches import (
     MicroBatch,
     RolloutSampler,
@@ -48,12 +49,6 @@ from instruct.trainers.ppo.batches import (
 )
 from instruct.trainers.ppo.callbacks import PolicyAverage, RewardAndKLBar, SampleTable, Watchdog
 from instruct.trainers.ppo.config import SharedBasePPOConfig
-from instruct.trainers.ppo.metrics import (
-    NamedSums,
-    held_out_metrics,
-    rollout_metrics,
-    update_metrics,
-)
 from instruct.trainers.ppo.rollout import Rollout, RolloutWorker
 from instruct.trainers.ppo.trl_ppo import PPOParent
 from instruct.trainers.ppo.updates import cut_into_micro_batches
@@ -106,9 +101,8 @@ class SharedBasePPOTrainer(PPOParent):
         # 2. One base model in four roles
         set_seed(args.seed)  # new adapters are random
         on_base = isinstance(reward_model, str) and shares_base(reward_model, model)
-        self.shared = SharedBase(
-            model, peft_config, reward_model if on_base else None, args.value_model
-        )
+        on_adapter = reward_model if on_base else None
+        self.shared = SharedBase(model, peft_config, on_adapter, args.value_model)
 
         # 3. Trainer. PPOTrainer's own __init__ would build TRL's loop.
         Trainer.__init__(
@@ -140,7 +134,7 @@ class SharedBasePPOTrainer(PPOParent):
         self._micro_batches: list[MicroBatch] = []
         self._next_micro_batch = 0
         self._metrics: dict[str, float] = {}  # of the rollout that is being trained on
-        self._update = NamedSums(args.device)  # over its micro-batches
+        self._update = ppo_metrics.NamedSums(args.device)  # over its micro-batches
         self._update_started = 0.0
         self._add_watchers()
 
@@ -219,18 +213,17 @@ class SharedBasePPOTrainer(PPOParent):
         self._next_micro_batch = 0
 
         # 2.5 What to report, and the KL coefficient of the next rollout
-        self._metrics = rollout_metrics(rollout, self.kl_coef, args.kl_estimator, self._sum)
+        self._metrics = ppo_metrics.rollout_metrics(
+            rollout, self.kl_coef, args.kl_estimator, self._sum
+        )
         self._metrics |= rollout.seconds
         if self.is_world_process_zero():
             step = self.state.global_step
             self.samples.add(rollout, step // self.batches.steps_per_rollout, step)
         if args.kl_target is not None:
+            kl, episodes = self._metrics["objective/kl"], self.batches.rollout_size
             self.kl_coef = ppo_math.next_kl_coef(
-                self.kl_coef,
-                self._metrics["objective/kl"],
-                args.kl_target,
-                self.batches.rollout_size,
-                args.kl_horizon,
+                self.kl_coef, kl, args.kl_target, episodes, args.kl_horizon
             )
 
     def _collect(self, rows: dict[str, list], with_values: bool = True) -> Rollout:
@@ -259,14 +252,14 @@ class SharedBasePPOTrainer(PPOParent):
         return self.args.value_model == "adapter" and not one_backward
 
     def compute_loss(
-        self, model, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch=None
+        self, model, batch: MicroBatch, return_outputs: bool = False, num_items_in_batch=None
     ):
         """This micro-batch's share of the mean loss: policy + vf_coef * value (+ ptx_coef * ptx).
 
         A value adapter shares no trained weight with the policy, so its backward pass is done
         before the policy's forward: one graph in memory at a time.
         """
-        args, batch = self.args, inputs
+        args = self.args
         # 3.1 Value function with weights of its own: forward and backward here
         if self._value_apart:
             value_loss = self._value_step(model, batch)
@@ -322,7 +315,9 @@ class SharedBasePPOTrainer(PPOParent):
         if "loss" in logs and self._metrics:
             rollouts = self.state.global_step // self.batches.steps_per_rollout
             logs |= self._metrics
-            logs |= update_metrics(self._update.take(self._sum), self.batches.steps_per_rollout)
+            logs |= ppo_metrics.update_metrics(
+                self._update.take(self._sum), self.batches.steps_per_rollout
+            )
             logs["episode"] = rollouts * self.batches.rollout_size
             logs["time/update"] = time.perf_counter() - self._update_started
             self._metrics = {}
@@ -347,7 +342,7 @@ class SharedBasePPOTrainer(PPOParent):
         with own_random_state(args.device), averaged:
             torch.manual_seed(args.seed + args.process_index)
             rollout = self._collect(rows, with_values=False)
-        values = held_out_metrics(rollout, args.best_max_kl, self._sum)
+        values = ppo_metrics.held_out_metrics(rollout, args.best_max_kl, self._sum)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)

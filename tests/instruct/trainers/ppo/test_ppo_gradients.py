@@ -1,4 +1,6 @@
-"""The first gradients of SharedBasePPOTrainer equal those of four separate models in plain loops."""
+"""The first gradients of SharedBasePPOTrainer equal those of four separate models in plain
+loops.
+"""
 
 import json
 import subprocess
@@ -47,9 +49,14 @@ COMMON = {
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_one_process(setup, tmp_path, value_model, checkpointing):
     trainer = make_trainer(
-        setup, tmp_path, value_model=value_model, gradient_checkpointing=checkpointing, per_device_train_batch_size=2,
-        gradient_accumulation_steps=4, **COMMON,
-    )  # fmt: skip
+        setup,
+        tmp_path,
+        value_model=value_model,
+        gradient_checkpointing=checkpointing,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=4,
+        **COMMON,
+    )
     expected = naive_gradients(setup, trainer, tmp_path)
     found = first_gradients(trainer)
     assert (
@@ -61,7 +68,9 @@ def test_one_process(setup, tmp_path, value_model, checkpointing):
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2"])
 def test_other_architectures(tmp_path, kind):
-    """Biases, Conv1D layers, untied or learned positions: the same equality (GPT-2's layers are not merged)."""
+    """Biases, Conv1D layers, untied or learned positions: the same equality (GPT-2's layers are not
+    merged).
+    """
     setup = make_setup(tmp_path / "setup", kind)
     trainer = make_trainer(
         setup, tmp_path / "out", value_model="head", gradient_accumulation_steps=2, **COMMON
@@ -111,7 +120,9 @@ def test_two_processes(setup, tmp_path, value_model):
 
 
 def test_ptx_adds_its_own_gradient(setup, tmp_path):
-    """With --ptx_coef the policy's gradient is PPO's plus coef x gradient of the mean token loss on the drawn rows."""
+    """With --ptx_coef the policy's gradient is PPO's plus coef x gradient of the mean token loss on
+    the drawn rows.
+    """
     text = ["The sea is wide and blue.", "Trains run on time here, mostly so."]
     rows = Dataset.from_list([{"text": t} for t in text])
     plain = first_gradients(make_trainer(setup, tmp_path / "a", **COMMON))
@@ -164,7 +175,9 @@ def test_cutting_into_micro_batches_changes_nothing(setup, tmp_path, micro):
 
 
 def test_full_fine_tuning_has_the_gradients_of_a_plain_model(setup, tmp_path):
-    """Every weight trained, a frozen copy as reference: policy gradient equals a plain loop's on the bare model."""
+    """Every weight trained, a frozen copy as reference: policy gradient equals a plain loop's on
+    the bare model.
+    """
     trainer = make_trainer(setup, tmp_path, full=True, value_model="head", **COMMON)
     found = first_gradients(trainer)
     model = AutoModelForCausalLM.from_pretrained(setup["model"], dtype=torch.float32).eval()

@@ -19,9 +19,17 @@ from recipes import ppo
 from recipes.ppo import cli
 
 RUN = {
-    "total_episodes": 32, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 4, "sample_every": 1,
-    "kl_target": 0.01, "kl_horizon": 20, "lr_scheduler_type": "cosine", "ema_decay": 0.9,
-}  # fmt: skip
+    "total_episodes": 32,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 4,
+    "sample_every": 1,
+    "kl_target": 0.01,
+    "kl_horizon": 20,
+    "lr_scheduler_type": "cosine",
+    "ema_decay": 0.9,
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +55,9 @@ def killed_run(request, setup, tmp_path_factory):
 
 
 def log_of(folder: Path) -> list[dict]:
-    """The log without times (and without Trainer's closing line, whose mean loss covers one session)."""
+    """The log without times (and without Trainer's closing line, whose mean loss covers one
+    session).
+    """
     lines = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [
         {k: v for k, v in line.items() if k not in ROLLOUT_TIMES}
@@ -57,7 +67,9 @@ def log_of(folder: Path) -> list[dict]:
 
 
 def assert_same_run(out: Path, whole: Path) -> None:
-    """Policy, value, heads, average, optimizer, scheduler, KL controller, RNG, log and samples: the same bits."""
+    """Policy, value, heads, average, optimizer, scheduler, KL controller, RNG, log and samples: the
+    same bits.
+    """
     for name in ("adapter_model.safetensors", "value/value_head.safetensors", "samples.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
     last = whole_checkpoints(whole)[-1].name
@@ -235,7 +247,9 @@ def test_killed_at_random_moments(setup, killed_run, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_many_random_moments(setup, killed_run, tmp_path):
-    """At least ten kills in runs of 4 rollouts, at moments spread over the whole run, saving included."""
+    """At least ten kills in runs of 4 rollouts, at moments spread over the whole run, saving
+    included.
+    """
     seconds, kills, number = seconds_of_a_run(setup, killed_run, tmp_path), 0, 0
     while kills < 12:
         number += 1
