@@ -1,16 +1,19 @@
-"""PPO on one shared base against TRL's own `PPOTrainer`: episodes per second and peak memory on a SmolLM2-135M shape.
+"""PPO on one shared base against TRL's own `PPOTrainer`: episodes per second and peak memory on a
+SmolLM2-135M shape.
 
     python benchmarks/ppo.py [--epochs 1 4] [--rounds 2] [--spread 20] [--value_models head adapter]
 
-Random weights in float32 on CPU, LoRA r = 16, prompts of 50 tokens on average, 24 new tokens, 32 episodes a rollout, the
-same micro-batch of 8 on both sides. Prompt lengths decide how much is padding (stock pads a rollout to its longest), so by
-default they vary as those of a real log: the octiles of the demo's training prompts, scaled to a mean of 50. `--spread N`
-spreads them evenly over 50 +- N instead; `--spread 0` leaves nothing to pad.
+Random weights in float32 on CPU, LoRA r = 16, prompts of 50 tokens on average, 24 new tokens, 32
+episodes a rollout, the same micro-batch of 8 on both sides. Prompt lengths decide how much is
+padding (stock pads a rollout to its longest), so by default they vary as those of a real log: the
+octiles of the demo's training prompts, scaled to a mean of 50. `--spread N` spreads them evenly
+over 50 +- N instead; `--spread 0` leaves nothing to pad.
 
-Each run is a process of its own (its peak memory is VmHWM), runs take turns (A B A B), each warms up on a smaller rollout
-before the one that is timed, and optimizer steps are counted by a hook on the optimizer. Stock is never timed on its
-loader's last batch, where it would step every micro-batch. Both sides run without activation checkpointing. The last line
-is one JSON object; ratios are against stock with its full value network.
+Each run is a process of its own (its peak memory is VmHWM), runs take turns (A B A B), each warms
+up on a smaller rollout before the one that is timed, and optimizer steps are counted by a hook on
+the optimizer. Stock is never timed on its loader's last batch, where it would step every
+micro-batch. Both sides run without activation checkpointing. The last line is one JSON object;
+ratios are against stock with its full value network. Needs TRL below 1.13.
 """
 
 import argparse
@@ -27,12 +30,17 @@ from pathlib import Path
 
 from reward import KEEP_MEMORY, peak_gb
 
+from instruct.files import command
+from instruct.trainers.ppo.trl_ppo import stock_ppo
+
 PROMPT, RESPONSE, MICRO, VOCABULARY = 50, 24, 8, 49152
 OCTILES = [36, 38, 40, 43, 47, 52, 62, 83]  # midpoints, of 15,207 prompts with their chat template
 
 
 def build(folder: Path) -> None:
-    """Model, tokenizer (one word per id, so that text and ids agree) and reward adapter, all from configs."""
+    """Model, tokenizer (one word per id, so that text and ids agree) and reward adapter, all from
+    configs.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -55,9 +63,19 @@ def build(folder: Path) -> None:
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
     torch.manual_seed(0)
     config = AutoConfig.for_model(
-        "llama", vocab_size=VOCABULARY, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        "llama",
+        vocab_size=VOCABULARY,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     reward = load_sequence_classifier(
@@ -94,7 +112,9 @@ def prompts(spread: int | None):
 
 
 def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: int) -> dict:
-    """One process: warm up, then time one rollout and its updates -> seconds, steps, peak memory, time by phase."""
+    """One process: warm up, then time one rollout and its updates -> seconds, steps, peak memory,
+    time by phase.
+    """
     warnings.simplefilter("ignore")
     from transformers import TrainerCallback
     from trl import get_peft_config
@@ -102,8 +122,9 @@ def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: i
     from instruct.arguments import ModelConfig
     from instruct.models import load_causal_lm
     from instruct.tokens import load_tokenizer
+    from instruct.trainers.ppo.config import SharedBasePPOConfig
     from instruct.trainers.ppo.stock import stock_trainer
-    from instruct.trainers.ppo.trainer import SharedBasePPOConfig, SharedBasePPOTrainer
+    from instruct.trainers.ppo.trainer import SharedBasePPOTrainer
 
     class Stop(Exception):
         pass
@@ -137,11 +158,25 @@ def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: i
 
     def train(epochs: int, episodes: int) -> Watch:
         args = SharedBasePPOConfig(
-            output_dir=str(folder / "out"), per_device_train_batch_size=MICRO, gradient_accumulation_steps=episodes // MICRO,
-            num_ppo_epochs=epochs, total_episodes=2 * episodes, response_length=RESPONSE, temperature=1.0, learning_rate=1e-5,
-            value_model="adapter" if stock else name, reward_model_path=str(folder / "reward"), report_to="none", disable_tqdm=True,
-            save_strategy="no", sample_every=0, use_cpu=True, bf16=False, local_rollout_forward_batch_size=32, watchdog=False,
-        )  # fmt: skip
+            output_dir=str(folder / "out"),
+            per_device_train_batch_size=MICRO,
+            gradient_accumulation_steps=episodes // MICRO,
+            num_ppo_epochs=epochs,
+            total_episodes=2 * episodes,
+            response_length=RESPONSE,
+            temperature=1.0,
+            learning_rate=1e-5,
+            value_model="adapter" if stock else name,
+            reward_model_path=str(folder / "reward"),
+            report_to="none",
+            disable_tqdm=True,
+            save_strategy="no",
+            sample_every=0,
+            use_cpu=True,
+            bf16=False,
+            local_rollout_forward_batch_size=32,
+            watchdog=False,
+        )
         tokenizer, model, watch = (
             load_tokenizer(model_args.model_name_or_path),
             load_causal_lm(model_args),
@@ -154,9 +189,14 @@ def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: i
             )
         else:
             trainer = SharedBasePPOTrainer(
-                model, args, tokenizer, rows, reward_model=args.reward_model_path, peft_config=get_peft_config(model_args),
+                model,
+                args,
+                tokenizer,
+                rows,
+                reward_model=args.reward_model_path,
+                peft_config=get_peft_config(model_args),
                 callbacks=[watch],
-            )  # fmt: skip
+            )
         try:
             trainer.train()
         except Stop:
@@ -176,10 +216,11 @@ def run_one(folder: Path, name: str, epochs: int, spread: int | None, rollout: i
 
 
 def token_floor(name: str, epochs: int, spread: int | None, episodes: int) -> dict[str, float]:
-    """Tokens through the network for one rollout (backward counted as one more pass for LoRA, two for full weights).
+    """Tokens through the network for one rollout (backward counted as one more pass for LoRA, two
+    for full weights).
 
-    `used` pads as stock pads, the whole rollout to its longest prompt (ours sorts by length: close to the floor, not
-    counted), `floor` is the same work without a single pad.
+    `used` pads as stock pads, the whole rollout to its longest prompt (ours sorts by length: close
+    to the floor, not counted), `floor` is the same work without a single pad.
     """
     lengths = prompt_lengths(spread)
     real, padded = (
@@ -188,13 +229,9 @@ def token_floor(name: str, epochs: int, spread: int | None, episodes: int) -> di
     )
     if name == "head":
         passes = {"sample, reference, reward": 3, "update": 2 * epochs}
-    elif name == "adapter":  # the first epoch's value pass is the rollout's
-        passes = {"sample, reference, reward": 3, "update": 4 * epochs}
     else:
-        passes = {
-            "sample, reference, value, reward": 4,
-            "update": (5 if name == "stock-full" else 4) * epochs,
-        }
+        per_epoch = 5 if name == "stock-full" else 4
+        passes = {"sample, reference, value, reward": 4, "update": per_epoch * epochs}
     total = sum(passes.values())
     return {
         "floor": round(total * real),
@@ -202,6 +239,12 @@ def token_floor(name: str, epochs: int, spread: int | None, episodes: int) -> di
     }
 
 
+def ratios(stock: dict[str, float], ours: dict[str, float]) -> tuple[float, float]:
+    """How many times faster ours is, and its share of stock's memory."""
+    return stock["seconds"] / ours["seconds"], ours["peak_gb"] / stock["peak_gb"]
+
+
+@command
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--epochs", type=int, nargs="+", default=[1, 4])
@@ -227,10 +270,10 @@ def main() -> None:
         )
         return
 
+    stock_ppo()  # says so where this TRL has none
     names, cases = [*(f"stock-{s}" for s in args.stock), *args.value_models], []
-    lock = (
-        ["flock", os.environ["BENCH_LOCK"]] if os.environ.get("BENCH_LOCK") else []
-    )  # one heavy job at a time
+    # one heavy job at a time
+    lock = ["flock", os.environ["BENCH_LOCK"]] if os.environ.get("BENCH_LOCK") else []
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         if not (folder / "reward").is_dir():
@@ -266,23 +309,30 @@ def main() -> None:
                 n: {k: statistics.median(r[k] for r in found) for k in ("seconds", "peak_gb")}
                 for n, found in results.items()
             }
+            counted = steps.popitem()[1].pop()
             print(
-                f"\n{epochs} epochs, {steps.popitem()[1].pop()} optimizer steps of {args.episodes} episodes on every side"
+                f"\n{epochs} epochs, {counted} optimizer steps of {args.episodes} episodes on "
+                "every side"
             )
             print(f"{'':12}{'episodes/s':>12}{'peak GB':>10}{'tokens used':>14}{'token floor':>14}")
             for name, m in middle.items():
                 floor = token_floor(name, epochs, args.spread, args.episodes)
+                speed = args.episodes / m["seconds"]
                 print(
-                    f"{name:12}{args.episodes / m['seconds']:12.3f}{m['peak_gb']:10.2f}{floor['used']:14,}{floor['floor']:14,}"
+                    f"{name:12}{speed:12.3f}{m['peak_gb']:10.2f}"
+                    f"{floor['used']:14,}{floor['floor']:14,}"
                 )
             for name in args.value_models:
                 for against in args.stock:
-                    a, b = middle[f"stock-{against}"], middle[name]
+                    speedup, memory = ratios(middle[f"stock-{against}"], middle[name])
                     print(
-                        f"{name} against stock-{against}: {a['seconds'] / b['seconds']:.2f}x faster, {b['peak_gb'] / a['peak_gb']:.2f} of its memory"
+                        f"{name} against stock-{against}: {speedup:.2f}x faster, "
+                        f"{memory:.2f} of its memory"
                     )
-                a, b = middle[f"stock-{args.stock[0]}"], middle[name]
-                cases.append({"value_model": name, "epochs": epochs, "speedup": round(a["seconds"] / b["seconds"], 2), "memory_ratio": round(b["peak_gb"] / a["peak_gb"], 3)})  # fmt: skip
+                speedup, memory = ratios(middle[f"stock-{args.stock[0]}"], middle[name])
+                case = {"value_model": name, "epochs": epochs}
+                case |= {"speedup": round(speedup, 2), "memory_ratio": round(memory, 3)}
+                cases.append(case)
             print(flush=True)
     print(json.dumps({"cases": cases}))
 

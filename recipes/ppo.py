@@ -18,7 +18,7 @@ pretraining text to every step against the "alignment tax". The paper's coeffici
 and backward per micro-batch. Off by default.
 
 `--stock` runs TRL's own `PPOTrainer` on the same data: LoRA policy, `--stock_value lora|full` as
-value network, no resume.
+value network, no resume. It needs TRL below 1.13.
 """
 
 from dataclasses import dataclass, field
@@ -33,7 +33,10 @@ from instruct.files import UserError, command, data_files, load_rows
 from instruct.models import load_causal_lm, save_merged
 from instruct.runs import already_finished, end_process_group, finish, train_or_resume
 from instruct.tokens import load_tokenizer
-from instruct.trainers.ppo.trainer import SharedBasePPOConfig, SharedBasePPOTrainer
+from instruct.trainers.ppo.config import SharedBasePPOConfig
+from instruct.trainers.ppo.stock import train_stock
+from instruct.trainers.ppo.trainer import SharedBasePPOTrainer
+from instruct.trainers.ppo.trl_ppo import stock_ppo
 
 
 @dataclass
@@ -96,6 +99,8 @@ def main(
         )
     if already_finished(training_args):
         return
+    if script_args.stock:
+        stock_ppo()  # says at once where this TRL has none
 
     ################
     # Data
@@ -122,8 +127,6 @@ def main(
     model_args.lora_dropout = 0.0
     model = load_causal_lm(model_args, training_args.trust_remote_code)
     if script_args.stock:
-        from instruct.trainers.ppo.stock import train_stock
-
         return train_stock(
             model, tokenizer, rows, training_args, model_args, script_args.stock_value
         )
