@@ -1,10 +1,10 @@
-"""Rankings -> comparisons: one ranking is one row, the batch element of the paper's reward model (section 3.5).
+"""Rankings -> comparisons: one ranking is one row, as the paper's reward model takes them.
 
     python -m data_prep.comparisons --input rankings.jsonl --output_dir comparisons/
 
-Writes `{train,validation}.jsonl` (`prompt`, `completions`, `ranks` and what rode along), `report.json` and a dataset card.
-Rankings that say nothing (one completion, or all tied) are counted and left out. Rankings of one user, or else of one
-prompt, are all in one split.
+Writes `{train,validation}.jsonl` (`prompt`, `completions`, `ranks` and what rode along; paper,
+section 3.5), `report.json` and a dataset card. Rankings that say nothing (one completion, or all
+tied) are counted and left out. Rankings of one user, or else of one prompt, are all in one split.
 """
 
 import argparse
@@ -16,6 +16,39 @@ from instruct.files import UserError, atomic_folder, command, load_rows, write_j
 from instruct.tokens import as_messages, as_text
 
 
+class Collected:
+    """Rankings kept so far by split, and how many were left out for what."""
+
+    def __init__(self, validation: float):
+        self.validation = validation
+        self.kept: dict[str, list[dict]] = {"train": [], "validation": []}
+        self.pairs: Counter[str] = Counter()  # strict preferences, by split
+        self.left_out: Counter[str] = Counter()
+        self.total = 0
+
+    def add(self, row: dict, where: str) -> None:
+        self.total += 1
+        why = check_ranking(row, where)
+        if why:
+            self.left_out[why] += 1
+            return
+        split = "validation" if in_validation(row, self.validation) else "train"
+        self.pairs[split] += sum(a < b for a in row["ranks"] for b in row["ranks"])
+        self.kept[split].append({**row, "prompt": as_messages(row["prompt"])})
+
+    def labelers(self) -> list[str]:
+        rows = [row for rows in self.kept.values() for row in rows]
+        return sorted({str(row["labeler"]) for row in rows if row.get("labeler")})
+
+    def report(self) -> dict:
+        return {
+            "in": self.total,
+            "kept": {split: len(rows) for split, rows in self.kept.items()},
+            "pairs": dict(self.pairs),
+            "removed": dict(self.left_out),
+        }
+
+
 def check_ranking(row: dict, where: str) -> str | None:
     """None for a usable ranking, else why it carries no preference.
 
@@ -23,11 +56,8 @@ def check_ranking(row: dict, where: str) -> str | None:
         UserError: the row is no ranking at all (names `where`).
     """
     completions, ranks = row["completions"], row["ranks"]
-    if (
-        not isinstance(completions, list)
-        or not isinstance(ranks, list)
-        or len(completions) != len(ranks)
-    ):
+    both_lists = isinstance(completions, list) and isinstance(ranks, list)
+    if not both_lists or len(completions) != len(ranks):
         raise UserError(f"{where}: completions and ranks must be two lists of one length")
     if any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in ranks):
         raise UserError(
@@ -43,11 +73,8 @@ def check_ranking(row: dict, where: str) -> str | None:
 def in_validation(row: dict, share: float) -> bool:
     """Stable split by user where known, else by prompt."""
     key = str(row.get("user_id") or row.get("prompt_id") or as_text(row["prompt"]))
-    return (
-        int(hashlib.md5(key.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()[:8], 16)
-        / 16**8
-        < share
-    )
+    digest = hashlib.md5(key.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
+    return int(digest[:8], 16) / 16**8 < share
 
 
 def dataset_card(report: dict, labelers: list[str]) -> str:
@@ -59,62 +86,56 @@ def dataset_card(report: dict, labelers: list[str]) -> str:
     )
     left_out = ", ".join(f"{n} {why}" for why, n in report["removed"].items()) or "none"
     return (
-        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}task_categories:\n- reinforcement-learning\n"
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}"
+        "task_categories:\n- reinforcement-learning\n"
         "tags:\n- instruct-recipes\n- preference\n---\n\n# Ranked outputs\n\n"
-        "One row is one ranking: `prompt` (messages), `completions` (K texts), `ranks` (K, 1 = best, equal = tie).\n"
-        f"Ranked by: {', '.join(labelers) or 'not recorded'}. All rankings of one user are in one split.\n\n"
+        "One row is one ranking: `prompt` (messages), `completions` (K texts), "
+        "`ranks` (K, 1 = best, equal = tie).\n"
+        f"Ranked by: {', '.join(labelers) or 'not recorded'}. "
+        "All rankings of one user are in one split.\n\n"
         f"| split | rankings | strict pairs |\n|---|---|---|\n{counts}\n"
         f"{report['in']} in; left out because they say nothing: {left_out}.\n"
     )
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
+def write_comparisons(collected: Collected, folder: Path) -> None:
+    """The splits, `report.json` and the card, whole or not at all."""
+    report = collected.report()
+    with atomic_folder(folder) as beside:
+        for split, rows in collected.kept.items():
+            if rows:
+                write_rows(beside / f"{split}.jsonl", rows)
+        write_json(beside / "report.json", report)
+        card = dataset_card(report, collected.labelers())
+        (beside / "README.md").write_text(card, encoding="utf-8")
+
+
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--input", nargs="+", required=True, help="rankings: files, folders or Hub ids"
-    )
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument(
-        "--validation", type=float, default=0.15, help="share of users (or prompts) held out"
-    )
-    args = parser.parse_args(argv)
-    splits: dict[str, list[dict]] = {"train": [], "validation": []}
-    left_out, total, pairs = Counter(), 0, Counter()
+    add = parser.add_argument
+    add("--input", nargs="+", required=True, help="rankings: files, folders or Hub ids")
+    add("--output_dir", type=Path, required=True)
+    add("--validation", type=float, default=0.15, help="share of users (or prompts) held out")
+    return parser
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    collected = Collected(args.validation)
     for source in args.input:
-        for number, row in enumerate(
-            load_rows(source, columns=["prompt", "completions", "ranks"]), 1
-        ):
-            total += 1
-            why = check_ranking(row, f"{source}, row {number}")
-            if why:
-                left_out[why] += 1
-                continue
-            split = "validation" if in_validation(row, args.validation) else "train"
-            pairs[split] += sum(a < b for a in row["ranks"] for b in row["ranks"])
-            splits[split].append({**row, "prompt": as_messages(row["prompt"])})
-    if not splits["train"]:
+        rows = load_rows(source, columns=["prompt", "completions", "ranks"])
+        for number, row in enumerate(rows, 1):
+            collected.add(row, f"{source}, row {number}")
+    if not collected.kept["train"]:
         raise UserError(
-            f"{', '.join(args.input)}: no ranking with a preference is left ({dict(left_out)} left out)"
+            f"{', '.join(args.input)}: no ranking with a preference is left "
+            f"({dict(collected.left_out)} left out)"
         )
-    with atomic_folder(args.output_dir) as beside:
-        for split, rows in splits.items():
-            if rows:
-                write_rows(beside / f"{split}.jsonl", rows)
-        report = {
-            "in": total,
-            "kept": {s: len(r) for s, r in splits.items()},
-            "pairs": dict(pairs),
-            "removed": dict(left_out),
-        }
-        write_json(beside / "report.json", report)
-        labelers = sorted(
-            {str(row["labeler"]) for rows in splits.values() for row in rows if row.get("labeler")}
-        )
-        (beside / "README.md").write_text(dataset_card(report, labelers), encoding="utf-8")
-    print(f"{args.output_dir}: {report}")
+    write_comparisons(collected, args.output_dir)
+    print(f"{args.output_dir}: {collected.report()}")
 
 
 if __name__ == "__main__":

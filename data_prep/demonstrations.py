@@ -1,11 +1,13 @@
-"""Demonstrations: answers that people wrote, as TRL's conversational prompt-completion rows (paper, section 3.2).
+"""Demonstrations: answers that people wrote, as TRL's conversational prompt-completion rows.
 
-    python -m data_prep.demonstrations --input answers.jsonl --prompts prompts/ --output_dir demonstrations/
+    python -m data_prep.demonstrations --input answers.jsonl --prompts prompts/ \\
+        --output_dir demonstrations/
 
-Reads rows with `prompt` and `completion` (text or messages). A row whose `prompt_id` is in `--prompts` goes to that
-prompt's split, so a demonstration never comes from a test user; a row without `prompt_id` (labelers wrote both sides)
-goes to train or validation by a stable hash of its prompt. Writes `{train,validation}.jsonl` with
-`prompt, completion, source, category` and `report.json` with every row accounted for and the coverage table.
+Reads rows with `prompt` and `completion` (text or messages; paper, section 3.2). A row whose
+`prompt_id` is in `--prompts` goes to that prompt's split, so a demonstration never comes from a
+test user; a row without `prompt_id` (labelers wrote both sides) goes to train or validation by a
+stable hash of its prompt. Writes `{train,validation}.jsonl` with `prompt, completion, source,
+category` and `report.json` with every row accounted for and the coverage table.
 """
 
 import argparse
@@ -18,108 +20,138 @@ from data_prep.pii import find_pii
 from instruct.files import UserError, atomic_folder, command, load_rows, write_json, write_rows
 from instruct.tokens import as_messages, as_text
 
+SPLITS = ("train", "validation")
+
+
+class Collected:
+    """Demonstrations kept so far by split, and how many rows were removed for what."""
+
+    def __init__(self, splits: dict[str, str], args: argparse.Namespace):
+        self.splits, self.args = splits, args
+        self.kept: dict[str, list[dict]] = {split: [] for split in SPLITS}
+        self.removed: Counter[str] = Counter()
+        self.of_source: Counter[tuple[str, str]] = Counter()  # kept, by (source, split)
+        self.total = 0
+
+    def add(self, row: dict, source: str, number: int) -> None:
+        """Keeps the row or counts why not; `source` and `number` say where it stands."""
+        self.total += 1
+        if is_empty(row):
+            print(f"{source}, row {number}: empty prompt or completion, left out")
+            self.removed["malformed"] += 1
+            return
+        if row.get("prompt_id") and not self.args.prompts:
+            raise UserError(
+                f"{source}, row {number} names a prompt_id; give --prompts DIR, the prompts' folder"
+            )
+        split = split_of(row, self.splits, self.args.validation)
+        name = row.get("source") or Path(source).stem
+        why = self._why_removed(row, name, split)
+        if why:
+            self.removed[why] += 1
+            return
+        self.of_source[name, split] += 1
+        self.kept[split].append(as_demonstration(row, name))
+
+    def _why_removed(self, row: dict, source: str, split: str | None) -> str | None:
+        args, completion = self.args, as_text(row["completion"])
+        if split is None:
+            return "prompt_not_in_train_or_validation"
+        if not args.min_words <= len(completion.split()) <= args.max_words:
+            return "length"
+        if find_pii(completion) or find_pii(as_text(row["prompt"])):
+            return "pii"
+        if args.per_source:
+            most = args.per_source if split == "train" else args.per_source // 5
+            if self.of_source[source, split] >= most:
+                return "over_per_source"
+        return None
+
+
+def is_empty(row: dict) -> bool:
+    return not row["prompt"] or not row["completion"] or not as_text(row["completion"]).strip()
+
 
 def split_of(row: dict, splits: dict[str, str], validation: float) -> str | None:
-    """Split of a row: its prompt's, or by hash where no prompt of the log is named; None where that was removed."""
+    """The prompt's split, None where it is in neither; by hash where a row names no prompt."""
     if row.get("prompt_id"):
         return splits.get(row["prompt_id"])
-    digest = hashlib.md5(
-        as_text(row["prompt"]).encode("utf-8", "replace"), usedforsecurity=False
-    ).hexdigest()
+    prompt = as_text(row["prompt"]).encode("utf-8", "replace")
+    digest = hashlib.md5(prompt, usedforsecurity=False).hexdigest()
     return "validation" if int(digest[:8], 16) / 16**8 < validation else "train"
+
+
+def splits_of_prompts(folder: Path | None) -> dict[str, str]:
+    """{id of a prompt: its split} in an output folder of `data_prep.prompts`, test left out."""
+    splits: dict[str, str] = {}
+    if folder:
+        for split in SPLITS:
+            ids = load_rows(folder / f"{split}.parquet", columns=["id"])["id"]
+            splits |= dict.fromkeys(ids, split)
+    return splits
+
+
+def as_demonstration(row: dict, source: str) -> dict:
+    """One row of the output, in TRL's conversational prompt-completion form."""
+    prompt = as_messages(row["prompt"])
+    completion = as_text(row["completion"]).strip()
+    return {
+        "prompt": prompt,
+        "completion": [{"role": "assistant", "content": completion}],
+        "source": source,
+        "category": row.get("category") or category(prompt[-1]["content"]),
+    }
+
+
+def write_demonstrations(collected: Collected, folder: Path) -> None:
+    """`{train,validation}.jsonl` and `report.json`, whole or not at all."""
+    report = {
+        "in": collected.total,
+        "kept": {split: len(rows) for split, rows in collected.kept.items()},
+        "removed": dict(collected.removed),
+        "coverage": coverage(collected.kept["train"]),
+    }
+    with atomic_folder(folder) as beside:
+        for split, rows in collected.kept.items():
+            if rows:
+                write_rows(beside / f"{split}.jsonl", rows)
+        write_json(beside / "report.json", report)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    rows = "files, folders or Hub ids with prompt and completion"
+    add("--input", nargs="+", required=True, help=rows)
+    prompts = "output folder of data_prep.prompts, for rows with prompt_id"
+    add("--prompts", type=Path, help=prompts)
+    add("--output_dir", type=Path, required=True)
+    add("--min_words", type=int, default=1, help="fewest words of a completion")
+    add("--max_words", type=int, default=10_000, help="most words of a completion")
+    share = "share of rows without prompt_id for validation"
+    add("--validation", type=float, default=0.05, help=share)
+    most = "at most this many training rows of one source, a fifth of it for validation"
+    add("--per_source", type=int, help=most)
+    return parser
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--input",
-        nargs="+",
-        required=True,
-        help="files, folders or Hub ids with prompt and completion",
-    )
-    parser.add_argument(
-        "--prompts", type=Path, help="output folder of data_prep.prompts, for rows with prompt_id"
-    )
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--min_words", type=int, default=1, help="fewest words of a completion")
-    parser.add_argument("--max_words", type=int, default=10_000, help="most words of a completion")
-    parser.add_argument(
-        "--validation",
-        type=float,
-        default=0.05,
-        help="share of rows without prompt_id for validation",
-    )
-    parser.add_argument(
-        "--per_source",
-        type=int,
-        help="at most this many training rows of one source, a fifth of it for validation",
-    )
-    args = parser.parse_args(argv)
-
-    splits = {}
-    if args.prompts:
-        for split in ("train", "validation"):
-            splits |= dict.fromkeys(
-                load_rows(args.prompts / f"{split}.parquet", columns=["id"])["id"], split
-            )
-    kept: dict[str, list[dict]] = {"train": [], "validation": []}
-    removed, total, per_source = Counter(), 0, Counter()
+    args = make_parser().parse_args(argv)
+    collected = Collected(splits_of_prompts(args.prompts), args)
     for source in args.input:
         for number, row in enumerate(load_rows(source, columns=["prompt", "completion"]), 1):
-            total += 1
-            if not row["prompt"] or not row["completion"] or not as_text(row["completion"]).strip():
-                print(f"{source}, row {number}: empty prompt or completion, left out")
-                removed["malformed"] += 1
-                continue
-            if row.get("prompt_id") and not args.prompts:
-                raise UserError(
-                    f"{source}, row {number} names a prompt_id; give --prompts DIR, the prompts' folder"
-                )
-            split = split_of(row, splits, args.validation)
-            words = len(as_text(row["completion"]).split())
-            name = row.get("source") or Path(source).stem
-            if split is None:
-                removed["prompt_not_in_train_or_validation"] += 1
-            elif not args.min_words <= words <= args.max_words:
-                removed["length"] += 1
-            elif find_pii(as_text(row["completion"])) or find_pii(as_text(row["prompt"])):
-                removed["pii"] += 1
-            elif args.per_source and per_source[name, split] >= args.per_source // (
-                1 if split == "train" else 5
-            ):
-                removed["over_per_source"] += 1
-            else:
-                per_source[name, split] += 1
-                prompt = as_messages(row["prompt"])
-                kept[split].append(
-                    {
-                        "prompt": prompt,
-                        "completion": [
-                            {"role": "assistant", "content": as_text(row["completion"]).strip()}
-                        ],
-                        "source": name,
-                        "category": row.get("category") or category(prompt[-1]["content"]),
-                    }
-                )
-    if not kept["train"]:
+            collected.add(row, source, number)
+    train, validation = (len(collected.kept[split]) for split in SPLITS)
+    if not train:
         raise UserError(
-            f"{', '.join(args.input)}: no demonstration is left for training (removed: {dict(removed)})"
+            f"{', '.join(args.input)}: no demonstration is left for training "
+            f"(removed: {dict(collected.removed)})"
         )
-    with atomic_folder(args.output_dir) as beside:
-        for split, rows in kept.items():
-            if rows:
-                write_rows(beside / f"{split}.jsonl", rows)
-        report = {
-            "in": total, "kept": {s: len(r) for s, r in kept.items()}, "removed": dict(removed),
-            "coverage": coverage(kept["train"]),
-        }  # fmt: skip
-        write_json(beside / "report.json", report)
-    print(
-        f"{args.output_dir}: {len(kept['train'])} demonstrations to train on, {len(kept['validation'])} for validation"
-    )
+    write_demonstrations(collected, args.output_dir)
+    print(f"{args.output_dir}: {train} demonstrations to train on, {validation} for validation")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Prompts -> samples: K outputs of each prompt, from one or several models and temperatures (paper, section 3.4).
+"""Prompts -> samples: K outputs of each, from one or several models and temperatures (section 3.4).
 
-    python -m data_prep.sample --model_name_or_path M --input prompts/train.parquet --num_outputs 4 --output samples.jsonl
+    python -m data_prep.sample --model_name_or_path M --input prompts/train.parquet \\
+        --num_outputs 4 --output samples.jsonl
 
-The K outputs of a prompt are dealt out over the models and temperatures in turn. Killed and run again it continues:
-finished batches lie in `<output>.partial`, and each batch draws from its own seed, so the result is the same.
+The K outputs of a prompt are dealt out over the models and temperatures in turn. Killed and run
+again it continues: finished batches lie in `<output>.partial`, and each batch draws from its own
+seed, so the result is the same.
 """
 
 import argparse
@@ -12,9 +14,26 @@ import itertools
 import json
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from instruct.files import UserError, command, load_rows, write_rows
+
+
+class Source(NamedTuple):
+    """Where an output comes from."""
+
+    model: str
+    temperature: float
+
+
+class Output(NamedTuple):
+    """One completion. `sampling` is how it was drawn, None where a person wrote it."""
+
+    model: str
+    sampling: dict | None
+    text: str
 
 
 def stable_seed(*parts) -> int:
@@ -22,78 +41,16 @@ def stable_seed(*parts) -> int:
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:15], 16)
 
 
-def read_partial(path: Path, settings: dict) -> dict[str, list]:
-    """Batches that an earlier run with the same settings finished, by batch key; an unfinished last line is dropped."""
-    if not path.is_file():
-        return {}
-    lines = path.read_bytes().split(b"\n")
-    if lines[0] != json.dumps(settings).encode():
-        print(f"{path} is from a run with other settings: starting over")
-        path.unlink()
-        return {}
-    done = {}
-    for line in lines[
-        1:-1
-    ]:  # every whole line ends in a newline, so what follows the last one is unfinished
-        entry = json.loads(line)
-        done[entry["batch"]] = entry["completions"]
-    path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
-    return done
+# --- what is sampled, from what -------------------------------------------------------------------
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    import torch
-    from tqdm import tqdm
+def choose_prompts(
+    rows: list[dict], people: dict[str, Output], args: argparse.Namespace
+) -> list[dict]:
+    """Rows with `prompt_id` and `prompt` (messages): `--limit` of them, those with an answer."""
+    from instruct.tokens import as_messages
 
-    from instruct.generation import generate_ids
-    from instruct.models import load_policy
-    from instruct.tokens import (
-        as_messages,
-        as_text,
-        decode_completion,
-        encode_completion,
-        encode_prompt,
-        load_tokenizer,
-    )
-
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--model_name_or_path", nargs="+", required=True, help="models or adapters to sample from"
-    )
-    parser.add_argument("--input", required=True, help="prompts: file, folder or Hub id")
-    parser.add_argument("--output", required=True, type=Path, help="samples (.jsonl or .parquet)")
-    parser.add_argument("--num_outputs", type=int, default=4, help="K outputs of each prompt")
-    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--max_new_tokens", type=int, default=64)
-    parser.add_argument(
-        "--max_prompt_tokens",
-        type=int,
-        default=512,
-        help="longer prompts are left out, and counted",
-    )
-    parser.add_argument("--answers", help="rows with prompt_id and completion: people's answers of at most --max_new_tokens, "
-                        "added to the K outputs; only prompts that have one are taken")  # fmt: skip
-    parser.add_argument("--limit", type=int, help="this many prompts, drawn with --seed")
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if args.output.is_file():
-        print(f"{args.output} is there already; delete it to sample again")
-        return
-
-    rows, people = load_rows(args.input, columns=["prompt"]).to_list(), {}
     if args.answers:
-        known = load_rows(args.answers, columns=["prompt_id", "completion"])
-        tokenizer = load_tokenizer(args.model_name_or_path[0])
-        people = {
-            row["prompt_id"]: (row.get("source") or args.answers, as_text(row["completion"]))
-            for row in known
-            if len(encode_completion(tokenizer, row["completion"])) <= args.max_new_tokens
-        }
         rows = [row for row in rows if row.get("id") in people]
         if not rows:
             raise UserError(
@@ -104,72 +61,217 @@ def main(argv: list[str] | None = None) -> None:
     for number, row in enumerate(rows):
         row["prompt_id"] = str(row.get("id") or row.get("prompt_id") or number)
         row["prompt"] = as_messages(row["prompt"])
-    sources = list(itertools.product(args.model_name_or_path, args.temperature))
-    dealt = list(itertools.islice(itertools.cycle(sources), args.num_outputs))
-    settings = {"models": args.model_name_or_path, "temperature": args.temperature, "num_outputs": args.num_outputs,
-                "max_new_tokens": args.max_new_tokens, "batch_size": args.batch_size, "seed": args.seed,
-                "max_prompt_tokens": args.max_prompt_tokens, "dtype": args.dtype,
-                "prompts": stable_seed([r["prompt_id"] for r in rows])}  # fmt: skip
-    partial = args.output.with_name(args.output.name + ".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    done = read_partial(partial, settings)
-    if not partial.is_file():
-        partial.write_text(json.dumps(settings) + "\n")
+    return rows
 
-    outputs: dict[int, list] = defaultdict(list)  # row -> [(model, temperature, text)]
+
+def peoples_answers(args: argparse.Namespace) -> dict[str, Output]:
+    """{prompt_id: answer} of those in `--answers` that are no longer than an output may be."""
+    from instruct.tokens import as_text, encode_completion, load_tokenizer
+
+    if not args.answers:
+        return {}
+    known = load_rows(args.answers, columns=["prompt_id", "completion"])
+    tokenizer = load_tokenizer(args.model_name_or_path[0])
+    return {
+        row["prompt_id"]: Output(
+            model=row.get("source") or args.answers, sampling=None, text=as_text(row["completion"])
+        )
+        for row in known
+        if len(encode_completion(tokenizer, row["completion"])) <= args.max_new_tokens
+    }
+
+
+def deal_out(args: argparse.Namespace) -> list[Source]:
+    """The sources of the K outputs, model by model: all models and temperatures take turns."""
+    pairs = itertools.product(args.model_name_or_path, args.temperature)
+    sources = [Source(model, temperature) for model, temperature in pairs]
+    dealt = itertools.islice(itertools.cycle(sources), args.num_outputs)
+    return sorted(dealt, key=sources.index)
+
+
+# --- finished batches -----------------------------------------------------------------------------
+
+
+class FinishedBatches:
+    """Completions by batch, on disk: what a killed run with the same settings need not draw again.
+
+    The file's first line is the settings, every other one batch.
+    """
+
+    def __init__(self, path: Path, settings: dict):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.done = read_partial(path, settings)
+        if not path.is_file():
+            path.write_text(json.dumps(settings) + "\n")
+
+    def add(self, batch: str, completions: list[str]) -> None:
+        self.done[batch] = completions
+        with self.path.open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"batch": batch, "completions": completions}) + "\n")
+
+
+def read_partial(path: Path, settings: dict) -> dict[str, list]:
+    """Batches that an earlier run with the same settings finished; an unfinished last line goes."""
+    if not path.is_file():
+        return {}
+    lines = path.read_bytes().split(b"\n")
+    if lines[0] != json.dumps(settings).encode():
+        print(f"{path} is from a run with other settings: starting over")
+        path.unlink()
+        return {}
+    # every whole line ends in a newline, so what follows the last one is unfinished
+    entries = map(json.loads, lines[1:-1])
+    done = {entry["batch"]: entry["completions"] for entry in entries}
+    path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+    return done
+
+
+def settings_of(args: argparse.Namespace, rows: list[dict]) -> dict:
+    """Everything that changes the outputs."""
+    return {
+        "models": args.model_name_or_path,
+        "temperature": args.temperature,
+        "num_outputs": args.num_outputs,
+        "max_new_tokens": args.max_new_tokens,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "max_prompt_tokens": args.max_prompt_tokens,
+        "dtype": args.dtype,
+        "prompts": stable_seed([row["prompt_id"] for row in rows]),
+    }
+
+
+# --- sampling -------------------------------------------------------------------------------------
+
+
+def draw_outputs(
+    rows: list[dict], dealt: list[Source], finished: FinishedBatches, args: argparse.Namespace
+) -> dict[int, list[Output]]:
+    """{number of the row: its K outputs}. Rows whose prompt is too long are left out."""
+    from tqdm import tqdm
+
+    from instruct.models import load_policy
+    from instruct.tokens import encode_prompt
+
+    outputs: dict[int, list[Output]] = defaultdict(list)
+    loaded = None
     bar = tqdm(total=len(rows) * args.num_outputs, desc="sampling", unit="output")
-    with partial.open("a", encoding="utf-8") as log:
-        for name, group in itertools.groupby(
-            sorted(set(dealt), key=sources.index), key=lambda s: s[0]
-        ):
-            model, tokenizer = load_policy(name, dtype=args.dtype)
+    for number, source in enumerate(dict.fromkeys(dealt)):
+        if source.model != loaded:  # one model at a time, all its temperatures in a row
+            model, tokenizer = load_policy(source.model, dtype=args.dtype)
             ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
-            short = [i for i in range(len(rows)) if len(ids[i]) <= args.max_prompt_tokens]
-            order = sorted(short, key=lambda i: len(ids[i]))  # similar lengths share a batch
-            for source in group:
-                copies = dealt.count(source)
-                step = max(1, args.batch_size // copies)
-                for start in range(0, len(order), step):
-                    batch, key = order[start : start + step], f"{sources.index(source)}:{start}"
-                    if key not in done:
-                        torch.manual_seed(stable_seed(args.seed, *source, start))
-                        drawn = generate_ids(
-                            model,
-                            tokenizer,
-                            [ids[i] for i in batch],
-                            args.max_new_tokens,
-                            source[1],
-                            copies,
-                        )
-                        done[key] = [decode_completion(tokenizer, row) for row in drawn]
-                        log.write(json.dumps({"batch": key, "completions": done[key]}) + "\n")
-                        log.flush()
-                    for n, text in enumerate(done[key]):
-                        outputs[batch[n // copies]].append((*source, text))
-                    bar.update(len(done[key]))
+            loaded = source.model
+        sampling = {
+            "temperature": source.temperature,
+            "max_new_tokens": args.max_new_tokens,
+            "seed": args.seed,
+        }
+        copies = dealt.count(source)
+        for start, batch in batches_by_length(ids, copies, args):
+            key = f"{number}:{start}"
+            if key not in finished.done:
+                seed = stable_seed(args.seed, *source, start)
+                prompts = [ids[i] for i in batch]
+                finished.add(key, draw(model, tokenizer, prompts, source, copies, seed, args))
+            texts = finished.done[key]
+            for n, text in enumerate(texts):  # the copies of one prompt stand together
+                outputs[batch[n // copies]].append(Output(source.model, sampling, text))
+            bar.update(len(texts))
     bar.close()
-    too_long = len(rows) - len(outputs)
+    return outputs
+
+
+def batches_by_length(
+    ids: list[list[int]], copies: int, args: argparse.Namespace
+) -> Iterator[tuple[int, list[int]]]:
+    """(place, rows) of batches of `--batch_size` outputs; similar lengths share one."""
+    short = [i for i, prompt in enumerate(ids) if len(prompt) <= args.max_prompt_tokens]
+    order = sorted(short, key=lambda i: len(ids[i]))
+    size = max(1, args.batch_size // copies)
+    for start in range(0, len(order), size):
+        yield start, order[start : start + size]
+
+
+def draw(
+    model, tokenizer, prompts: list[list[int]], source: Source, copies: int, seed: int, args
+) -> list[str]:
+    """`copies` completions of each prompt, those of one prompt together."""
+    import torch
+
+    from instruct.generation import generate_ids
+    from instruct.tokens import decode_completion
+
+    torch.manual_seed(seed)
+    drawn = generate_ids(model, tokenizer, prompts, args.max_new_tokens, source.temperature, copies)
+    return [decode_completion(tokenizer, row) for row in drawn]
+
+
+def as_sample(row: dict, outputs: list[Output]) -> dict:
+    """A samples row: what identifies the prompt, and the outputs by column."""
+    kept = {k: row[k] for k in ("prompt_id", "prompt", "user_id") if k in row}
+    return {
+        **kept,
+        "completions": [output.text for output in outputs],
+        "model": [output.model for output in outputs],
+        "sampling": [output.sampling for output in outputs],
+    }
+
+
+# --- command --------------------------------------------------------------------------------------
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model_name_or_path", nargs="+", required=True, help="models or adapters to sample from")
+    add("--input", required=True, help="prompts: file, folder or Hub id")
+    add("--output", required=True, type=Path, help="samples (.jsonl or .parquet)")
+    add("--num_outputs", type=int, default=4, help="K outputs of each prompt")
+    add("--temperature", type=float, nargs="+", default=[1.0])
+    add("--max_new_tokens", type=int, default=64)
+    longest = "longer prompts are left out, and counted"
+    add("--max_prompt_tokens", type=int, default=512, help=longest)
+    answers = (
+        "rows with prompt_id and completion: people's answers of at most --max_new_tokens, "
+        "added to the K outputs; only prompts that have one are taken"
+    )
+    add("--answers", help=answers)
+    add("--limit", type=int, help="this many prompts, drawn with --seed")
+    add("--batch_size", type=int, default=64)
+    add("--dtype", default="float32")
+    add("--seed", type=int, default=0)
+    return parser
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    if args.output.is_file():
+        print(f"{args.output} is there already; delete it to sample again")
+        return
+    log = load_rows(args.input, columns=["prompt"]).to_list()
+    people = peoples_answers(args)
+    rows = choose_prompts(log, people, args)
+    partial = args.output.with_name(args.output.name + ".partial")
+    finished = FinishedBatches(partial, settings_of(args, rows))
+    outputs = draw_outputs(rows, deal_out(args), finished, args)
     if not outputs:
         raise UserError(
-            f"{args.input}: every prompt is longer than --max_prompt_tokens {args.max_prompt_tokens}"
+            f"{args.input}: every prompt is longer than "
+            f"--max_prompt_tokens {args.max_prompt_tokens}"
         )
-    samples = []
-    for i in sorted(outputs):
-        models, temperatures, texts = (list(column) for column in zip(*outputs[i], strict=True))
-        keep = {k: rows[i][k] for k in ("prompt_id", "prompt", "user_id") if k in rows[i]}
-        sampling = [
-            {"temperature": t, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
-            for t in temperatures
-        ]
-        if rows[i]["prompt_id"] in people:
-            source, text = people[rows[i]["prompt_id"]]
-            models, texts, sampling = [*models, source], [*texts, text], [*sampling, None]
-        samples.append({**keep, "completions": texts, "model": models, "sampling": sampling})
-    write_rows(args.output, samples)
-    partial.unlink()
-    print(
-        f"{args.output}: {len(samples)} prompts with {args.num_outputs} outputs each, {too_long} prompts too long"
+    for number, drawn in outputs.items():
+        written = people.get(rows[number]["prompt_id"])
+        drawn += [written] if written else []
+    write_rows(
+        args.output, [as_sample(rows[number], outputs[number]) for number in sorted(outputs)]
     )
+    partial.unlink()
+    counts = f"{len(outputs)} prompts with {args.num_outputs} outputs each"
+    print(f"{args.output}: {counts}, {len(rows) - len(outputs)} prompts too long")
 
 
 if __name__ == "__main__":
