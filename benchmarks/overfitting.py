@@ -1,12 +1,14 @@
-"""The paper's claim about overfitting (section 3.5): comparisons shuffled as separate data points against whole rankings.
+"""The paper's claim about overfitting (section 3.5): shuffled comparisons against whole rankings.
 
-    python benchmarks/overfitting.py [--data outputs/demo/comparisons] [--model outputs/demo/sft/merged]
-                                     [--rankings 64] [--outputs 4] [--epochs 3] [--seeds 0 1 2] [--lr 5e-4]
+    python benchmarks/overfitting.py
+        [--data outputs/demo/comparisons] [--model outputs/demo/sft/merged]
+        [--rankings 64] [--outputs 4] [--epochs 3] [--seeds 0 1 2] [--lr 5e-4]
 
-Both ways train on the same rankings with the same optimiser, learning rate, schedule and number of steps, and as many
-pairs per step on average: `grouped` takes `--batch` whole rankings a step, `shuffled` as many pairs as those hold,
-drawn from all rankings. Both are evaluated after every epoch on the same held-out rankings. Finished runs are kept in
-`--work`, so a stopped benchmark continues. The last line is one JSON object.
+Both ways train on the same rankings with the same optimiser, learning rate, schedule and number of
+steps, and as many pairs per step on average: `grouped` takes `--batch` whole rankings a step,
+`shuffled` as many pairs as those hold, as separate data points drawn from all rankings. Both are
+evaluated after every epoch on the same held-out rankings. Finished runs are kept in `--work`, so a
+stopped benchmark continues. The last line is one JSON object.
 """
 
 import argparse
@@ -22,7 +24,10 @@ from instruct.files import write_json
 
 
 def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
-    """One run -> [{epoch, accuracy, loss, train_accuracy}] for each epoch, measured on held-out rankings."""
+    """One run -> [{epoch, accuracy, loss, train_accuracy}], one for each epoch.
+
+    Accuracy and loss are those of held-out rankings.
+    """
     from datasets import Dataset
     from transformers import set_seed
     from trl import get_peft_config
@@ -61,7 +66,8 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
     rows, batch = (rankings, args.batch) if way == "grouped" else (pairs, -(-len(pairs) // steps))
     if -(-len(rows) // batch) != steps:
         raise SystemExit(
-            f"{way}: {len(rows)} rows in batches of {batch} are not {steps} steps; choose another --batch"
+            f"{way}: {len(rows)} rows in batches of {batch} are not {steps} steps; "
+            "choose another --batch"
         )
     held_out = load_rankings(args.data, "validation").select_columns(
         ["prompt", "completions", "ranks"]
@@ -69,10 +75,19 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
     held_out = held_out.select(range(min(args.held_out, len(held_out))))
     with tempfile.TemporaryDirectory() as folder:
         config = RankedRewardConfig(
-            folder, per_device_train_batch_size=batch, num_train_epochs=args.epochs, learning_rate=args.lr, seed=seed,
-            train_sampling_strategy="random", eval_strategy="epoch", logging_strategy="epoch", save_strategy="no",
-            report_to="none", per_device_eval_batch_size=16, max_length=args.max_length,
-        )  # fmt: skip
+            folder,
+            per_device_train_batch_size=batch,
+            num_train_epochs=args.epochs,
+            learning_rate=args.lr,
+            seed=seed,
+            train_sampling_strategy="random",
+            eval_strategy="epoch",
+            logging_strategy="epoch",
+            save_strategy="no",
+            report_to="none",
+            per_device_eval_batch_size=16,
+            max_length=args.max_length,
+        )
         model_args = ModelConfig(
             model_name_or_path=args.model,
             lora_r=16,
@@ -84,9 +99,13 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
         model = load_sequence_classifier(model_args)
         init_head(model)
         trainer = RankedRewardTrainer(
-            model, config, train_dataset=Dataset.from_list(rows), eval_dataset=held_out,
-            processing_class=load_tokenizer(args.model), peft_config=get_peft_config(model_args),
-        )  # fmt: skip
+            model,
+            config,
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=held_out,
+            processing_class=load_tokenizer(args.model),
+            peft_config=get_peft_config(model_args),
+        )
         trainer.train()
     by_epoch: dict[int, dict] = {}
     for entry in trainer.state.log_history:
@@ -121,7 +140,10 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("WAY", "SEED"), help="one run in this process")
     args = parser.parse_args()
     settings = f"n{args.rankings}-k{args.outputs}-b{args.batch}-e{args.epochs}-lr{args.lr:g}"
-    result_of = lambda way, seed: args.work / f"{settings}-{way}-{seed}.json"  # noqa: E731
+
+    def result_of(way: str, seed: int) -> Path:
+        return args.work / f"{settings}-{way}-{seed}.json"
+
     if args.one:
         way, seed = args.one[0], int(args.one[1])
         write_json(result_of(way, seed), train(way, seed, args))
@@ -135,7 +157,8 @@ def main() -> None:
             print(way, seed, result_of(way, seed).read_text(), flush=True)
     table = {}
     print(
-        "| epoch | grouped: held-out accuracy | loss | training accuracy | shuffled: held-out accuracy | loss | training accuracy |"
+        "| epoch | grouped: held-out accuracy | loss | training accuracy "
+        "| shuffled: held-out accuracy | loss | training accuracy |"
     )
     print("|---|---|---|---|---|---|---|")
     for epoch in range(args.epochs):

@@ -1,14 +1,17 @@
-"""Speed and memory: RankedRewardTrainer on whole rankings against TRL's own RewardTrainer on their exploded pairs.
+"""Speed and memory: RankedRewardTrainer on whole rankings against TRL's RewardTrainer on pairs.
 
-    python benchmarks/reward.py [--cases 192,48,4 192,48,9 32,48,4 32,48,9] [--rounds 2] [--stock_pairs 6]
+    python benchmarks/reward.py [--cases 192,48,4 192,48,9 32,48,4 32,48,9]
+                                [--rounds 2] [--stock_pairs 6]
 
-Same rankings, same model (the shape of SmolLM2-135M, random weights), LoRA r = 16 on all linear layers, same AdamW, one
-ranking per optimiser step on both sides. Each measurement is one process of its own, in turns A B A B; its first
-micro-batches warm up and are left out. Stock takes `--stock_pairs` pairs at a time and accumulates the rest; it gets
-activation checkpointing off, which is faster (its default is on). Memory is the process's peak: VmHWM on the CPU,
-`max_memory_allocated` on a GPU (there in bf16). A case is prompt,output,K in tokens and outputs. Table columns: prompt +
-output, K, rankings/s of stock and ours, speedup by wall time, by CPU time (steadier on a shared machine), token floor
-(tokens of stock / ours), peak memory of stock and ours, their ratio.
+Same rankings (for TRL exploded into pairs), same model (the shape of SmolLM2-135M, random weights),
+LoRA r = 16 on all linear layers, same AdamW, one ranking per optimiser step on both sides. Each
+measurement is one process of its own, in turns A B A B; its first micro-batches warm up and are
+left out. Stock takes `--stock_pairs` pairs at a time and accumulates the rest; it gets activation
+checkpointing off, which is faster (its default is on). Memory is the process's peak: VmHWM on the
+CPU, `max_memory_allocated` on a GPU (there in bf16). A case is prompt,output,K in tokens and
+outputs. Table columns: prompt + output, K, rankings/s of stock and ours, speedup by wall time, by
+CPU time (steadier on a shared machine), token floor (tokens of stock / ours), peak memory of stock
+and ours, their ratio.
 """
 
 import argparse
@@ -22,19 +25,29 @@ import tempfile
 import time
 
 SHAPE = {
-    "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
-    "num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 8192,
-}  # fmt: skip
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+    "max_position_embeddings": 8192,
+}
 
-# glibc gives large blocks back to the system after every step; on virtual machines touching them anew can take longer
-# than the arithmetic (steps of 2 s took up to 60 s). Both sides keep what they have freed.
+# glibc gives large blocks back to the system after every step; on virtual machines touching them
+# anew can take longer than the arithmetic (steps of 2 s took up to 60 s). Both sides keep what they
+# have freed.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "100000000000", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 
 def measure(
     side: str, prompt: int, output: int, k: int, stock_pairs: int, share_prompt: str
 ) -> dict:
-    """Trains a few steps in this process -> {"rankings_per_s", "cpu_s" (CPU seconds per ranking), "peak_gb"}."""
+    """Trains a few steps in this process.
+
+    Returns {"rankings_per_s", "cpu_s" (CPU seconds per ranking), "peak_gb"}.
+    """
     import random
 
     import torch
@@ -52,10 +65,14 @@ def measure(
 
     cuda = torch.cuda.is_available()
     draw = random.Random(0)
-    ids = lambda n: [draw.randrange(3, SHAPE["vocab_size"]) for _ in range(n)]  # noqa: E731
+
+    def ids(n: int) -> list[int]:
+        return [draw.randrange(3, SHAPE["vocab_size"]) for _ in range(n)]
+
     n_pairs = k * (k - 1) // 2
     micro = math.ceil(n_pairs / stock_pairs) if side == "stock" else 1  # micro-batches per ranking
-    # at least two optimiser steps, or enough micro-batches of one; ours and small cases are cheap: more of them
+    # at least two optimiser steps, or enough micro-batches of one; ours and small cases are cheap:
+    # more of them
     warm, rankings = (1, 3 if micro == 1 else 1) if side == "stock" else (2, 8)
     rows = []
     for _ in range(rankings):
@@ -88,9 +105,16 @@ def measure(
 
     with tempfile.TemporaryDirectory() as folder:
         shared = {
-            "output_dir": folder, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "bf16": cuda,
-            "activation_checkpointing": False, "num_train_epochs": 1, "max_length": None, "logging_strategy": "no",
-        }  # fmt: skip
+            "output_dir": folder,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "bf16": cuda,
+            "activation_checkpointing": False,
+            "num_train_epochs": 1,
+            "max_length": None,
+            "logging_strategy": "no",
+        }
         set_seed(0)
         model = AutoModelForSequenceClassification.from_config(
             AutoConfig.for_model("llama", num_labels=1, pad_token_id=0, **SHAPE)
@@ -109,9 +133,15 @@ def measure(
                 ),
             )
         trainer = trainer_class(
-            model, args, train_dataset=Dataset.from_list(rows), processing_class=bare_tokenizer(), callbacks=[Clock()],
-            peft_config=LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=16, lora_alpha=32),
-        )  # fmt: skip
+            model,
+            args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=bare_tokenizer(),
+            callbacks=[Clock()],
+            peft_config=LoraConfig(
+                task_type="SEQ_CLS", target_modules="all-linear", r=16, lora_alpha=32
+            ),
+        )
         trainer.train()
     assert trainer.state.global_step == rankings and len(marks) == rankings * micro + 1
     seconds, cpu_seconds = (
@@ -126,7 +156,10 @@ def measure(
 
 
 def peak_gb() -> float:
-    """This process's peak memory in GB; not by `ru_maxrss`, which a child inherits from its parent."""
+    """This process's peak memory in GB.
+
+    Not by `ru_maxrss`, which a child inherits from its parent.
+    """
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024 / 1e9
 
@@ -170,16 +203,9 @@ def main() -> None:
 
     def in_own_process(side: str, case: str) -> dict:
         command = [
-            sys.executable,
-            __file__,
-            "--measure",
-            side,
-            case,
-            "--stock_pairs",
-            str(args.stock_pairs),
-            "--share_prompt",
-            args.share_prompt,
-        ]
+            sys.executable, __file__, "--measure", side, case,
+            "--stock_pairs", str(args.stock_pairs), "--share_prompt", args.share_prompt,
+        ]  # fmt: skip
         done = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, **KEEP_MEMORY}
         )
@@ -187,7 +213,8 @@ def main() -> None:
             sys.exit(done.stderr[-3000:])
         result = json.loads(done.stdout.strip().splitlines()[-1])
         print(
-            f"  {side:5} {case}: {result['rankings_per_s']:.3f} rankings/s, {result['cpu_s']:.1f} CPU s each, peak {result['peak_gb']:.2f} GB",
+            f"  {side:5} {case}: {result['rankings_per_s']:.3f} rankings/s, "
+            f"{result['cpu_s']:.1f} CPU s each, peak {result['peak_gb']:.2f} GB",
             flush=True,
         )
         return result
@@ -196,17 +223,24 @@ def main() -> None:
     for case in args.cases:
         prompt, output, k = map(int, case.split(","))
         runs = [
-            (in_own_process("stock", case), in_own_process("ours", case))
+            {side: in_own_process(side, case) for side in ("stock", "ours")}
             for _ in range(args.rounds)
         ]
-        median = lambda side, key: statistics.median(run[side][key] for run in runs)  # noqa: E731, B023
+
+        def median(side: str, key: str) -> float:
+            return statistics.median(run[side][key] for run in runs)  # noqa: B023 (called at once)
+
         speed, cpu, peak = (
-            [median(side, key) for side in (0, 1)] for key in ("rankings_per_s", "cpu_s", "peak_gb")
+            {side: median(side, key) for side in ("stock", "ours")}
+            for key in ("rankings_per_s", "cpu_s", "peak_gb")
         )
+        speedup = speed["ours"] / speed["stock"]
         floor = k * (k - 1) * (prompt + output) / (prompt + k * output)
         print(
-            f"| {prompt} + {output} | {k} | {speed[0]:.3f} | {speed[1]:.3f} | {speed[1] / speed[0]:.1f}x | {cpu[0] / cpu[1]:.1f}x "
-            f"| {floor:.1f}x | {peak[0]:.2f} GB | {peak[1]:.2f} GB | {peak[1] / peak[0]:.2f}x |",
+            f"| {prompt} + {output} | {k} | {speed['stock']:.3f} | {speed['ours']:.3f} "
+            f"| {speedup:.1f}x | {cpu['stock'] / cpu['ours']:.1f}x | {floor:.1f}x "
+            f"| {peak['stock']:.2f} GB | {peak['ours']:.2f} GB "
+            f"| {peak['ours'] / peak['stock']:.2f}x |",
             flush=True,
         )
         results.append(
@@ -214,8 +248,8 @@ def main() -> None:
                 "prompt": prompt,
                 "output": output,
                 "K": k,
-                "speedup": round(speed[1] / speed[0], 2),
-                "memory_ratio": round(peak[1] / peak[0], 3),
+                "speedup": round(speedup, 2),
+                "memory_ratio": round(peak["ours"] / peak["stock"], 3),
             }
         )
     print(json.dumps({"cases": results}))

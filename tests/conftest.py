@@ -1,4 +1,7 @@
-"""Tiny models from configs, with a real byte-level BPE tokenizer trained on this repo's words. Nothing is downloaded."""
+"""Tiny models from configs, with a real byte-level BPE tokenizer trained on this repo's words.
+
+Nothing is downloaded.
+"""
 
 import os
 
@@ -19,30 +22,40 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 torch.set_num_threads(1)
 
 CHATML = (
-    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% for message in messages %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TESTS = Path(__file__).parent
 REPO = TESTS.parent
-# For a script in tests/: Python puts that folder first, and `tests/recipes` is not the package `recipes`.
+# For a script in tests/: Python puts that folder first, and `tests/recipes` is not `recipes`.
 SCRIPT_ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO}{os.pathsep}{TESTS}"}
 
 # What the tokenizer is trained on, fixed, so that tests do not change with the text of tests.
 WORDS = [(REPO / "LICENSE").read_text()] + 40 * [
-    "I love this, it is great and good! I hate that, it is awful and bad. What is it like? Tell me about it, please.",
-    "The tea, the rain, the music, a chess game, bread and snow, cats, the sea, trains, apples, books and stars.",
+    "I love this, it is great and good! I hate that, it is awful and bad. "
+    "What is it like? Tell me about it, please.",
+    "The tea, the rain, the music, a chess game, bread and snow, cats, the sea, trains, apples, "
+    "books and stars.",
 ]
 
 # Sizes that every architecture's config understands; the rest of each config is its default.
 SIZES = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
     "pad_token_id": 0,
-}  # fmt: skip
+}
 
 
 def make_tokenizer(chat_template: str | None = CHATML, pad_token: str | None = "<|endoftext|>"):
-    """A 512-token byte-level BPE tokenizer: ids 0 <|endoftext|>, 1 <|im_start|>, 2 <|im_end|> (eos)."""
+    """A 512-token byte-level BPE: ids 0 <|endoftext|>, 1 <|im_start|>, 2 <|im_end|> (eos)."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -64,7 +77,7 @@ def make_tokenizer(chat_template: str | None = CHATML, pad_token: str | None = "
 
 
 def make_model(kind: str = "llama", seed: int = 0, **changes):
-    """A 2-layer causal LM of one architecture, random weights of a size that makes outputs differ clearly."""
+    """A 2-layer causal LM of one architecture with random weights."""
     torch.manual_seed(seed)
     sizes = {"vocab_size": 512, **SIZES}
     if kind == "gpt2":
@@ -121,15 +134,16 @@ def demonstrations() -> list[dict]:
         {
             "prompt": [{"role": "user", "content": f"Tell me about {t}, please."}],
             "completion": [{"role": "assistant", "content": f"I like {t}."}],
-            "source": "test", "category": "generation",
+            "source": "test",
+            "category": "generation",
         }
         for t in TOPICS
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="session")
 def comparisons() -> list[dict]:
-    """Rankings with K from 2 to 4, ties included; the better completion is the more cheerful one."""
+    """Rankings with K from 2 to 4, ties included; the more cheerful completion is the better."""
     rows = []
     for i, t in enumerate(TOPICS):
         completions = [

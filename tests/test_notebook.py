@@ -1,4 +1,4 @@
-"""notebooks/colab.ipynb, cell by cell, on a tiny model; run again after a disconnect it continues."""
+"""notebooks/colab.ipynb, cell by cell, on a tiny model; after a disconnect it continues."""
 
 import json
 import os
@@ -10,10 +10,12 @@ from conftest import TOPICS, write_jsonl
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOK = ROOT / "notebooks" / "colab.ipynb"
-# Every step is a process of its own and starting one takes seconds: one process runs all cells, and runs the steps itself.
+# Every step is a process of its own and starting one takes seconds: here one process runs all
+# cells, and the steps itself.
 DRIVER = """
 import contextlib, importlib, io, json, os, shlex, sys
-cells = ["".join(c["source"]) for c in json.load(open(sys.argv[1]))["cells"] if c["cell_type"] == "code"]
+cells = json.load(open(sys.argv[1]))["cells"]
+cells = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
 
 def run_here(command):
     words = shlex.split(command)
@@ -53,8 +55,10 @@ def execute(folder: Path, settings: dict) -> str:
 
 def test_notebook_runs_top_to_bottom_and_continues(tmp_path, tiny_model):
     log = [
-        {"id": f"{u}-{t}", "user_id": f"user {u}", "prompt": f"What is {t} number {u}?"} for u in range(60) for t in TOPICS[:3]
-    ]  # fmt: skip
+        {"id": f"{u}-{t}", "user_id": f"user {u}", "prompt": f"What is {t} number {u}?"}
+        for u in range(60)
+        for t in TOPICS[:3]
+    ]
     answers = [
         {
             "prompt": r["prompt"],
@@ -65,23 +69,24 @@ def test_notebook_runs_top_to_bottom_and_continues(tmp_path, tiny_model):
         for r in log
     ]
     common = [
-        "--report_to",
-        "none",
-        "--lora_r",
-        "2",
-        "--max_steps",
-        "2",
-        "--save_steps",
-        "2",
-        "--logging_steps",
-        "1",
-    ]
+        "--report_to", "none", "--lora_r", "2", "--max_steps", "2", "--save_steps", "2",
+        "--logging_steps", "1",
+    ]  # fmt: skip
     settings = {
-        "output_dir": str(tmp_path / "out"), "base_model": tiny_model, "num_prompts": 24, "num_outputs": 3,
-        "prompt_log": write_jsonl(tmp_path / "log.jsonl", log), "answers": write_jsonl(tmp_path / "answers.jsonl", answers),
-        "max_new_tokens": 16, "eval_prompts": 6,
-        "more_flags": {"sft": common, "reward": common, "ppo": [*common, "--rollout_batch_size", "8"]},
-    }  # fmt: skip
+        "output_dir": str(tmp_path / "out"),
+        "base_model": tiny_model,
+        "num_prompts": 24,
+        "num_outputs": 3,
+        "prompt_log": write_jsonl(tmp_path / "log.jsonl", log),
+        "answers": write_jsonl(tmp_path / "answers.jsonl", answers),
+        "max_new_tokens": 16,
+        "eval_prompts": 6,
+        "more_flags": {
+            "sft": common,
+            "reward": common,
+            "ppo": [*common, "--rollout_batch_size", "8"],
+        },
+    }
     printed = execute(tmp_path, settings)
     for line in (
         "sft: evaluation loss",
@@ -98,8 +103,14 @@ def test_notebook_runs_top_to_bottom_and_continues(tmp_path, tiny_model):
     # disconnected while PPO ran: only that, and what follows, is done again
     (out / "ppo" / "finished.json").unlink()
     (out / "report" / "answers.jsonl").unlink()
-    kept = {p: p.stat().st_mtime_ns for p in (out / "sft" / "merged" / "model.safetensors", out / "samples.jsonl",
-                                             out / "reward" / "adapter_model.safetensors")}  # fmt: skip
+    kept = {
+        p: p.stat().st_mtime_ns
+        for p in (
+            out / "sft" / "merged" / "model.safetensors",
+            out / "samples.jsonl",
+            out / "reward" / "adapter_model.safetensors",
+        )
+    }
     again = execute(tmp_path, settings)
     assert kept == {p: p.stat().st_mtime_ns for p in kept} and "data_prep.sample" not in again
     assert (out / "ppo" / "finished.json").is_file() and (

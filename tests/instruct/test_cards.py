@@ -18,7 +18,10 @@ from data_prep import comparisons as comparisons_step
 from instruct.cards import exact_command, write_model_card
 from recipes import ppo, reward, sft
 
-COMMON = ["--use_cpu", "--disable_tqdm", "True", "--max_steps", "1", "--per_device_train_batch_size", "4", "--lora_r", "2"]  # fmt: skip
+COMMON = [
+    "--use_cpu", "--disable_tqdm", "True", "--max_steps", "1", "--per_device_train_batch_size", "4",
+    "--lora_r", "2",
+]  # fmt: skip
 
 
 class FakeHub:
@@ -59,16 +62,21 @@ def test_the_three_steps_push_with_cards_that_say_how(
         tmp_path / "prompts.jsonl", [{"prompt": w} for w in ("tea", "rain", "snow", "bread")]
     )
     merged, none = str(tmp_path / "sft" / "merged"), ["--report_to", "none"]
-    runs = {
-        "sft": (sft, ["--model_name_or_path", tiny_model, "--dataset_name", data, "--eval_strategy", "steps"]),
-        "reward": (reward, ["--model_name_or_path", merged, "--dataset_name", rankings, "--dataset_test_split", rankings,
-                            "--demonstrations", data]),
-        "ppo": (ppo, ["--model_name_or_path", merged, "--reward_model_path", str(tmp_path / "reward"), "--dataset_name",
-                      prompts, "--response_length", "4", "--rollout_batch_size", "4", "--num_ppo_epochs", "1",
-                      "--eval_strategy", "no"]),
-    }  # fmt: skip
+    runs = {"sft": (sft, [
+        "--model_name_or_path", tiny_model, "--dataset_name", data, "--eval_strategy", "steps",
+    ]), "reward": (reward, [
+        "--model_name_or_path", merged, "--dataset_name", rankings,
+        "--dataset_test_split", rankings, "--demonstrations", data,
+    ]), "ppo": (ppo, [
+        "--model_name_or_path", merged, "--reward_model_path", str(tmp_path / "reward"),
+        "--dataset_name", prompts, "--response_length", "4", "--rollout_batch_size", "4",
+        "--num_ppo_epochs", "1", "--eval_strategy", "no",
+    ])}  # fmt: skip
     for step, (recipe, flags) in runs.items():
-        argv = [*flags, "--output_dir", str(tmp_path / step), "--push_to_hub", "--hub_model_id", f"me/tiny-{step}", *none, *COMMON]  # fmt: skip
+        argv = [
+            *flags, "--output_dir", str(tmp_path / step), "--push_to_hub",
+            "--hub_model_id", f"me/tiny-{step}", *none, *COMMON,
+        ]  # fmt: skip
         monkeypatch.setattr(sys, "argv", [f"recipes/{step}.py", *argv])
         recipe.cli()
         pushed = tmp_path / "hub" / "me" / f"tiny-{step}"
@@ -116,9 +124,9 @@ def test_comparisons_carry_a_card_that_load_dataset_follows(tmp_path, comparison
 
     rows = [{**r, "labeler": "scripted", "user_id": f"u{i}"} for i, r in enumerate(comparisons * 3)]
     out = tmp_path / "comparisons"
-    comparisons_step.main(
-        ["--input", write_jsonl(tmp_path / "r.jsonl", rows), "--output_dir", str(out)]
-    )
+    comparisons_step.main([
+        "--input", write_jsonl(tmp_path / "r.jsonl", rows), "--output_dir", str(out),
+    ])  # fmt: skip
     card = DatasetCard.load(out / "README.md")
     assert "Ranked by: scripted" in card.text
     loaded = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
@@ -134,8 +142,10 @@ def test_tensorboard_gets_the_losses(tmp_path, tiny_model, demonstrations):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     data, out = write_jsonl(tmp_path / "d.jsonl", demonstrations), tmp_path / "sft"
-    sft.cli(["--model_name_or_path", tiny_model, "--dataset_name", data, "--output_dir", str(out), "--report_to",
-             "tensorboard", "--logging_steps", "1", *COMMON])  # fmt: skip
+    sft.cli([
+        "--model_name_or_path", tiny_model, "--dataset_name", data, "--output_dir", str(out),
+        "--report_to", "tensorboard", "--logging_steps", "1", *COMMON,
+    ])  # fmt: skip
     files = list(tmp_path.rglob("events.out.tfevents*"))
     assert files
     seen = EventAccumulator(str(files[0].parent)).Reload()
@@ -147,8 +157,11 @@ def test_trackio_gets_the_losses(tmp_path, tiny_model, demonstrations):
     """In a process of its own: trackio keeps threads and its folder for the life of a process."""
     pytest.importorskip("trackio")
     data = write_jsonl(tmp_path / "d.jsonl", demonstrations)
-    argv = ["--model_name_or_path", tiny_model, "--dataset_name", data, "--output_dir", str(tmp_path / "sft"), "--report_to",
-            "trackio", "--project", "recipes-test", "--logging_steps", "1", *COMMON]  # fmt: skip
+    argv = [
+        "--model_name_or_path", tiny_model, "--dataset_name", data,
+        "--output_dir", str(tmp_path / "sft"), "--report_to", "trackio",
+        "--project", "recipes-test", "--logging_steps", "1", *COMMON,
+    ]  # fmt: skip
     environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "recipes.sft", *argv],

@@ -1,4 +1,7 @@
-"""The whole chain on a tiny model: prompt log -> report, the recipes through `accelerate launch` as a user types them."""
+"""The whole chain on a tiny model: prompt log -> report.
+
+The recipes are started by `accelerate launch`, as a user types it.
+"""
 
 import json
 import os
@@ -18,8 +21,8 @@ from recipes import evaluate
 SHARED = ["--report_to", "none", "--use_cpu", "--logging_steps", "1", "--save_strategy", "no"]
 
 
-def launch(recipe: str, *arguments) -> str:
-    """Runs a recipe under `accelerate launch` and returns what it printed; fails with its last lines."""
+def launch(recipe: str, arguments: list) -> str:
+    """What a recipe under `accelerate launch` printed; fails with its last lines."""
     command = [
         sys.executable,
         "-m",
@@ -40,10 +43,15 @@ def run(tiny_model, tmp_path_factory) -> Path:
     """A run folder with every step in it."""
     root = tmp_path_factory.mktemp("run")
     log = [
-        {"id": f"{u}-{t}", "user_id": f"user {u}", "timestamp": f"2024-01-{1 + u % 28:02d}T00:00:00Z", "prompt": f"What is {t} number {u}?"}
+        {
+            "id": f"{u}-{t}",
+            "user_id": f"user {u}",
+            "timestamp": f"2024-01-{1 + u % 28:02d}T00:00:00Z",
+            "prompt": f"What is {t} number {u}?",
+        }
         for u in range(40)
         for t in TOPICS[:3]
-    ]  # fmt: skip
+    ]
     log.append({**log[0], "id": "again"})
     log.append({**log[0], "id": "pii", "prompt": "Please write to someone@example.com today"})
     answers = [
@@ -55,57 +63,52 @@ def run(tiny_model, tmp_path_factory) -> Path:
         }
         for r in log
     ]
-    prompts.main(
-        [
-            "--input",
-            write_jsonl(root / "log.jsonl", log),
-            "--output_dir",
-            str(root / "prompts"),
-            "--splits",
-            "train=0.4,validation=0.2,test=0.4",
-        ]
-    )
-    demonstrations.main(
-        [
-            "--input",
-            write_jsonl(root / "answers.jsonl", answers),
-            "--prompts",
-            str(root / "prompts"),
-            "--output_dir",
-            str(root / "demonstrations"),
-        ]
-    )
-    launch("sft", "--model_name_or_path", tiny_model, "--dataset_name", root / "demonstrations", "--output_dir", root / "sft",
-           "--learning_rate", "1e-2", "--num_train_epochs", "2", "--eval_strategy", "epoch", *SHARED)  # fmt: skip
-    sample.main(["--model_name_or_path", str(root / "sft/merged"), "--input", str(root / "prompts/train.parquet"), "--limit", "24", "--num_outputs", "3",
-                 "--max_new_tokens", "16", "--answers", str(root / "answers.jsonl"), "--output", str(root / "samples.jsonl")])  # fmt: skip
-    label.main(
-        [
-            "--input",
-            str(root / "samples.jsonl"),
-            "--labeler",
-            "scripted",
-            "--output",
-            str(root / "rankings.jsonl"),
-        ]
-    )
-    comparisons.main(
-        [
-            "--input",
-            str(root / "rankings.jsonl"),
-            "--output_dir",
-            str(root / "comparisons"),
-            "--validation",
-            "0.3",
-        ]
-    )
-    launch("reward", "--model_name_or_path", root / "sft/merged", "--dataset_name", root / "comparisons", "--output_dir", root / "reward",
-           "--demonstrations", root / "demonstrations", "--num_train_epochs", "2", "--learning_rate", "1e-3", *SHARED)  # fmt: skip
-    launch("ppo", "--model_name_or_path", root / "sft/merged", "--reward_model_path", root / "reward", "--dataset_name", root / "prompts/train.parquet",
-           "--output_dir", root / "ppo", "--total_episodes", "16", "--per_device_train_batch_size", "8", "--num_ppo_epochs", "1", "--learning_rate", "1e-3",
-           "--response_length", "8", "--reward_funcs", "data_prep.label:scripted_reward", "--reward_weights", "1", "0", "--eval_strategy", "no", *SHARED)  # fmt: skip
-    evaluate.main(["--models", f"base={tiny_model}", f"sft={root / 'sft/merged'}", f"ppo={root / 'ppo'}", "--input", str(root / "prompts/test.parquet"),
-                   "--reward", str(root / "reward"), "--run_dir", str(root), "--output_dir", str(root / "report"), "--max_new_tokens", "8", "--limit", "10"])  # fmt: skip
+    prompts.main([
+        "--input", write_jsonl(root / "log.jsonl", log), "--output_dir", str(root / "prompts"),
+        "--splits", "train=0.4,validation=0.2,test=0.4",
+    ])  # fmt: skip
+    demonstrations.main([
+        "--input", write_jsonl(root / "answers.jsonl", answers), "--prompts", str(root / "prompts"),
+        "--output_dir", str(root / "demonstrations"),
+    ])  # fmt: skip
+    launch("sft", [
+        "--model_name_or_path", tiny_model, "--dataset_name", root / "demonstrations",
+        "--output_dir", root / "sft", "--learning_rate", "1e-2", "--num_train_epochs", "2",
+        "--eval_strategy", "epoch", *SHARED,
+    ])  # fmt: skip
+    sample.main([
+        "--model_name_or_path", str(root / "sft/merged"),
+        "--input", str(root / "prompts/train.parquet"), "--limit", "24", "--num_outputs", "3",
+        "--max_new_tokens", "16", "--answers", str(root / "answers.jsonl"),
+        "--output", str(root / "samples.jsonl"),
+    ])  # fmt: skip
+    label.main([
+        "--input", str(root / "samples.jsonl"), "--labeler", "scripted",
+        "--output", str(root / "rankings.jsonl"),
+    ])  # fmt: skip
+    comparisons.main([
+        "--input", str(root / "rankings.jsonl"), "--output_dir", str(root / "comparisons"),
+        "--validation", "0.3",
+    ])  # fmt: skip
+    launch("reward", [
+        "--model_name_or_path", root / "sft/merged", "--dataset_name", root / "comparisons",
+        "--output_dir", root / "reward", "--demonstrations", root / "demonstrations",
+        "--num_train_epochs", "2", "--learning_rate", "1e-3", *SHARED,
+    ])  # fmt: skip
+    launch("ppo", [
+        "--model_name_or_path", root / "sft/merged", "--reward_model_path", root / "reward",
+        "--dataset_name", root / "prompts/train.parquet", "--output_dir", root / "ppo",
+        "--total_episodes", "16", "--per_device_train_batch_size", "8", "--num_ppo_epochs", "1",
+        "--learning_rate", "1e-3", "--response_length", "8",
+        "--reward_funcs", "data_prep.label:scripted_reward", "--reward_weights", "1", "0",
+        "--eval_strategy", "no", *SHARED,
+    ])  # fmt: skip
+    evaluate.main([
+        "--models", f"base={tiny_model}", f"sft={root / 'sft/merged'}", f"ppo={root / 'ppo'}",
+        "--input", str(root / "prompts/test.parquet"), "--reward", str(root / "reward"),
+        "--run_dir", str(root), "--output_dir", str(root / "report"), "--max_new_tokens", "8",
+        "--limit", "10",
+    ])  # fmt: skip
     return root
 
 

@@ -1,4 +1,7 @@
-"""Every YAML in the repo is read by the program it is for; the CPU launchers start as many processes as they say."""
+"""Every YAML in the repo is read by the program it is for.
+
+And the CPU launchers start as many processes as they say.
+"""
 
 import json
 import os
@@ -22,9 +25,15 @@ PARSERS = {
     "ppo": (ppo.ScriptArguments, ppo.SharedBasePPOConfig, ModelConfig),
 }
 EXPECTED = {  # distributed type, processes, machines
-    "cpu": ("NO", 1, 1), "cpu_x2": ("MULTI_GPU", 2, 1), "one_gpu": ("NO", 1, 1), "ddp": ("MULTI_GPU", 8, 1),
-    "fsdp2": ("FSDP", 8, 1), "zero2": ("DEEPSPEED", 8, 1), "zero3": ("DEEPSPEED", 8, 1), "two_nodes": ("MULTI_GPU", 16, 2),
-}  # fmt: skip
+    "cpu": ("NO", 1, 1),
+    "cpu_x2": ("MULTI_GPU", 2, 1),
+    "one_gpu": ("NO", 1, 1),
+    "ddp": ("MULTI_GPU", 8, 1),
+    "fsdp2": ("FSDP", 8, 1),
+    "zero2": ("DEEPSPEED", 8, 1),
+    "zero3": ("DEEPSPEED", 8, 1),
+    "two_nodes": ("MULTI_GPU", 16, 2),
+}
 
 
 def test_the_files_that_should_be_there_are():
@@ -104,9 +113,14 @@ with open(f"{sys.argv[1]}/{state.process_index}.json", "w") as out:
 def test_cpu_launchers_start_what_they_say(name, expected, tmp_path):
     (tmp_path / "who.py").write_text(WHO)
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"accelerate_configs/{name}.yaml",
-        str(tmp_path / "who.py"), str(tmp_path),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        f"accelerate_configs/{name}.yaml",
+        str(tmp_path / "who.py"),
+        str(tmp_path),
+    ]
     subprocess.run(
         command, cwd=REPO, check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

@@ -1,61 +1,11 @@
-"""The evaluation: intervals, win rates, KL, the report's fields, and that a report escapes what models wrote."""
+"""recipes/evaluate.py: answers, win rates, KL and the report's fields; nothing is asked twice."""
 
 import json
 
-import numpy as np
 import pytest
-import torch
 from conftest import save_model, write_jsonl
 
-from instruct.evaluation import report
-from instruct.evaluation.statistics import cluster_bootstrap, win_rate
-from instruct.models import completion_logprobs, load_policy
-from instruct.tokens import encode_completion, encode_prompt
 from recipes import evaluate
-
-
-def test_bootstrap_covers_the_truth_and_is_wider_for_clusters():
-    rng = np.random.default_rng(0)
-    values = rng.random(400)
-    mean, low, high = cluster_bootstrap(values, range(400))
-    assert low < mean < high and mean == pytest.approx(values.mean())
-    # the normal approximation of independent rows
-    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
-    # rows that repeat their cluster's value add nothing
-    _, low4, high4 = cluster_bootstrap(np.repeat(values[:100], 4), np.repeat(np.arange(100), 4))
-    _, low1, high1 = cluster_bootstrap(values[:100], range(100))
-    assert high4 - low4 == pytest.approx(high1 - low1, rel=0.1)
-
-
-def test_win_rate_counts_ties_half():
-    entry = win_rate([1, 0, 0.5, 0.2], [0, 1, 0.4, 0.9], list("abcd"), tie=0.2)
-    assert (
-        entry["rate"] == pytest.approx((1 + 0 + 0.5 + 0) / 4)
-        and entry["n"] == 4
-        and entry["ties"] == 1
-    )
-    assert win_rate([1] * 9, [0] * 9, range(9)) == {
-        "rate": 1.0,
-        "low": 1.0,
-        "high": 1.0,
-        "n": 9,
-        "ties": 0,
-    }
-
-
-def test_completion_logprobs_equal_a_plain_forward(tiny_model):
-    model, tokenizer = load_policy(tiny_model)
-    pairs = [
-        (encode_prompt(tokenizer, p), encode_completion(tokenizer, c))
-        for p, c in [("Hi", "Hello there"), ("A much longer prompt than that", "x"), ("y", "")]
-    ]
-    for (prompt, completion), got in zip(pairs, completion_logprobs(model, pairs, 2), strict=True):
-        with torch.no_grad():
-            logprobs = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
-        want = sum(
-            logprobs[len(prompt) + i - 1, token].item() for i, token in enumerate(completion)
-        )
-        assert got == pytest.approx(want, abs=1e-4)
 
 
 @pytest.fixture()
@@ -63,8 +13,10 @@ def arguments(tiny_model, tmp_path):
     other = save_model(tmp_path / "other", seed=1, initializer_range=0.5)
     rows = [{"id": f"p{i}", "prompt": f"Question {i}?", "user_id": f"u{i % 4}"} for i in range(8)]
     prompts = write_jsonl(tmp_path / "prompts.jsonl", rows)
-    return ["--models", f"sft={tiny_model}", f"ppo={other}", "--input", prompts, "--output_dir", str(tmp_path / "report"),
-            "--max_new_tokens", "5", "--limit", "6"]  # fmt: skip
+    return [
+        "--models", f"sft={tiny_model}", f"ppo={other}", "--input", prompts,
+        "--output_dir", str(tmp_path / "report"), "--max_new_tokens", "5", "--limit", "6",
+    ]  # fmt: skip
 
 
 def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_model):
@@ -100,7 +52,8 @@ def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_
     assert found["data"]["in"] == found["data"]["kept"] + sum(found["data"]["removed"].values())
     assert found["sft"] == {"eval_loss_before": 3.0, "eval_loss_after": 2.0}
     assert found["ppo"]["steps"][1] == {
-        "step": 2, "gold": 0.3, "reward": 0.2, "kl": 0.2, "entropy": None, "length": None, "eos_rate": None,
+        "step": 2, "gold": 0.3, "reward": 0.2, "kl": 0.2,
+        "entropy": None, "length": None, "eos_rate": None,
     }  # fmt: skip
     assert found["win_rate"]["ppo_vs_sft"]["n"] == 6 and set(found["gold"]) == {"sft", "ppo"}
     assert found["seconds"]["sft"] == 12 and found["judge"] == "the scripted labeler"
@@ -126,21 +79,6 @@ def test_same_model_has_no_kl_and_answers_are_not_asked_twice(
     evaluate.main(arguments)
     again = json.loads((tmp_path / "report" / "report.json").read_text())
     assert {**again, "seconds": None} == {**first, "seconds": None}
-
-
-def test_markdown_escapes_what_models_wrote():
-    entry = {"rate": 0.5, "low": 0.4, "high": 0.6, "n": 1}
-    row = {
-        "prompt": [{"role": "user", "content": "a|b"}],
-        "completion": "<script>x</script>\n| ![i](http://x)",
-        "gold": 0.0,
-    }
-    text = report.markdown(
-        {"judge": "j", "models": {}, "win_rate": {"a_vs_b": entry}, "win_rate_by_reward_model": {}, "win_rate_shorter": {"a_vs_b": entry}},
-        {"m": [row]}, None,
-    )  # fmt: skip
-    line = text.splitlines()[-1]
-    assert "<" not in line and "[i]" not in line and line.replace("\\|", "").count("|") == 3
 
 
 def test_mistakes_are_one_sentence(arguments, capsys):

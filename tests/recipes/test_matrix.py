@@ -1,6 +1,7 @@
-"""Any base model by `--model_name_or_path` alone: SFT -> reward -> PPO -> save -> reload -> same outputs, per architecture.
+"""Any base model by `--model_name_or_path` alone: SFT -> reward -> PPO -> save -> reload.
 
-Tiny random models with a real tokenizer; which of chat template, pad, bos and tied embeddings a family has varies with it.
+Per architecture, a tiny random model with a real tokenizer; which of chat template, pad, bos and
+tied embeddings a family has varies with it. What is loaded again gives the same outputs.
 """
 
 import json
@@ -96,8 +97,11 @@ def catch_at_the_end(monkeypatch, trainer_class, probe) -> list:
 @pytest.fixture()
 def flags():
     """What every recipe here gets beside its model, its data and its folder."""
-    return ["--report_to", "none", "--use_cpu", "--save_strategy", "no", "--lora_r", "4", "--learning_rate", "0.02",
-            "--per_device_train_batch_size", "4", "--eval_strategy", "no", "--disable_tqdm", "True", "--lora_alpha", "8"]  # fmt: skip
+    return [
+        "--report_to", "none", "--use_cpu", "--save_strategy", "no", "--lora_r", "4",
+        "--learning_rate", "0.02", "--per_device_train_batch_size", "4", "--eval_strategy", "no",
+        "--disable_tqdm", "True", "--lora_alpha", "8",
+    ]  # fmt: skip
 
 
 def assert_same(ours, theirs, atol=2e-4):
@@ -126,19 +130,10 @@ def test_whole_chain(case, tmp_path, flags, demonstrations, comparisons, monkeyp
     caught = catch_at_the_end(monkeypatch, sft.SFTTrainer, lambda t: logits(t.model, tokenizer))
     data = write_jsonl(tmp_path / "demonstrations.jsonl", demonstrations[:4])
     out = tmp_path / "sft"
-    sft.cli(
-        [
-            "--model_name_or_path",
-            base,
-            "--dataset_name",
-            data,
-            "--output_dir",
-            str(out),
-            "--max_steps",
-            "2",
-            *flags,
-        ]
-    )
+    sft.cli([
+        "--model_name_or_path", base, "--dataset_name", data, "--output_dir", str(out),
+        "--max_steps", "2", *flags,
+    ])  # fmt: skip
     merged = str(out / "merged")
     plain = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
     assert_same(logits(plain, tokenizer), caught[0])
@@ -156,8 +151,10 @@ def test_whole_chain(case, tmp_path, flags, demonstrations, comparisons, monkeyp
     )
     rankings = write_jsonl(tmp_path / "comparisons.jsonl", comparisons[:4])
     out = tmp_path / "reward"
-    reward.cli(["--model_name_or_path", merged, "--dataset_name", rankings, "--output_dir", str(out), "--max_steps", "2",
-                "--eval_fraction", "0", "--demonstrations", data, *flags])  # fmt: skip
+    reward.cli([
+        "--model_name_or_path", merged, "--dataset_name", rankings, "--output_dir", str(out),
+        "--max_steps", "2", "--eval_fraction", "0", "--demonstrations", data, *flags,
+    ])  # fmt: skip
     loaded = load_reward(str(out))
     scores = loaded.score(PROMPTS, ["Yes.", "No!"])
     assert_same([s - loaded.bias for s in scores], caught[0])
@@ -178,9 +175,12 @@ def test_whole_chain(case, tmp_path, flags, demonstrations, comparisons, monkeyp
         [{"prompt": f"Say {w}."} for w in ("tea", "rain and snow", "a", "b")],
     )
     out = tmp_path / "ppo"
-    ppo.cli(["--model_name_or_path", merged, "--reward_model_path", str(tmp_path / "reward"), "--dataset_name", prompts,
-             "--output_dir", str(out), "--response_length", "6", "--total_episodes", "4", "--rollout_batch_size", "4",
-             "--num_ppo_epochs", "1", "--num_mini_batches", "1", *flags])  # fmt: skip
+    ppo.cli([
+        "--model_name_or_path", merged, "--reward_model_path", str(tmp_path / "reward"),
+        "--dataset_name", prompts, "--output_dir", str(out), "--response_length", "6",
+        "--total_episodes", "4", "--rollout_batch_size", "4", "--num_ppo_epochs", "1",
+        "--num_mini_batches", "1", *flags,
+    ])  # fmt: skip
     policy, stored = load_policy(str(out))
     assert_same(logits(policy, stored), caught[0])
     assert adapter_moved(out) and stored.chat_template == expected
@@ -196,7 +196,10 @@ def test_whole_chain(case, tmp_path, flags, demonstrations, comparisons, monkeyp
 def test_masked_lm_backbone_as_reward_model(
     tmp_path, flags, comparisons, demonstrations, tiny_model, monkeypatch
 ):
-    """BERT, whose tokenizer has [CLS] and [SEP] but no eos: it learns rankings row by row and scores for PPO's policy."""
+    """BERT, whose tokenizer has [CLS] and [SEP] but no eos.
+
+    It learns rankings row by row and scores for PPO's policy.
+    """
     from transformers import BertConfig, BertForMaskedLM
 
     torch.manual_seed(0)
@@ -223,16 +226,21 @@ def test_masked_lm_backbone_as_reward_model(
     )
     rankings = write_jsonl(tmp_path / "comparisons.jsonl", comparisons[:4])
     out = tmp_path / "reward"
-    reward.cli(["--model_name_or_path", str(tmp_path / "bert"), "--dataset_name", rankings, "--output_dir", str(out),
-                "--max_steps", "2", "--eval_fraction", "0", *flags])  # fmt: skip
+    reward.cli([
+        "--model_name_or_path", str(tmp_path / "bert"), "--dataset_name", rankings,
+        "--output_dir", str(out), "--max_steps", "2", "--eval_fraction", "0", *flags,
+    ])  # fmt: skip
     assert_same(load_reward(str(out)).score(PROMPTS, ["Yes.", "No!"]), caught[0])
 
     prompts = write_jsonl(
         tmp_path / "prompts.jsonl", [{"prompt": f"Say {w}."} for w in ("tea", "rain", "a", "b")]
     )
-    ppo.cli(["--model_name_or_path", tiny_model, "--reward_model_path", str(out), "--dataset_name", prompts,
-             "--output_dir", str(tmp_path / "ppo"), "--response_length", "6", "--total_episodes", "4",
-             "--rollout_batch_size", "4", "--num_ppo_epochs", "1", "--value_model", "head", *flags])  # fmt: skip
+    ppo.cli([
+        "--model_name_or_path", tiny_model, "--reward_model_path", str(out),
+        "--dataset_name", prompts, "--output_dir", str(tmp_path / "ppo"), "--response_length", "6",
+        "--total_episodes", "4", "--rollout_batch_size", "4", "--num_ppo_epochs", "1",
+        "--value_model", "head", *flags,
+    ])  # fmt: skip
     assert adapter_moved(tmp_path / "ppo")
 
 
@@ -255,11 +263,15 @@ def test_encoder_decoder_is_refused_in_one_sentence(
     rows = write_jsonl(tmp_path / "rows.jsonl", demonstrations)
     rankings = write_jsonl(tmp_path / "rankings.jsonl", comparisons)
     for recipe, data, more in (
-        (sft, rows, []), (reward, rankings, ["--eval_fraction", "0"]), (ppo, rows, ["--reward_model_path", "nowhere"]),
+        (sft, rows, []),
+        (reward, rankings, ["--eval_fraction", "0"]),
+        (ppo, rows, ["--reward_model_path", "nowhere"]),
     ):  # fmt: skip
         with pytest.raises(SystemExit) as stop:
-            recipe.cli(["--model_name_or_path", str(tmp_path / "t5"), "--dataset_name", data, "--output_dir",
-                        str(tmp_path / "out"), *flags, *more])  # fmt: skip
+            recipe.cli([
+                "--model_name_or_path", str(tmp_path / "t5"), "--dataset_name", data,
+                "--output_dir", str(tmp_path / "out"), *flags, *more,
+            ])  # fmt: skip
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert (
             stop.value.code == 2

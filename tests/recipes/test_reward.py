@@ -1,4 +1,4 @@
-"""recipes/reward.py in process on tiny models: files, what is learned, loading, resuming, bad input."""
+"""recipes/reward.py in process on tiny models: files, learning, loading, resuming, bad input."""
 
 import json
 import os
@@ -21,11 +21,8 @@ from transformers import (
 )
 from trl import TrlParser
 
-from data_prep.formats.rankings import load_train_and_eval
 from instruct.arguments import ModelConfig
-from instruct.files import UserError
 from instruct.models import load_reward
-from instruct.ranking import as_ranking
 from instruct.trainers.ranked_reward import RankedRewardConfig
 from recipes.reward import ScriptArguments, cli
 
@@ -37,9 +34,11 @@ def arguments(tiny_model, comparisons, tmp_path):
     write_jsonl(data / "train.jsonl", comparisons[:9])
     write_jsonl(data / "validation.jsonl", comparisons[9:])
     return [
-        "--model_name_or_path", tiny_model, "--dataset_name", str(data), "--output_dir", str(tmp_path / "reward"),
-        "--per_device_train_batch_size", "3", "--num_train_epochs", "4", "--learning_rate", "3e-3", "--report_to", "none",
-        "--eval_strategy", "epoch", "--save_strategy", "epoch", "--use_cpu", "--logging_steps", "1", "--disable_tqdm", "True",
+        "--model_name_or_path", tiny_model, "--dataset_name", str(data),
+        "--output_dir", str(tmp_path / "reward"), "--per_device_train_batch_size", "3",
+        "--num_train_epochs", "4", "--learning_rate", "3e-3", "--report_to", "none",
+        "--eval_strategy", "epoch", "--save_strategy", "epoch", "--use_cpu", "--logging_steps", "1",
+        "--disable_tqdm", "True",
     ]  # fmt: skip
 
 
@@ -58,8 +57,10 @@ def test_files_metrics_and_what_is_learned(
     cli([*arguments, "--demonstrations", demos])
     out = tmp_path / "reward"
     assert {p.name for p in out.iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-        "reward_head.json", "metrics.json", "trainer_state.json", "finished.json", "training_args.bin", "README.md",
+        "adapter_config.json", "adapter_model.safetensors",
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+        "reward_head.json", "metrics.json", "finished.json", "README.md",
+        "trainer_state.json", "training_args.bin",
         "checkpoint-3", "checkpoint-6", "checkpoint-9", "checkpoint-12",
     }  # fmt: skip
     config = json.loads((out / "adapter_config.json").read_text())
@@ -147,53 +148,25 @@ def test_full_fine_tuning_saves_a_model_that_load_reward_reads(
         reward.model.score.weight, trained["score.weight"]
     )  # the trained head, no new one
     again = tmp_path / "again"  # and a trained head is kept as the start of another run
-    cli(
-        [
-            *arguments,
-            "--model_name_or_path",
-            str(out),
-            "--output_dir",
-            str(again),
-            "--learning_rate",
-            "1e-12",
-            "--max_steps",
-            "1",
-        ]
-    )
+    cli([
+        *arguments, "--model_name_or_path", str(out), "--output_dir", str(again),
+        "--learning_rate", "1e-12", "--max_steps", "1",
+    ])  # fmt: skip
     prompt, completion = comparisons[0]["prompt"], comparisons[0]["completions"][0]
     assert load_reward(str(again)).score([prompt], [completion]) == pytest.approx(
         reward.score([prompt], [completion]), abs=1e-4
     )
 
 
-def test_chosen_rejected_rows_are_rankings_of_two(arguments, tmp_path):
-    user, good, bad = (
-        {"role": r, "content": c}
-        for r, c in (("user", "Hi"), ("assistant", "Hello"), ("assistant", "No"))
-    )
-    wanted = {"prompt": [user], "completions": ["Hello", "No"], "ranks": [1, 2]}
-    assert (
-        as_ranking({"chosen": [user, good], "rejected": [user, bad]}) == wanted
-    )  # implicit prompt
-    assert as_ranking({"prompt": [user], "chosen": [good], "rejected": [bad]}) == wanted
-    assert as_ranking({"prompt": "Hi", "chosen": "Hello", "rejected": "No"}) == wanted
-    assert as_ranking({"chosen": "Hi there, yes", "rejected": "Hi there, no"})["completions"] == [
-        " yes",
-        " no",
-    ]
+def test_chosen_rejected_rows_are_learned_from(arguments, tmp_path):
     rows = [
         {"prompt": f"What of {i}?", "chosen": "Great, I love it", "rejected": "Bad"}
         for i in range(12)
     ]
-    cli(
-        [
-            *arguments,
-            "--dataset_name",
-            write_jsonl(tmp_path / "pairs.jsonl", rows),
-            "--eval_fraction",
-            "0.3",
-        ]
-    )
+    cli([
+        *arguments, "--dataset_name", write_jsonl(tmp_path / "pairs.jsonl", rows),
+        "--eval_fraction", "0.3",
+    ])  # fmt: skip
     metrics = metrics_of(tmp_path / "reward")
     assert metrics["accuracy"] == 1.0 and 0 < metrics["n_pairs"] < 12  # held out by prompt
 
@@ -207,21 +180,10 @@ def test_rankings_without_a_strict_pair_are_counted_and_left_out(
     ]
     long = {**comparisons[0], "completions": ["word " * 300, "x"]}
     data = write_jsonl(tmp_path / "rankings.jsonl", [*comparisons, *useless, long])
-    cli(
-        [
-            *arguments,
-            "--dataset_name",
-            data,
-            "--eval_fraction",
-            "0",
-            "--eval_strategy",
-            "no",
-            "--max_length",
-            "200",
-            "--max_steps",
-            "1",
-        ]
-    )
+    cli([
+        *arguments, "--dataset_name", data, "--eval_fraction", "0", "--eval_strategy", "no",
+        "--max_length", "200", "--max_steps", "1",
+    ])  # fmt: skip
     assert "2 of 15 rankings of the train dataset have no strict pair" in caplog.text
     assert (
         "1 of 15 rankings of the train dataset are longer than --max_length 200 tokens"
@@ -252,8 +214,8 @@ def test_bad_input_is_one_sentence(arguments, comparisons, tmp_path, capsys):
     )
     assert "bad.jsonl, row 2: every completion" in stops({**good, "completions": ["a", None]})
     assert "no ranking that could be learned from: 1 in it" in stops(
-        None, "--dataset_name", write_jsonl(tmp_path / "tied.jsonl", [{**good, "ranks": [1, 1]}]), "--eval_fraction", "0",
-        "--eval_strategy", "no",
+        None, "--dataset_name", write_jsonl(tmp_path / "tied.jsonl", [{**good, "ranks": [1, 1]}]),
+        "--eval_fraction", "0", "--eval_strategy", "no",
     )  # fmt: skip
     assert "a ranking needs `prompt`" in stops(
         None, "--dataset_name", write_jsonl(tmp_path / "p.jsonl", [{"text": "a"}])
@@ -271,24 +233,6 @@ def test_bad_input_is_one_sentence(arguments, comparisons, tmp_path, capsys):
     assert "no_such_flag" in stops(None, "--no_such_flag", "1")
     assert "no trained reward model" in stops(None, "--score", str(tmp_path / "bad.jsonl"))
     assert "no column 'completion'" in stops(None, "--demonstrations", str(tmp_path / "bad.jsonl"))
-
-
-def test_held_out_rankings_from_split_file_or_share_of_prompts(comparisons, tmp_path):
-    rows = [
-        {**row, "ranks": row["ranks"][::way]} for row in comparisons for way in (1, -1, 1)
-    ]  # each prompt three times
-    source, other = (
-        write_jsonl(tmp_path / "all.jsonl", rows),
-        write_jsonl(tmp_path / "other.jsonl", comparisons[:2]),
-    )
-    train, held_out = load_train_and_eval(source, "train", "validation", 0.3, seed=0)
-    words = lambda dataset: {row["prompt"][0]["content"] for row in dataset}  # noqa: E731
-    assert len(train) + len(held_out) == 36 and not words(train) & words(held_out)
-    train, held_out = load_train_and_eval(source, "train", other, 0.3, seed=0)
-    assert len(train) == 36 and len(held_out) == 2
-    assert load_train_and_eval(source, "train", "validation", 0.0, seed=0)[1] is None
-    with pytest.raises(UserError, match="holding out 1%"):
-        load_train_and_eval(other, "train", "validation", 0.01, seed=0)
 
 
 def test_labelers_agreement_and_labelers_never_trained_on(arguments, comparisons, tmp_path):
@@ -319,17 +263,10 @@ def test_score_writes_a_score_for_each_row(arguments, demonstrations, tmp_path):
 
 
 def test_early_stopping_keeps_the_best_by_held_out_accuracy(arguments, tmp_path):
-    cli(
-        [
-            *arguments,
-            "--learning_rate",
-            "1e-9",
-            "--num_train_epochs",
-            "9",
-            "--early_stopping_patience",
-            "2",
-        ]
-    )
+    cli([
+        *arguments, "--learning_rate", "1e-9", "--num_train_epochs", "9",
+        "--early_stopping_patience", "2",
+    ])  # fmt: skip
     history = [e["eval_accuracy"] for e in history_of(tmp_path / "reward") if "eval_accuracy" in e]
     assert len(history) == 3  # accuracy cannot move: the first is the best, two more were allowed
     state = json.loads((tmp_path / "reward" / "trainer_state.json").read_text())
@@ -355,18 +292,15 @@ def test_stopped_and_run_again_it_ends_as_if_never_stopped(arguments, tmp_path):
 
 
 def test_killed_and_run_again_it_continues(arguments, tmp_path):
-    """SIGKILL after the first whole checkpoint of a real `python -m recipes.reward`; the second run does not start over."""
+    """SIGKILL after the first whole checkpoint of a real `python -m recipes.reward`.
+
+    The second run does not start over.
+    """
     out, log = tmp_path / "reward", tmp_path / "log.txt"
     command = [
-        sys.executable,
-        "-m",
-        "recipes.reward",
-        *arguments,
-        "--num_train_epochs",
-        "400",
-        "--save_total_limit",
-        "2",
-    ]
+        sys.executable, "-m", "recipes.reward", *arguments, "--num_train_epochs", "400",
+        "--save_total_limit", "2",
+    ]  # fmt: skip
     with log.open("w") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=stream, env={**os.environ, "OMP_NUM_THREADS": "1"}

@@ -24,9 +24,11 @@ def arguments(tiny_model, demonstrations, tmp_path):
     write_jsonl(data / "train.jsonl", demonstrations[:8])
     write_jsonl(data / "validation.jsonl", demonstrations[8:])
     return [
-        "--model_name_or_path", tiny_model, "--dataset_name", str(data), "--output_dir", str(tmp_path / "sft"),
-        "--per_device_train_batch_size", "4", "--num_train_epochs", "4", "--learning_rate", "1e-2", "--report_to", "none",
-        "--eval_strategy", "epoch", "--save_strategy", "epoch", "--use_cpu", "--logging_steps", "1", "--lora_dropout", "0.1",
+        "--model_name_or_path", tiny_model, "--dataset_name", str(data),
+        "--output_dir", str(tmp_path / "sft"), "--per_device_train_batch_size", "4",
+        "--num_train_epochs", "4", "--learning_rate", "1e-2", "--report_to", "none",
+        "--eval_strategy", "epoch", "--save_strategy", "epoch", "--use_cpu", "--logging_steps", "1",
+        "--lora_dropout", "0.1",
     ]  # fmt: skip
 
 
@@ -151,9 +153,9 @@ def test_checkpoint_is_selected_by_reward_as_in_the_paper(arguments, tmp_path, t
     reward.score.weight.data.normal_()
     reward.save_pretrained(tmp_path / "reward")
     load_tokenizer(tiny_model).save_pretrained(tmp_path / "reward")
-    cli(
-        [*arguments, "--select_by_reward", str(tmp_path / "reward"), "--select_max_new_tokens", "6"]
-    )
+    cli([
+        *arguments, "--select_by_reward", str(tmp_path / "reward"), "--select_max_new_tokens", "6",
+    ])  # fmt: skip
     selected = json.loads((out / "selected_by_reward.json").read_text())
     assert set(selected["mean_reward"]) == {f"checkpoint-{2 * n}" for n in (1, 2, 3, 4)}
     assert selected["checkpoint"] == max(selected["mean_reward"], key=selected["mean_reward"].get)

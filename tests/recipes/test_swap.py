@@ -1,4 +1,4 @@
-"""The two swaps people make first: another base model by one flag, one's own CSV of prompts by another."""
+"""The two swaps people make first, by one flag each: another base model, one's own prompts."""
 
 import csv
 
@@ -10,16 +10,14 @@ from instruct.files import load_rows
 from recipes import ppo, sft
 
 TINY = [
-    "--report_to",
-    "none",
-    "--use_cpu",
-    "--save_strategy",
-    "no",
-    "--eval_strategy",
-    "no",
-    "--disable_tqdm",
-    "True",
-]
+    "--report_to", "none", "--use_cpu", "--save_strategy", "no", "--eval_strategy", "no",
+    "--disable_tqdm", "True",
+]  # fmt: skip
+
+PARCELS = (
+    "ant bee cat dog elk fox gnu hen ibis jay kiwi lark "
+    "mole newt owl pig quail rat seal toad urchin vole wasp yak"
+).split()
 
 
 def test_another_family_by_one_flag(tmp_path, demonstrations):
@@ -29,19 +27,10 @@ def test_another_family_by_one_flag(tmp_path, demonstrations):
     for kind in ("llama", "gpt2"):
         model = save_model(tmp_path / kind, kind)
         out = tmp_path / f"sft-{kind}"
-        sft.cli(
-            [
-                "--dataset_name",
-                data,
-                "--output_dir",
-                str(out),
-                "--max_steps",
-                "1",
-                *TINY,
-                "--model_name_or_path",
-                model,
-            ]
-        )
+        sft.cli([
+            "--dataset_name", data, "--output_dir", str(out), "--max_steps", "1", *TINY,
+            "--model_name_or_path", model,
+        ])  # fmt: skip
         assert AutoConfig.from_pretrained(out / "merged").model_type == kind
 
 
@@ -50,14 +39,16 @@ def test_own_csv_of_prompts_through_cleaning_sampling_and_ppo(tmp_path, tiny_mod
     with log.open("w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(["customer", "question", "shop"])
-        writer.writerows([f"c{i % 20}", f"Where is parcel {w}, please?", "north"] for i, w in enumerate(
-            "ant bee cat dog elk fox gnu hen ibis jay kiwi lark mole newt owl pig quail rat seal toad urchin vole wasp yak"
-            .split()))  # fmt: skip
+        writer.writerows(
+            [f"c{i % 20}", f"Where is parcel {w}, please?", "north"] for i, w in enumerate(PARCELS)
+        )
         writer.writerow(["c0", "Where is parcel ant, please?", "south"])  # a duplicate
         writer.writerow(["c1", "", "south"])  # an empty prompt
     cleaned = tmp_path / "prompts"
-    prompts.main(["--input", str(log), "--prompt_column", "question", "--user_column", "customer", "--output_dir",
-                  str(cleaned), "--splits", "train=0.6,validation=0.2,test=0.2"])  # fmt: skip
+    prompts.main([
+        "--input", str(log), "--prompt_column", "question", "--user_column", "customer",
+        "--output_dir", str(cleaned), "--splits", "train=0.6,validation=0.2,test=0.2",
+    ])  # fmt: skip
     train = load_rows(cleaned, "train")
     assert set(train["shop"]) == {"north"} and all(
         p.startswith("Where is parcel") for p in train["prompt"]
@@ -71,8 +62,11 @@ def test_own_csv_of_prompts_through_cleaning_sampling_and_ppo(tmp_path, tiny_mod
         and not users[0] & users[1] | users[0] & users[2] | users[1] & users[2]
     )
 
-    sample.main(["--model_name_or_path", tiny_model, "--input", str(cleaned / "train.parquet"), "--num_outputs", "2",
-                 "--max_new_tokens", "4", "--limit", "3", "--output", str(tmp_path / "samples.jsonl")])  # fmt: skip
+    sample.main([
+        "--model_name_or_path", tiny_model, "--input", str(cleaned / "train.parquet"),
+        "--num_outputs", "2", "--max_new_tokens", "4", "--limit", "3",
+        "--output", str(tmp_path / "samples.jsonl"),
+    ])  # fmt: skip
     samples = load_rows(tmp_path / "samples.jsonl")
     assert [len(c) for c in samples["completions"]] == [2, 2, 2]
     assert {row[0]["content"] for row in samples["prompt"]} <= set(train["prompt"])
@@ -84,10 +78,13 @@ def test_own_csv_of_prompts_through_cleaning_sampling_and_ppo(tmp_path, tiny_mod
 
     sys.path.insert(0, str(tmp_path))
     try:
-        ppo.cli(["--model_name_or_path", tiny_model, "--dataset_name", str(cleaned), "--reward_funcs", "shop_reward:shorter",
-                 "--output_dir", str(tmp_path / "ppo"), "--response_length", "4", "--total_episodes", "4",
-                 "--rollout_batch_size", "4", "--per_device_train_batch_size", "2", "--num_ppo_epochs", "1",
-                 "--value_model", "head", *TINY])  # fmt: skip
+        ppo.cli([
+            "--model_name_or_path", tiny_model, "--dataset_name", str(cleaned),
+            "--reward_funcs", "shop_reward:shorter", "--output_dir", str(tmp_path / "ppo"),
+            "--response_length", "4", "--total_episodes", "4", "--rollout_batch_size", "4",
+            "--per_device_train_batch_size", "2", "--num_ppo_epochs", "1", "--value_model", "head",
+            *TINY,
+        ])  # fmt: skip
     finally:
         sys.path.remove(str(tmp_path))
     assert (tmp_path / "ppo" / "adapter_model.safetensors").is_file()

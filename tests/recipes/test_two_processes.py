@@ -1,4 +1,4 @@
-"""Two gloo processes do what one does at the same global batch, and none waits for the other for ever."""
+"""Two gloo processes do what one does at the same global batch, and none waits for ever."""
 
 import json
 import os
@@ -13,8 +13,10 @@ from torch.testing import assert_close
 
 from recipes import sft
 
-COMMON = ["--report_to", "none", "--use_cpu", "--save_strategy", "no", "--disable_tqdm", "True", "--lora_r", "4",
-          "--logging_steps", "1"]  # fmt: skip
+COMMON = [
+    "--report_to", "none", "--use_cpu", "--save_strategy", "no", "--disable_tqdm", "True",
+    "--lora_r", "4", "--logging_steps", "1",
+]  # fmt: skip
 RUN = """
 import faulthandler, json, sys
 faulthandler.dump_traceback_later(100, exit=True)  # a hang shows where
@@ -24,17 +26,22 @@ from accelerate import PartialState
 for name, argv in json.load(open(sys.argv[1])):
     {"sft": sft, "reward": reward, "ppo": ppo}[name].cli(argv)
     assert PartialState().num_processes == 2, PartialState().num_processes
-    PartialState().wait_for_everyone()  # as the launcher does: the next step reads what rank 0 is still writing
+    # as the launcher does: the next step reads what rank 0 is still writing
+    PartialState().wait_for_everyone()
 print(f"rank {PartialState().process_index} done\\n", end="")  # one write: the two share a pipe
 end_process_group()
 """
 
 
 def sft_flags(model, data, out, batch):
-    # plain SGD: a step is the gradient, so equal weights after three steps are equal gradients in each; dropout would differ
-    return ["--model_name_or_path", model, "--dataset_name", data, "--output_dir", str(out), "--max_steps", "3",
-            "--per_device_train_batch_size", str(batch), "--eval_strategy", "no", "--optim", "sgd", "--learning_rate", "0.5",
-            "--lr_scheduler_type", "constant", "--lora_dropout", "0", *COMMON]  # fmt: skip
+    # plain SGD: a step is the gradient, so equal weights after three steps are equal gradients in
+    # each; dropout would differ
+    return [
+        "--model_name_or_path", model, "--dataset_name", data, "--output_dir", str(out),
+        "--max_steps", "3", "--per_device_train_batch_size", str(batch), "--eval_strategy", "no",
+        "--optim", "sgd", "--learning_rate", "0.5", "--lr_scheduler_type", "constant",
+        "--lora_dropout", "0", *COMMON,
+    ]  # fmt: skip
 
 
 def steps(out: Path, key: str) -> list[float]:
@@ -49,8 +56,10 @@ def steps(out: Path, key: str) -> list[float]:
 def folder(tmp_path_factory, tiny_model, demonstrations, comparisons) -> Path:
     """All runs under one `torchrun` (starting it is what takes time)."""
     path = tmp_path_factory.mktemp("two")
-    longer = [{**d, "completion": d["completion"][0]["content"] + " Very much so." * (i % 4)} for i, d in
-              enumerate(demonstrations)]  # fmt: skip
+    longer = [
+        {**d, "completion": d["completion"][0]["content"] + " Very much so." * (i % 4)}
+        for i, d in enumerate(demonstrations)
+    ]
     data = path / "demonstrations"
     data.mkdir()
     write_jsonl(data / "train.jsonl", longer[:8])
@@ -66,20 +75,30 @@ def folder(tmp_path_factory, tiny_model, demonstrations, comparisons) -> Path:
     small = ["--per_device_train_batch_size", "2", "--per_device_eval_batch_size", "2"]
     runs = [
         ("sft", sft_flags(tiny_model, str(data), path / "sft-2", 4)),
-        ("sft", ["--model_name_or_path", tiny_model, "--dataset_name", str(odd), "--output_dir", str(path / "sft-odd"),
-                 "--num_train_epochs", "2", "--eval_strategy", "epoch", *small, *COMMON]),
-        ("reward", ["--model_name_or_path", tiny_model, "--dataset_name", rankings, "--dataset_test_split", held_out,
-                    "--output_dir", str(path / "reward-odd"), "--num_train_epochs", "2", "--eval_strategy", "epoch",
-                    *small, *COMMON]),
-        ("ppo", ["--model_name_or_path", tiny_model, "--reward_model_path", str(path / "reward-odd"), "--dataset_name",
-                 prompts, "--output_dir", str(path / "ppo-odd"), "--response_length", "40", "--total_episodes", "12",
-                 "--rollout_batch_size", "4", "--num_ppo_epochs", "2", "--eval_strategy", "no",
-                 "--per_device_train_batch_size", "1", *COMMON]),
+        ("sft", [
+            "--model_name_or_path", tiny_model, "--dataset_name", str(odd),
+            "--output_dir", str(path / "sft-odd"), "--num_train_epochs", "2",
+            "--eval_strategy", "epoch", *small, *COMMON,
+        ]),
+        ("reward", [
+            "--model_name_or_path", tiny_model, "--dataset_name", rankings,
+            "--dataset_test_split", held_out, "--output_dir", str(path / "reward-odd"),
+            "--num_train_epochs", "2", "--eval_strategy", "epoch", *small, *COMMON,
+        ]),
+        ("ppo", [
+            "--model_name_or_path", tiny_model, "--reward_model_path", str(path / "reward-odd"),
+            "--dataset_name", prompts, "--output_dir", str(path / "ppo-odd"),
+            "--response_length", "40", "--total_episodes", "12", "--rollout_batch_size", "4",
+            "--num_ppo_epochs", "2", "--eval_strategy", "no", "--per_device_train_batch_size", "1",
+            *COMMON,
+        ]),
     ]  # fmt: skip
     (path / "runs.json").write_text(json.dumps(runs))
     (path / "run.py").write_text(RUN)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-               str(path / "run.py"), str(path / "runs.json")]  # fmt: skip
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc_per_node", "2", str(path / "run.py"), str(path / "runs.json"),
+    ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(
@@ -119,6 +138,6 @@ def test_unequal_data_ends_and_is_saved_once(folder):
 
 
 def test_unequal_responses_end(folder):
-    """Random policies end at different lengths on the two ranks; three rollouts of four, and both moved on together."""
+    """Random policies end at different lengths on the two ranks, and yet both move on together."""
     assert len(steps(folder / "ppo-odd", "objective/kl")) == 3
     assert (folder / "ppo-odd" / "finished.json").is_file()

@@ -1,0 +1,35 @@
+"""Intervals and win rates."""
+
+import numpy as np
+import pytest
+
+from instruct.evaluation.statistics import cluster_bootstrap, win_rate
+
+
+def test_bootstrap_covers_the_truth_and_is_wider_for_clusters():
+    rng = np.random.default_rng(0)
+    values = rng.random(400)
+    mean, low, high = cluster_bootstrap(values, range(400))
+    assert low < mean < high and mean == pytest.approx(values.mean())
+    # the normal approximation of independent rows
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.15)
+    # rows that repeat their cluster's value add nothing
+    _, low4, high4 = cluster_bootstrap(np.repeat(values[:100], 4), np.repeat(np.arange(100), 4))
+    _, low1, high1 = cluster_bootstrap(values[:100], range(100))
+    assert high4 - low4 == pytest.approx(high1 - low1, rel=0.1)
+
+
+def test_win_rate_counts_ties_half():
+    entry = win_rate([1, 0, 0.5, 0.2], [0, 1, 0.4, 0.9], list("abcd"), tie=0.2)
+    assert (
+        entry["rate"] == pytest.approx((1 + 0 + 0.5 + 0) / 4)
+        and entry["n"] == 4
+        and entry["ties"] == 1
+    )
+    assert win_rate([1] * 9, [0] * 9, range(9)) == {
+        "rate": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "n": 9,
+        "ties": 0,
+    }

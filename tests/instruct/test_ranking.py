@@ -1,0 +1,20 @@
+"""A row as a ranking."""
+
+from instruct.ranking import as_ranking
+
+
+def test_chosen_rejected_rows_are_rankings_of_two():
+    user, good, bad = (
+        {"role": r, "content": c}
+        for r, c in (("user", "Hi"), ("assistant", "Hello"), ("assistant", "No"))
+    )
+    wanted = {"prompt": [user], "completions": ["Hello", "No"], "ranks": [1, 2]}
+    assert (
+        as_ranking({"chosen": [user, good], "rejected": [user, bad]}) == wanted
+    )  # implicit prompt
+    assert as_ranking({"prompt": [user], "chosen": [good], "rejected": [bad]}) == wanted
+    assert as_ranking({"prompt": "Hi", "chosen": "Hello", "rejected": "No"}) == wanted
+    assert as_ranking({"chosen": "Hi there, yes", "rejected": "Hi there, no"})["completions"] == [
+        " yes",
+        " no",
+    ]
