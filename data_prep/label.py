@@ -2,9 +2,10 @@
 
     python -m data_prep.label --input samples.jsonl --labeler scripted --output rankings.jsonl
 
-The scripted labeler likes cheerful, clean text: VADER's compound sentiment (-1 to 1) minus the number of profane words
-`better-profanity` finds. Scores closer than `--tie` to the best of their group are one rank. It stands in for people in the
-demo: its taste is known exactly, so a learned reward can be held against it.
+The scripted labeler likes cheerful, clean text: VADER's compound sentiment (-1 to 1) minus the
+number of profane words `better-profanity` finds. Scores closer than `--tie` to the best of their
+group are one rank. It stands in for people in the demo: its taste is known exactly, so a learned
+reward can be held against it.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def _tools():
 
 @functools.lru_cache(maxsize=100_000)
 def is_profane(word: str) -> bool:
-    """Whether better-profanity's word list (spelling variants included) has this word; it is slow, so words are cached."""
+    """Whether better-profanity's list (with spelling variants) has this word; slow, so cached."""
     return _tools()[1].contains_profanity(word)
 
 
@@ -42,7 +43,7 @@ def profane_words(text: str) -> int:
 
 
 def scripted_score(text: str) -> float:
-    """The scripted labeler's score of one completion: VADER compound minus profane words (higher is better)."""
+    """Score of one completion, higher is better: VADER compound minus profane words."""
     return _tools()[0].polarity_scores(text)["compound"] - profane_words(text)
 
 
@@ -52,7 +53,7 @@ def scripted_reward(prompts: list, completions: list[str], **columns) -> list[fl
 
 
 def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
-    """Dense ranks, 1 = best. Going down the scores, a rank is shared by all within `tie` of its best."""
+    """Dense ranks, 1 = best. Down the scores, a rank is shared by all within `tie` of its best."""
     ranks, rank, best = [0] * len(scores), 0, float("inf")
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
         if best - scores[i] >= tie:
@@ -62,7 +63,7 @@ def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
 
 
 def rank_row(row: dict, tie: float) -> dict:
-    """A samples row ranked by the scripted labeler: `ranks`, `quality` (1-7) and `flags` of each completion."""
+    """A samples row with the scripted labeler's `ranks`, `quality` (1-7) and `flags`, K of each."""
     scores = [scripted_score(c) for c in row["completions"]]
     clipped = [max(-1.0, min(1.0, s)) for s in scores]
     return {

@@ -1,8 +1,8 @@
-"""How a prompt asks, and what for (paper, section 3.1, table 1 and appendix A.2.1): documented heuristics, not a model.
+"""How a prompt asks, and what for (paper, section 3.1, table 1 and appendix A.2.1).
 
-`request_form`: *direct* ("Tell me about …"), *few_shot* (examples first), *continuation* (the start of a text).
-`category`: the ten use cases of the paper's table 1. `coverage`: where labelers should write, given the demonstrations
-there are.
+Documented heuristics, not a model. `request_form`: *direct* ("Tell me about …"), *few_shot*
+(examples first), *continuation* (the start of a text). `category`: the ten use cases of the paper's
+table 1. `coverage`: where labelers should write, given the demonstrations there are.
 """
 
 import re
@@ -13,56 +13,77 @@ FORMS = ("direct", "few_shot", "continuation")
 
 # Share of each use case in the paper's API prompts (table 1).
 PAPER_SHARE = {
-    "generation": 0.456, "open_qa": 0.124, "brainstorming": 0.112, "chat": 0.084, "rewriting": 0.066,
-    "summarisation": 0.042, "classification": 0.035, "other": 0.035, "closed_qa": 0.026, "extraction": 0.019,
-}  # fmt: skip
+    "generation": 0.456,
+    "open_qa": 0.124,
+    "brainstorming": 0.112,
+    "chat": 0.084,
+    "rewriting": 0.066,
+    "summarisation": 0.042,
+    "classification": 0.035,
+    "other": 0.035,
+    "closed_qa": 0.026,
+    "extraction": 0.019,
+}
 CATEGORIES = tuple(PAPER_SHARE)
 
 SPEAKER = re.compile(
-    r"^[ \t]*(?:human|user|ai|assistant|bot|chatbot|me|you|friend|customer|agent|therapist|patient|interviewer|student|teacher|person \w)[ \t]*:",
+    r"^[ \t]*(?:human|user|ai|assistant|bot|chatbot|me|you|friend|customer|agent|therapist"
+    r"|patient|interviewer|student|teacher|person \w)[ \t]*:",
     re.I | re.M,
 )
 LABEL = re.compile(
-    r"^[ \t>*#-]*(?:\(?\d{1,2}[.)][ \t]*)?([A-Za-z][A-Za-z ]{0,24}?)[ \t]*\d{0,2}[ \t]*:[ \t]*(.*)$",
+    r"^[ \t>*#-]*(?:\(?\d{1,2}[.)][ \t]*)?([A-Za-z][A-Za-z ]{0,24}?)[ \t]*\d{0,2}[ \t]*:[ "
+    r"\t]*(.*)$",
     re.M,
 )
 ARROW = re.compile(r"^[^\n]{1,120}?[ \t]*(?:->|=>|→|=|\|\|)[ \t]*\S[^\n]*$", re.M)
 EXAMPLE = re.compile(r"^[ \t#*]*(?:example|sample)[ \t]*#?\d{1,2}\b", re.I | re.M)
 
-VERBS = (
-    "accept act add advise analyse analyze answer apply argue arrange ask assess assist assume brainstorm break build calculate categorize check "
-    "choose cite classify clarify code combine come compare complete compose compute condense consider construct continue contrast convert "
-    "correct count create critique debate debug decide define deduce describe design detail detect determine develop devise diagnose discuss "
-    "distinguish do draft draw edit elaborate eliminate estimate evaluate examine expand explain explore extract figure fill find finish fix format "
-    "formulate generate get give guess help highlight identify illustrate imagine implement improve in infer interpret introduce invent "
-    "justify label let list look make match mention modify name offer optimise optimize order organise organize outline paraphrase pick "
-    "plan play please predict prepare pretend produce proofread prove propose provide pull put rank rate read recommend refactor reformulate "
-    "remove rephrase replace reply respond restate return review revise rewrite roleplay say score select share shorten show simplify "
-    "simulate solve sort specify state suggest summarise summarize take talk teach tell test think transform translate try turn "
-    "update use verify write"
-).split()  # fmt: skip
-VERBS.remove("in")
+VERBS = """
+    accept act add advise analyse analyze answer apply argue arrange ask assess assist assume
+    brainstorm break build calculate categorize check choose cite classify clarify code combine come
+    compare complete compose compute condense consider construct continue contrast convert correct
+    count create critique debate debug decide define deduce describe design detail detect determine
+    develop devise diagnose discuss distinguish do draft draw edit elaborate eliminate estimate
+    evaluate examine expand explain explore extract figure fill find finish fix format formulate
+    generate get give guess help highlight identify illustrate imagine implement improve infer
+    interpret introduce invent justify label let list look make match mention modify name offer
+    optimise optimize order organise organize outline paraphrase pick plan play please predict
+    prepare pretend produce proofread prove propose provide pull put rank rate read recommend
+    refactor reformulate remove rephrase replace reply respond restate return review revise rewrite
+    roleplay say score select share shorten show simplify simulate solve sort specify state suggest
+    summarise summarize take talk teach tell test think transform translate try turn update use
+    verify write
+""".split()
 IMPERATIVE = re.compile(
-    rf"(?:^|[.!?:;\n][ \t\"'*#>-]*|\d[.)][ \t]*)(?:please |kindly |now |then |first |next |briefly |also |so |hi,? |hey,? |ok,? )*(?:{'|'.join(VERBS)})\b(?![ \t]+(?:is|was|are|were)\b)",
+    r"(?:^|[.!?:;\n][ \t\"'*#>-]*|\d[.)][ \t]*)"  # where a sentence or a list item begins
+    r"(?:please |kindly |now |then |first |next |briefly |also |so |hi,? |hey,? |ok,? )*"
+    rf"(?:{'|'.join(VERBS)})\b(?![ \t]+(?:is|was|are|were)\b)",
     re.I,
 )
 ASKS = re.compile(
-    r"\b(?:can|could|would|will) (?:you|u|someone|anyone)\b|\bplease\b|\bi(?:'d| would)? (?:want|need|like) (?:you|help|a |an |some|to know|ideas)"
-    r"|\bhelp me\b|\btl;?dr\b|\bhow (?:to|do|can|much|many|does|is)\b", re.I,
-)  # fmt: skip
+    r"\b(?:can|could|would|will) (?:you|u|someone|anyone)\b|\bplease\b"
+    r"|\bi(?:'d| would)? (?:want|need|like) (?:you|help|a |an |some|to know|ideas)"
+    r"|\bhelp me\b|\btl;?dr\b|\bhow (?:to|do|can|much|many|does|is)\b",
+    re.I,
+)
 QUESTION = re.compile(
-    r"^\W*(?:what|what's|who|who's|whom|whose|where|when|why|which|how|is|are|am|was|were|do|does|did|can|could|should|would|will|has|have|had|any)\b",
+    r"^\W*(?:what|what's|who|who's|whom|whose|where|when|why|which|how|is|are|am|was|were|do|does"
+    r"|did|can|could|should|would|will|has|have|had|any)\b",
     re.I,
 )
 STORY = re.compile(
-    r"^\W*(?:once upon a time|chapter \w+|dear \w+|it was (?:a|the)|there (?:was|were|once)|in (?:the|a) (?:beginning|year|small|distant)"
-    r"|the following is|this is (?:a|the) (?:story|conversation|transcript)|def \w+\(|class \w+|import \w+|#include|<!doctype|select .* from|subject:)", re.I,
-)  # fmt: skip
+    r"^\W*(?:once upon a time|chapter \w+|dear \w+|it was (?:a|the)|there (?:was|were|once)"
+    r"|in (?:the|a) (?:beginning|year|small|distant)"
+    r"|the following is|this is (?:a|the) (?:story|conversation|transcript)|def \w+\(|class \w+"
+    r"|import \w+|#include|<!doctype|select .* from|subject:)",
+    re.I,
+)
 UNFINISHED = re.compile(r"(?:\.\.\.|…|[,;:(\[{\"“-]|\w)[ \t]*$")
 
 
 def _few_shot(prompt: str) -> bool:
-    """Two or more worked examples: repeated labels with filled answers, input -> output lines, or numbered examples."""
+    """Two or more worked examples: labels that repeat, input -> output lines, or numbered ones."""
     if "\n" not in prompt:
         return False
     if len(EXAMPLE.findall(prompt)) >= 2:
@@ -83,9 +104,10 @@ def _few_shot(prompt: str) -> bool:
 def request_form(prompt: str) -> str:
     """How the prompt asks: "few_shot", "direct" or "continuation".
 
-    Examples first make it few-shot. A question, an imperative verb at the start of a sentence or a polite request make
-    it direct. What is left goes on as a text where it opens like a story, letter, transcript or code, or stops in
-    mid-sentence after eight words or more; else it is direct (keywords, short remarks).
+    Examples first make it few-shot. A question, an imperative verb at the start of a sentence or a
+    polite request make it direct. What is left goes on as a text where it opens like a story,
+    letter, transcript or code, or stops in mid-sentence after eight words or more; else it is
+    direct (keywords, short remarks).
     """
     if len(prompt) > 20_000:  # both ends say how it asks; the middle is material
         prompt = prompt[:10_000] + "\n" + prompt[-10_000:]
@@ -104,30 +126,73 @@ def request_form(prompt: str) -> str:
     return "continuation" if len(text.split()) >= 8 and UNFINISHED.search(text) else "direct"
 
 
-RULES = (
+RULES = {
     # first match decides; from what is asked for by name to what is only implied
-    ("summarisation", r"\bsummar(?:y|i[sz]e|i[sz]ing|ies)\b|\btl;?dr\b|\bcondense\b|\bkey (?:points|takeaways)\b|\bin (?:a|one|two|three) sentences?:"),
-    ("classification", r"\bclassif(?:y|ication)\b|\bcategori[sz]e\b|\bsentiment\b|\bis (?:this|the following) .{0,40}\b(?:positive|negative|spam|toxic|true or false)\b|\blabel (?:each|the|this)\b|\brate (?:this|the|each)\b|\bdecide (?:whether|if)\b"),
-    ("extraction", r"\bextract\b|\bpull out\b|\bfind all\b|\b(?:list|identify|name|give me|highlight) (?:all |every )?(?:the )?(?:names|people|places|dates|entities|keywords|companies|characters|numbers|emails|places|cities) .{0,30}\b(?:in|from|mentioned|below)\b"),
-    ("rewriting", r"\brewrit\w*|\bre-?phras\w*|\bparaphras\w*|\btranslat\w*|\bproofread\b|\bcorrect (?:the |this |my )|\bfix (?:the |this |my )?(?:grammar|spelling|code|bug|sentence)|\bconvert (?:this|the|my)\b|\bsimplify\b|\bshorten\b|\bmake (?:this|it|the following) (?:sound |more )|\bedit (?:this|the|my)\b|\bturn (?:this|the following) .{0,40}into\b|\bimprove (?:this|the|my)\b"),
-    ("closed_qa", r"\b(?:based on|according to|using|given|from) (?:the )?(?:passage|text|context|article|paragraph|information|following|above|table)\b|\b(?:passage|context|paragraph|article|text)[ \t]*:[\s\S]*\?|\banswer (?:the )?(?:questions?|following)\b[\s\S]{80,}"),
-    ("brainstorming", r"\bbrainstorm\w*|\bideas?\b|\bsuggest\w*|\brecommend\w*|\b(?:list|give me|name|tell me|what are) (?:of )?(?:a few|some|several|three|four|five|six|seven|eight|ten|twenty|\d+)\b|\bwhat should i\b|\b(?:names|titles|slogans|topics|ways|tips|reasons|things) (?:for|to|about|why|of)\b"),
-    ("generation", r"\b(?:write|compose|draft|create|generate|make up|invent|tell me|produce|design|come up with|continue|finish|complete|develop|prepare|code|implement|build) (?:me |us |up )?(?:the |this |my |a |an |some |two |three |\d+ )?[\w' -]{0,60}?(?:story|stories|poem|haiku|limerick|essay|email|letter|song|lyrics|article|blog|post|speech|script|scene|dialogue|joke|tweet|ad|advert\w*|description|review|report|cover|resume|outline|paragraph|sentence|program|function|code|query|recipe|plan|list|headline|caption|bio|novel|chapter|tagline|conversation|text|regex|class|page|statement|message|proposal|tale|riddle|puzzle|quiz|table|press release)s?\b|^\W*(?:write|compose|draft|create|generate)\b"),
-)  # fmt: skip
-RULES = tuple((name, re.compile(pattern, re.I)) for name, pattern in RULES)
+    "summarisation": (
+        r"\bsummar(?:y|i[sz]e|i[sz]ing|ies)\b|\btl;?dr\b|\bcondense\b"
+        r"|\bkey (?:points|takeaways)\b|\bin (?:a|one|two|three) sentences?:"
+    ),
+    "classification": (
+        r"\bclassif(?:y|ication)\b|\bcategori[sz]e\b|\bsentiment\b"
+        r"|\bis (?:this|the following) .{0,40}\b(?:positive|negative|spam|toxic|true or false)\b"
+        r"|\blabel (?:each|the|this)\b|\brate (?:this|the|each)\b|\bdecide (?:whether|if)\b"
+    ),
+    "extraction": (
+        r"\bextract\b|\bpull out\b|\bfind all\b"
+        r"|\b(?:list|identify|name|give me|highlight) (?:all |every )?(?:the )?(?:names|people"
+        r"|places|dates|entities|keywords|companies|characters|numbers|emails|places"
+        r"|cities) .{0,30}\b(?:in|from|mentioned|below)\b"
+    ),
+    "rewriting": (
+        r"\brewrit\w*|\bre-?phras\w*|\bparaphras\w*|\btranslat\w*|\bproofread\b"
+        r"|\bcorrect (?:the |this |my )"
+        r"|\bfix (?:the |this |my )?(?:grammar|spelling|code|bug|sentence)"
+        r"|\bconvert (?:this|the|my)\b|\bsimplify\b|\bshorten\b"
+        r"|\bmake (?:this|it|the following) (?:sound |more )|\bedit (?:this|the|my)\b"
+        r"|\bturn (?:this|the following) .{0,40}into\b|\bimprove (?:this|the|my)\b"
+    ),
+    "closed_qa": (
+        r"\b(?:based on|according to|using|given|from) (?:the )?(?:passage|text|context|article"
+        r"|paragraph|information|following|above|table)\b|\b(?:passage|context|paragraph|article"
+        r"|text)[ \t]*:[\s\S]*\?|\banswer (?:the )?(?:questions?|following)\b[\s\S]{80,}"
+    ),
+    "brainstorming": (
+        r"\bbrainstorm\w*|\bideas?\b|\bsuggest\w*|\brecommend\w*"
+        r"|\b(?:list|give me|name|tell me|what are) (?:of )?(?:a few|some|several|three|four|five"
+        r"|six|seven|eight|ten|twenty|\d+)\b|\bwhat should i\b|\b(?:names|titles|slogans|topics"
+        r"|ways|tips|reasons|things) (?:for|to|about|why|of)\b"
+    ),
+    "generation": (
+        r"\b(?:write|compose|draft|create|generate|make up|invent|tell me|produce|design"
+        r"|come up with|continue|finish|complete|develop|prepare|code|implement|build) (?:me |us "
+        r"|up )?(?:the |this |my |a |an |some |two |three |\d+ )?[\w' -]{0,60}?(?:story|stories"
+        r"|poem|haiku|limerick|essay|email|letter|song|lyrics|article|blog|post|speech|script"
+        r"|scene|dialogue|joke|tweet|ad|advert\w*|description|review|report|cover|resume|outline"
+        r"|paragraph|sentence|program|function|code|query|recipe|plan|list|headline|caption|bio"
+        r"|novel|chapter|tagline|conversation|text|regex|class|page|statement|message|proposal"
+        r"|tale|riddle|puzzle|quiz|table|press release)s?\b|^\W*(?:write|compose|draft|create"
+        r"|generate)\b"
+    ),
+}
+RULES = {name: re.compile(pattern, re.I) for name, pattern in RULES.items()}
 CHAT = re.compile(
-    r"^\W*(?:hi|hello|hey|yo|good (?:morning|evening|afternoon)|thanks|thank you|how are you|how's it going|what's up|lol|haha)\b"
-    r"|\b(?:do|are|have|did|would|can) you (?:like|love|enjoy|feel|ever|have|a |an |think|real|married|happy|there|want)\b|\bwhat(?:'s| is) your\b"
-    r"|\b(?:your|you're) (?:favou?rite|name|day|weekend)\b|\byou are (?:a|an|my) .{0,60}(?:bot|assistant|chatbot|friend|therapist)\b|\bi(?:'m| am) (?:so |feeling |really )?(?:sad|lonely|bored|happy|tired)\b", re.I,
-)  # fmt: skip
+    r"^\W*(?:hi|hello|hey|yo|good (?:morning|evening|afternoon)|thanks|thank you|how are you"
+    r"|how's it going|what's up|lol|haha)\b"
+    r"|\b(?:do|are|have|did|would|can) you (?:like|love|enjoy|feel|ever|have|a |an |think|real"
+    r"|married|happy|there|want)\b|\bwhat(?:'s| is) your\b"
+    r"|\b(?:your|you're) (?:favou?rite|name|day|weekend)\b"
+    r"|\byou are (?:a|an|my) .{0,60}(?:bot|assistant|chatbot|friend|therapist)\b"
+    r"|\bi(?:'m| am) (?:so |feeling |really )?(?:sad|lonely|bored|happy|tired)\b",
+    re.I,
+)
 
 
 def category(prompt: str) -> str:
-    """Use case of a prompt, one of `CATEGORIES`, by the first rule that matches (keywords a person would use to ask)."""
+    """Use case of a prompt, one of `CATEGORIES`, by the first rule that matches."""
     head = prompt if len(prompt) <= 4_000 else prompt[:2_000] + "\n" + prompt[-2_000:]
     if "\n" in head and len(SPEAKER.findall(head)) >= 2:
         return "chat"
-    for name, pattern in RULES:
+    for name, pattern in RULES.items():
         if pattern.search(head):
             return name
     if CHAT.search(head):
@@ -155,12 +220,14 @@ def coverage(rows: Sequence[dict], log_prompts: Sequence[str] = ()) -> list[dict
 
     Args:
         rows: demonstrations (`prompt` as text or messages, `category` when known).
-        log_prompts: prompts that users sent; their use cases are the demand. Without them the paper's table 1 is.
+        log_prompts: prompts that users sent; their use cases are the demand. Without them the
+            paper's table 1 is.
 
     Returns:
-        One row per use case: `category, demonstrations, share, wanted_share`, a count per request form, and `write`:
-        "user-based" where a use case has less than half of its wanted share, "few-shot" where it has no few-shot
-        prompt, "plain" where it has fewer than ten demonstrations of any kind.
+        One row per use case: `category, demonstrations, share, wanted_share`, a count per request
+        form, and `write`: "user-based" where a use case has less than half of its wanted share,
+        "few-shot" where it has no few-shot prompt, "plain" where it has fewer than ten
+        demonstrations of any kind.
     """
     demand = Counter(map(category, log_prompts))
     total, asked = len(rows), sum(demand.values())

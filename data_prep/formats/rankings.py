@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_rankings(source: str, split: str = "train", name: str | None = None) -> Dataset:
-    """Loads and checks rankings from a file, a folder or a Hub id; `labeler` rides along where there is one."""
+    """Loads and checks rankings from a file, a folder or a Hub id; `labeler` rides along."""
     rows = load_rows(source, split=split, name=name)
     return rows.map(
         lambda row, i: as_ranking(row, f"{source}, row {i + 1}"),
@@ -31,8 +31,8 @@ def load_train_and_eval(
 ) -> tuple[Dataset, Dataset | None]:
     """Training and held-out rankings.
 
-    Held out are, in this order: the file or folder that `test_split` names, the split of that name, or a `fraction` of
-    the prompts (all rankings of a prompt on one side; 0 holds nothing out).
+    Held out are, in this order: the file or folder that `test_split` names, the split of that name,
+    or a `fraction` of the prompts (all rankings of a prompt on one side; 0 holds nothing out).
     """
     train = load_rankings(source, train_split, name)
     if Path(test_split).exists():
@@ -55,7 +55,8 @@ def load_train_and_eval(
     parts = [train.select([i for i in indices if held_out[i] == side]) for side in (False, True)]
     if not all(map(len, parts)):
         raise UserError(
-            f"{source}: holding out {fraction:.0%} of the prompts leaves {len(parts[0])} rankings to train on and "
-            f"{len(parts[1])} held out; give more rankings, another --eval_fraction, or a file by --dataset_test_split"
+            f"{source}: holding out {fraction:.0%} of the prompts leaves {len(parts[0])} rankings "
+            f"to train on and {len(parts[1])} held out; give more rankings, "
+            "another --eval_fraction, or a file by --dataset_test_split"
         )
     return parts[0], parts[1]
