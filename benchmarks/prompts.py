@@ -1,12 +1,14 @@
-"""Speed, memory and exactness of `data_prep.prompts` on a generated log with planted families and planted PII.
+"""Speed, memory and exactness of `data_prep.prompts` on a generated log with planted cases.
 
     python benchmarks/prompts.py --rows 1000000
     python benchmarks/prompts.py --rows 10000000 --memory_limit 4GB --skip_reference
 
-Planted: families that share a prefix of 150 to 250 characters, around the threshold of 200 (also under other white space
-and Unicode forms), users over the cap, prompts without a user, personal information of every kind in sentences, and near
-misses that must stay. A plain-Python reference that shares no step with the pipeline says which rows must stay.
-The last line is one JSON object: rows, seconds, peak_gb, prefix_precision, prefix_recall, pii, moved_users, ….
+Planted: families that share a prefix of 150 to 250 characters, around the threshold of 200 (also
+under other white space and Unicode forms), users over the cap, prompts without a user, personal
+information of every kind in sentences, and near misses that must stay. A plain-Python reference
+that shares no step with the pipeline says which rows must stay.
+The last line is one JSON object: rows, seconds, peak_gb, prefix_precision, prefix_recall, pii,
+moved_users, ….
 """
 
 import argparse
@@ -24,20 +26,23 @@ import time
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
 from stdnum import iban, luhn, verhoeff
 
-WORDS = (
-    "the a of to and in that is for on with as it was be by this from at or an are which you have not but we they can will one all "
-    "about time people water work world country company system garden music history market river winter summer doctor teacher "
-    "student project software model engine recipe kitchen window morning evening friend family letter question answer example "
-    "language science energy health travel budget customer product design process report meeting village mountain café naïve "
-    "quickly slowly often never usually better larger smaller early late small great quiet bright simple careful modern ancient "
-    "write read build make find give keep learn change follow explain describe compare suggest improve support create"
-).split()
+WORDS = """
+    the a of to and in that is for on with as it was be by this from at or an are which you have not
+    but we they can will one all about time people water work world country company system garden
+    music history market river winter summer doctor teacher student project software model engine
+    recipe kitchen window morning evening friend family letter question answer example language
+    science energy health travel budget customer product design process report meeting village
+    mountain café naïve quickly slowly often never usually better larger smaller early late small
+    great quiet bright simple careful modern ancient write read build make find give keep learn
+    change follow explain describe compare suggest improve support create
+""".split()
 OPENERS = (
     "Tell me about",
     "Explain",
@@ -46,7 +51,11 @@ OPENERS = (
     "Give me ideas for",
     "Summarize",
 )
+DOMAINS = "gmail.com example.co.uk mail.acme-corp.de uni.edu posteo.net firma.io".split()
 AREA_CODES = "212 213 305 312 404 415 503 512 602 617 646 702 713 718 808 917 949 972".split()
+
+
+SPLITS = ("train", "validation", "test")
 
 
 def digits(rng: random.Random, n: int) -> str:
@@ -57,7 +66,7 @@ def email(rng):
     name = rng.choice(["{}.{}", "{}_{}", "{}{}", "{}+{}"]).format(
         rng.choice(WORDS[30:60]), digits(rng, 2)
     )
-    return f"{name}@{rng.choice(['gmail.com', 'example.co.uk', 'mail.acme-corp.de', 'uni.edu', 'posteo.net', 'firma.io'])}"
+    return f"{name}@{rng.choice(DOMAINS)}"
 
 
 def phone(rng):
@@ -69,13 +78,23 @@ def phone(rng):
     )
     return rng.choice(
         [
-            f"({area}) {exchange}-{line}", f"{area}-{exchange}-{line}", f"{area}.{exchange}.{line}", f"+1 {area} {exchange} {line}",
-            f"+1-{area}-{exchange}-{line}", f"1-{area}-{exchange}-{line}", f"{area} {exchange} {line}", f"{area}{exchange}{line}",
-            f"+44 20 7946 0{digits(rng, 3)}", f"07700 900{digits(rng, 3)}", f"+44 7911 {digits(rng, 3)}{digits(rng, 3)}",
-            f"+49 30 {rng.randint(2, 9)}{digits(rng, 7)}", f"06 {' '.join(f'{rng.randint(10, 99)}' for _ in range(4))}",
-            f"+33 6 {' '.join(f'{rng.randint(10, 99)}' for _ in range(4))}", f"+91 98{digits(rng, 3)} {digits(rng, 5)}",
+            f"({area}) {exchange}-{line}",
+            f"{area}-{exchange}-{line}",
+            f"{area}.{exchange}.{line}",
+            f"+1 {area} {exchange} {line}",
+            f"+1-{area}-{exchange}-{line}",
+            f"1-{area}-{exchange}-{line}",
+            f"{area} {exchange} {line}",
+            f"{area}{exchange}{line}",
+            f"+44 20 7946 0{digits(rng, 3)}",
+            f"07700 900{digits(rng, 3)}",
+            f"+44 7911 {digits(rng, 3)}{digits(rng, 3)}",
+            f"+49 30 {rng.randint(2, 9)}{digits(rng, 7)}",
+            f"06 {' '.join(f'{rng.randint(10, 99)}' for _ in range(4))}",
+            f"+33 6 {' '.join(f'{rng.randint(10, 99)}' for _ in range(4))}",
+            f"+91 98{digits(rng, 3)} {digits(rng, 5)}",
         ]
-    )  # fmt: skip
+    )
 
 
 def card(rng):
@@ -91,8 +110,14 @@ def card(rng):
 
 def bank_account(rng):
     country, body = rng.choice(
-        [("DE", digits(rng, 18)), ("GB", "NWBK" + digits(rng, 14)), ("NL", "ABNA" + digits(rng, 10)), ("FR", digits(rng, 23)), ("CH", digits(rng, 17))]
-    )  # fmt: skip
+        [
+            ("DE", digits(rng, 18)),
+            ("GB", "NWBK" + digits(rng, 14)),
+            ("NL", "ABNA" + digits(rng, 10)),
+            ("FR", digits(rng, 23)),
+            ("CH", digits(rng, 17)),
+        ]
+    )
     number = country + iban.calc_check_digits(f"{country}00{body}") + body
     return rng.choice([number, " ".join(number[i : i + 4] for i in range(0, len(number), 4))])
 
@@ -113,22 +138,27 @@ def national_id(rng):
     aadhaar += verhoeff.calc_check_digit(aadhaar)
     return rng.choice(
         [
-            f"DNI {number:08d}{'TRWAGMYFPDXBNJZSQVHLCKE'[number % 23]}", f"CPF {written[:3]}.{written[3:6]}.{written[6:9]}-{written[9:]}",
+            f"DNI {number:08d}{'TRWAGMYFPDXBNJZSQVHLCKE'[number % 23]}",
+            f"CPF {written[:3]}.{written[3:6]}.{written[6:9]}-{written[9:]}",
             f"Aadhaar {aadhaar[:4]} {aadhaar[4:8]} {aadhaar[8:]}",
         ]
-    )  # fmt: skip
+    )
 
 
 def secret(rng):
     letters = string.ascii_letters + string.digits
     return rng.choice(
         [
-            "AKIA" + "".join(rng.choices(string.ascii_uppercase + string.digits, k=16)), "ghp_" + "".join(rng.choices(letters, k=36)),
-            "sk-proj-" + "7" + "".join(rng.choices(letters, k=40)), "hf_" + "".join(rng.choices(letters, k=34)),
+            "AKIA" + "".join(rng.choices(string.ascii_uppercase + string.digits, k=16)),
+            "ghp_" + "".join(rng.choices(letters, k=36)),
+            "sk-proj-" + "7" + "".join(rng.choices(letters, k=40)),
+            "hf_" + "".join(rng.choices(letters, k=34)),
             f"api_key = 'a1{''.join(rng.choices(letters, k=30))}'",
-            "-----BEGIN RSA PRIVATE KEY-----\n" + "".join(rng.choices(letters, k=60)) + "\n-----END RSA PRIVATE KEY-----",
+            "-----BEGIN RSA PRIVATE KEY-----\n"
+            + "".join(rng.choices(letters, k=60))
+            + "\n-----END RSA PRIVATE KEY-----",
         ]
-    )  # fmt: skip
+    )
 
 
 def ipv4(rng):
@@ -145,40 +175,97 @@ def ipv6(rng):
 
 
 SENTENCES = {
-    "email": ("Please write a reply to {} for me.", "my address is {}, can you draft an invitation", "Contact: {}"),
-    "phone": ("Call me at {} tomorrow.", "my number is {}, write a polite text asking for it back", "You can reach her on {} after six.", "Tel: {}", "Write an ad that ends with {}."),
-    "ipv4": ("Why does the server at {} refuse connections?", "ssh to {} fails", "Requests from {} were blocked."),
+    "email": (
+        "Please write a reply to {} for me.",
+        "my address is {}, can you draft an invitation",
+        "Contact: {}",
+    ),
+    "phone": (
+        "Call me at {} tomorrow.",
+        "my number is {}, write a polite text asking for it back",
+        "You can reach her on {} after six.",
+        "Tel: {}",
+        "Write an ad that ends with {}.",
+    ),
+    "ipv4": (
+        "Why does the server at {} refuse connections?",
+        "ssh to {} fails",
+        "Requests from {} were blocked.",
+    ),
     "ipv6": ("My router has {} as address.", "ping {} gives no answer", "Who owns {}?"),
-    "card": ("My card {} was declined, write a complaint.", "Charge {} please", "the number on it is {}."),
-    "iban": ("Send the rent to {} and write a note.", "IBAN: {}", "my account is {}, explain the fees"),
-    "ssn": ("My SSN is {} and I lost the letter.", "social security number {}", "fill in the form, {} is mine"),
+    "card": (
+        "My card {} was declined, write a complaint.",
+        "Charge {} please",
+        "the number on it is {}.",
+    ),
+    "iban": (
+        "Send the rent to {} and write a note.",
+        "IBAN: {}",
+        "my account is {}, explain the fees",
+    ),
+    "ssn": (
+        "My SSN is {} and I lost the letter.",
+        "social security number {}",
+        "fill in the form, {} is mine",
+    ),
     "national_id": ("Fill in the form with {} please.", "My {} was rejected, why?", "{}"),
-    "secret": ("Why does this key fail: {}", "I use {} in the script below.", "{}\nwhat is wrong with it?"),
-}  # fmt: skip
+    "secret": (
+        "Why does this key fail: {}",
+        "I use {} in the script below.",
+        "{}\nwhat is wrong with it?",
+    ),
+}
 MAKERS = {
-    "email": email, "phone": phone, "ipv4": ipv4, "ipv6": ipv6, "card": card, "iban": bank_account, "ssn": ssn,
-    "national_id": national_id, "secret": secret,
-}  # fmt: skip
+    "email": email,
+    "phone": phone,
+    "ipv4": ipv4,
+    "ipv6": ipv6,
+    "card": card,
+    "iban": bank_account,
+    "ssn": ssn,
+    "national_id": national_id,
+    "secret": secret,
+}
 
 
 def near_miss(rng):
-    """Numbers and shapes that are nobody's: order numbers, versions, ISBNs, dates, arithmetic, code."""
-    a, b = rng.randint(100, 10**7), rng.randint(100, 10**7)
+    """Numbers and shapes that are nobody's: orders, versions, ISBNs, dates, arithmetic, code."""
+    between = rng.randint
+    a, b = between(100, 10**7), between(100, 10**7)
     isbn = "978" + digits(rng, 9)
     isbn += str(-sum(int(d) * (1, 3)[i % 2] for i, d in enumerate(isbn)) % 10)
     bad_card = "4" + digits(rng, 14)
     bad_card += str((int(luhn.calc_check_digit(bad_card)) + rng.randint(1, 9)) % 10)
     return rng.choice(
         [
-            f"Where is my order {digits(rng, 10)}?", f"order 10293{digits(rng, 5)} has not arrived", f"I run version {rng.randint(1, 20)}.{rng.randint(0, 60)}.{rng.randint(0, 99)}.{rng.randint(0, 99)} of it.",
-            f"Python 3.{rng.randint(6, 13)}.{rng.randint(0, 9)} on Windows 10.0.{rng.randint(10000, 22000)}", f"ISBN {isbn[:3]}-{isbn[3]}-{isbn[4:6]}-{isbn[6:12]}-{isbn[12]}", f"the book with ISBN {isbn}",
-            f"It happened on {rng.randint(1990, 2025)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d} at {rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}:{rng.randint(0, 59):02d}.",
-            f"What is {a} + {b}?", f"{a} * {b} = {a * b}", f"Compute {a}-{b}.", f"std::vector<int> v; a::b({rng.randint(0, 99)});", f"my card {bad_card} is made up", f"@user{rng.randint(1, 99)} said hello",
-            f"invoice 2024-{digits(rng, 4)}-{digits(rng, 4)}", f"from 1914-1918 to 1939-1945 and {digits(rng, 4)}", f"MAC 00:1a:2b:{rng.randint(10, 99)}:{rng.randint(10, 99)}:{rng.randint(10, 99)}",
-            f"tracking number 9400{digits(rng, 18)}", f"population {rng.randint(1, 9)},{digits(rng, 3)},{digits(rng, 3)}", f"see section {rng.randint(1, 9)}.{rng.randint(1, 9)}.{rng.randint(1, 9)}.{rng.randint(1, 9)}",
-            f"the timestamp 17{digits(rng, 8)} in seconds", f"coordinates 48.{digits(rng, 6)}, 2.{digits(rng, 6)}", "use {{name}}@{{host}} in the template", f"pi is 3.14159265358{digits(rng, 4)}", f"commit {rng.getrandbits(160):040x}",
+            f"Where is my order {digits(rng, 10)}?",
+            f"order 10293{digits(rng, 5)} has not arrived",
+            f"I run version {between(1, 20)}.{between(0, 60)}.{between(0, 99)}"
+            f".{between(0, 99)} of it.",
+            f"Python 3.{between(6, 13)}.{between(0, 9)} on Windows 10.0.{between(10000, 22000)}",
+            f"ISBN {isbn[:3]}-{isbn[3]}-{isbn[4:6]}-{isbn[6:12]}-{isbn[12]}",
+            f"the book with ISBN {isbn}",
+            f"It happened on {between(1990, 2025)}-{between(1, 12):02d}-{between(1, 28):02d} "
+            f"at {between(0, 23):02d}:{between(0, 59):02d}:{between(0, 59):02d}.",
+            f"What is {a} + {b}?",
+            f"{a} * {b} = {a * b}",
+            f"Compute {a}-{b}.",
+            f"std::vector<int> v; a::b({rng.randint(0, 99)});",
+            f"my card {bad_card} is made up",
+            f"@user{rng.randint(1, 99)} said hello",
+            f"invoice 2024-{digits(rng, 4)}-{digits(rng, 4)}",
+            f"from 1914-1918 to 1939-1945 and {digits(rng, 4)}",
+            f"MAC 00:1a:2b:{rng.randint(10, 99)}:{rng.randint(10, 99)}:{rng.randint(10, 99)}",
+            f"tracking number 9400{digits(rng, 18)}",
+            f"population {rng.randint(1, 9)},{digits(rng, 3)},{digits(rng, 3)}",
+            f"see section {between(1, 9)}.{between(1, 9)}.{between(1, 9)}.{between(1, 9)}",
+            f"the timestamp 17{digits(rng, 8)} in seconds",
+            f"coordinates 48.{digits(rng, 6)}, 2.{digits(rng, 6)}",
+            "use {{name}}@{{host}} in the template",
+            f"pi is 3.14159265358{digits(rng, 4)}",
+            f"commit {rng.getrandbits(160):040x}",
         ]
-    )  # fmt: skip
+    )
 
 
 def word_for(number: int) -> str:
@@ -190,7 +277,7 @@ def word_for(number: int) -> str:
 
 
 class Generator:
-    """Rows of a log. `planted` rides along and says what is in the prompt; families are found by the reference."""
+    """Rows of a log. `planted` rides along and says what is in the prompt."""
 
     def __init__(self, seed: int, start: int = 0):
         self.rng, self.number = random.Random(seed), start
@@ -263,18 +350,19 @@ def write_log(path: Path, generator: Generator, count: int) -> None:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def run(files: list[Path], output: Path, extra: list[str]) -> tuple[float, float, float]:
-    """Seconds, CPU seconds and peak memory (GB), the last two over all processes, of the pipeline as a user runs it."""
-    command = [
-        sys.executable,
-        "-m",
-        "data_prep.prompts",
-        "--input",
-        *map(str, files),
-        "--output_dir",
-        str(output),
-        *extra,
-    ]
+@dataclass
+class Cost:
+    """Wall time, and CPU time and peak memory over all processes."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_gb: float
+
+
+def run(files: list[Path], output: Path, extra: list[str]) -> Cost:
+    """What the pipeline costs as a user runs it."""
+    command = [sys.executable, "-m", "data_prep.prompts", "--input", *map(str, files)]
+    command += ["--output_dir", str(output), *extra]
     print("$", " ".join(command), flush=True)
     started, peak, cpu = time.time(), 0, {}
     process = subprocess.Popen(command, cwd=Path(__file__).resolve().parents[1])
@@ -295,13 +383,17 @@ def run(files: list[Path], output: Path, extra: list[str]) -> tuple[float, float
         time.sleep(0.1)
     if process.wait():
         raise SystemExit(f"the pipeline ended with exit code {process.returncode}")
-    return time.time() - started, sum(cpu.values()), peak / 1e9
+    return Cost(seconds=time.time() - started, cpu_seconds=sum(cpu.values()), peak_gb=peak / 1e9)
 
 
 def reference(
     files: list[Path], with_pii: set[int], most: int = 200, prefix: int = 200, seed: int = 0
 ) -> tuple[dict, dict]:
-    """Plain Python: ({removed duplicate: the id kept for it}, {kept id: split}), given which rows hold PII."""
+    """Plain Python, given which rows hold PII.
+
+    Returns:
+        {removed duplicate: the id kept for it} and {kept id: split}.
+    """
 
     def digest(text: str) -> str:
         return hashlib.md5(text.encode()).hexdigest()
@@ -335,7 +427,7 @@ def share(part: int, whole: int) -> float:
 
 
 def pii_scores(output: Path) -> dict:
-    """Per planted kind: how much of it was found, and how much of what was found under its kind was planted."""
+    """Per planted kind: how much of it was found, and how much of what was found was planted."""
     planted, hit, said, right = Counter(), Counter(), Counter(), Counter()
     for name in ("train", "validation", "test", "removed"):
         columns = ["planted"] + (["pii_kinds"] if name == "removed" else [])
@@ -355,12 +447,14 @@ def pii_scores(output: Path) -> dict:
                     right[kind] += kind == asked
     return {
         kind: {
-            "precision": share(right[shown := "national_id" if kind == "ssn" else kind], said[shown]),
+            "precision": share(
+                right[shown := "national_id" if kind == "ssn" else kind], said[shown]
+            ),
             "recall": share(hit[kind], planted[kind]),
             "planted": planted[kind],
         }
         for kind in MAKERS
-    }  # fmt: skip
+    }
 
 
 def splits_of_users(output: Path) -> dict[str, set[str]]:
@@ -378,83 +472,85 @@ def splits_of_users(output: Path) -> dict[str, set[str]]:
     return splits
 
 
+def against_reference(log: Path, output: Path) -> dict:
+    """How far the pipeline's duplicates and splits agree with plain Python's."""
+    columns = ["id", "reason", "kept_id", "pii_kinds"]
+    removed = pq.read_table(output / "removed.parquet", columns=columns).to_pylist()
+    ours = {r["id"]: r["kept_id"] for r in removed if r["reason"] == "duplicate_prefix"}
+    started = time.time()
+    theirs, kept = reference([log], {r["id"] for r in removed if r["reason"] == "pii"})
+    seconds = round(time.time() - started, 1)
+    agreed = sum(theirs.get(i) == kept_id for i, kept_id in ours.items())
+    split_of = {
+        i: name
+        for name in SPLITS
+        for i in pq.read_table(output / f"{name}.parquet", columns=["id"])["id"].to_pylist()
+    }
+    return {
+        "reference_seconds": seconds,
+        "prefix_precision": share(agreed, len(ours)),
+        "prefix_recall": share(agreed, len(theirs)),
+        "same_rows_as_reference": split_of == kept,
+    }
+
+
+def after_growth(before: Path, grown: Path) -> dict:
+    """How many users are in another split, or in several, now that the log has grown."""
+    old, new = splits_of_users(before), splits_of_users(grown)
+    moved = sum(len(splits) > 1 or new[user] != splits for user, splits in old.items())
+    return {"moved_users": moved, "users": len(old)}
+
+
+def measure(args: argparse.Namespace, work: Path) -> dict:
+    log, more, output = work / "log-0.jsonl", work / "log-1.jsonl", work / "prompts"
+    generator = Generator(args.seed)
+    started = time.time()
+    write_log(log, generator, args.rows)
+    size, seconds = log.stat().st_size / 1e6, time.time() - started
+    print(f"log: {args.rows:,} rows, {size:,.0f} MB, written in {seconds:.0f} s", flush=True)
+    extra = ["--backend", args.backend]
+    extra += ["--memory_limit", args.memory_limit] if args.memory_limit else []
+    cost = run([log], output, extra)
+    result = {
+        "rows": args.rows,
+        "seconds": round(cost.seconds, 1),
+        "peak_gb": round(cost.peak_gb, 2),
+        "cpu_seconds": round(cost.cpu_seconds, 1),
+        "load_average": os.getloadavg()[0],
+    }
+    report = json.loads((output / "report.json").read_text())
+    if not args.skip_reference:
+        result |= against_reference(log, output)
+    result |= {
+        "pii": pii_scores(output),
+        "rows_per_second": round(args.rows / cost.seconds),
+        "kept": report["kept"],
+        "removed": report["removed"],
+    }
+    if not args.skip_append:
+        write_log(more, generator, args.rows // 10)
+        run([log, more], work / "grown", extra)
+        result |= after_growth(output, work / "grown")
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--work_dir", type=Path, help="where log and outputs go (default: a temporary folder)"
-    )
-    parser.add_argument("--memory_limit", help="passed on to the pipeline")
-    parser.add_argument("--backend", default="duckdb", choices=["duckdb", "pyspark"])
-    parser.add_argument(
-        "--skip_reference",
-        action="store_true",
-        help="no plain-Python reference (it holds the log's ids in memory)",
-    )
-    parser.add_argument(
-        "--skip_append", action="store_true", help="do not run again with 10 %% more rows"
-    )
+    add = parser.add_argument
+    add("--rows", type=int, default=1_000_000)
+    add("--seed", type=int, default=0)
+    add("--work_dir", type=Path, help="where log and outputs go (default: a temporary folder)")
+    add("--memory_limit", help="passed on to the pipeline")
+    add("--backend", default="duckdb", choices=["duckdb", "pyspark"])
+    no_reference = "no plain-Python reference (it holds the log's ids in memory)"
+    add("--skip_reference", action="store_true", help=no_reference)
+    add("--skip_append", action="store_true", help="do not run again with 10 %% more rows")
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="prompts-bench-", dir=args.work_dir))
     try:
-        log, more, output = work / "log-0.jsonl", work / "log-1.jsonl", work / "prompts"
-        generator = Generator(args.seed)
-        started = time.time()
-        write_log(log, generator, args.rows)
-        print(
-            f"log: {args.rows:,} rows, {log.stat().st_size / 1e6:,.0f} MB, written in {time.time() - started:.0f} s",
-            flush=True,
-        )
-        extra = ["--backend", args.backend] + (
-            ["--memory_limit", args.memory_limit] if args.memory_limit else []
-        )
-        seconds, cpu, peak = run([log], output, extra)
-        result = {
-            "rows": args.rows,
-            "seconds": round(seconds, 1),
-            "peak_gb": round(peak, 2),
-            "cpu_seconds": round(cpu, 1),
-            "load_average": os.getloadavg()[0],
-        }
-        report = json.loads((output / "report.json").read_text())
-        if not args.skip_reference:
-            removed = pq.read_table(
-                output / "removed.parquet", columns=["id", "reason", "kept_id", "pii_kinds"]
-            ).to_pylist()
-            ours = {r["id"]: r["kept_id"] for r in removed if r["reason"] == "duplicate_prefix"}
-            started = time.time()
-            theirs, kept = reference([log], {r["id"] for r in removed if r["reason"] == "pii"})
-            result["reference_seconds"] = round(time.time() - started, 1)
-            agreed = sum(theirs.get(i) == kept_id for i, kept_id in ours.items())
-            result |= {
-                "prefix_precision": share(agreed, len(ours)),
-                "prefix_recall": share(agreed, len(theirs)),
-            }
-            split_of = {
-                i: name
-                for name in ("train", "validation", "test")
-                for i in pq.read_table(output / f"{name}.parquet", columns=["id"])["id"].to_pylist()
-            }
-            result["same_rows_as_reference"] = split_of == kept
-        result |= {
-            "pii": pii_scores(output),
-            "rows_per_second": round(args.rows / seconds),
-            "kept": report["kept"],
-            "removed": report["removed"],
-        }
-        if not args.skip_append:
-            before = splits_of_users(output)
-            write_log(more, generator, args.rows // 10)
-            run([log, more], work / "grown", extra)
-            after = splits_of_users(work / "grown")
-            result["moved_users"] = sum(
-                len(splits) > 1 or after[user] != splits for user, splits in before.items()
-            )
-            result["users"] = len(before)
-        print(json.dumps(result))
+        print(json.dumps(measure(args, work)))
     finally:
         shutil.rmtree(work)
 
