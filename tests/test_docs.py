@@ -77,3 +77,12 @@ def test_every_symptom_names_a_cure():
         start = text.index(symptom)
         entry = text[start : text.find("\n**", start + 3)]
         assert "→" in entry and "--" in entry, symptom
+
+
+def test_readme_has_a_line_for_every_file():
+    tree = (REPO / "README.md").read_text().split("## Files", 1)[1]
+    files = chain.from_iterable(
+        (REPO / room).rglob("*.py") for room in ("recipes", "data_prep", "instruct")
+    )
+    names = {path.name for path in files} - {"__init__.py"}
+    assert {name for name in names if not re.search(rf"(?<!\w){name}\b", tree)} == set()
