@@ -1,4 +1,4 @@
-"""Request form and use case: accuracy on a hand-labelled set, and what the coverage table asks labelers for."""
+"""Request form and use case: accuracy on a hand-labelled set; what coverage asks labelers for."""
 
 import json
 import time

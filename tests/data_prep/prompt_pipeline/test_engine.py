@@ -1,0 +1,71 @@
+"""DuckDB and Spark: the same bytes, and limits told in one sentence."""
+
+import os
+import shutil
+
+import pytest
+from prompt_tools import SPLITS, fails, random_log, rows_of, run, write_lines
+
+
+def test_what_cannot_be_written_or_held_is_one_sentence(tmp_path, capsys, monkeypatch):
+    source = write_lines(tmp_path / "log.jsonl", [{"prompt": "x"}])
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in fails(
+        capsys, "--input", source, "--output_dir", tmp_path / "file/out", "--num_proc", "1"
+    )
+    write_lines(
+        tmp_path / "log.jsonl",
+        [{"prompt": f"{i} {'long ' * 30}", "user_id": str(i)} for i in range(5_000)],
+    )
+    error = fails(
+        capsys,
+        "--input",
+        source,
+        "--output_dir",
+        tmp_path / "out",
+        "--num_proc",
+        "1",
+        "--memory_limit",
+        "1MB",
+    )
+    assert "--memory_limit" in error and not (tmp_path / "out").exists()
+
+
+SPARK_VARIANTS = [
+    pytest.param(["--pii", "redact", "--prefix_chars", "40", "--max_per_user", "3"], id="redact"),
+    pytest.param(
+        ["--exclude", "EVAL", "--seed", "4", "--turns", "all"], id="exclude", marks=pytest.mark.slow
+    ),
+]
+
+
+@pytest.mark.parametrize("flags", SPARK_VARIANTS)
+def test_spark_gives_the_same_bytes(tmp_path, flags):
+    pytest.importorskip("pyspark", reason="needs the spark extra")
+    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        pytest.skip("Spark needs Java, and there is none on this machine")
+    write_lines(
+        tmp_path / "eval.jsonl", [{"q": "Tell me about the moon and the tides, one two three four"}]
+    )
+    flags = [str(tmp_path / "eval.jsonl") if flag == "EVAL" else flag for flag in flags]
+    log = random_log(7)
+    log += [
+        {"id": 10**6, "prompt": "nul \0 and 'quotes' \\d \\x a@b.org"},
+        {"id": 10**6, "prompt": "same id, \ud83d\ude00"},
+        "broken",
+    ]
+    log += [
+        {
+            "id": 1,
+            "prompt": "Tell me about the moon and the tides, one two three four five six seven "
+            "eight nine",
+        }
+    ]
+    source = write_lines(tmp_path / "log.jsonl", log)
+    run(source, tmp_path / "duckdb", *flags)
+    run(source, tmp_path / "spark", *flags, "--backend", "pyspark", "--spark_master", "local[2]")
+    for name in (*SPLITS, "removed"):
+        first, second = (tmp_path / engine / f"{name}.parquet" for engine in ("duckdb", "spark"))
+        assert first.read_bytes() == second.read_bytes(), name
+    assert len(rows_of(tmp_path / "spark", "train")) > 20
+    assert len({r["reason"] for r in rows_of(tmp_path / "spark", "removed")}) >= 3

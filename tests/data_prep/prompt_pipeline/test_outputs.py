@@ -1,0 +1,43 @@
+"""The files that a run leaves: columns, forms, what `load_dataset` makes of them."""
+
+import pyarrow.parquet as pq
+from prompt_tools import random_log, rows_of, run, write_lines
+
+from data_prep.formats.forms import request_form
+
+
+def test_columns_forms_and_what_rides_along(tmp_path):
+    log = random_log(1)
+    run(write_lines(tmp_path / "log.jsonl", log), tmp_path / "out")
+    by_id = {r["id"]: r for r in log}
+    assert pq.read_schema(tmp_path / "out/train.parquet").names == [
+        "id",
+        "prompt",
+        "user_id",
+        "timestamp",
+        "request_form",
+        "dup_count",
+        "rides",
+    ]
+    for row in rows_of(tmp_path / "out", "train"):
+        origin = by_id[row["id"]]
+        assert (row["prompt"], row["user_id"], row["timestamp"], row["rides"]) == tuple(
+            origin[c] for c in ("prompt", "user_id", "timestamp", "rides")
+        )
+        assert row["request_form"] == request_form(row["prompt"])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md",
+        "removed.parquet",
+        "report.json",
+        "test.parquet",
+        "train.parquet",
+        "validation.parquet",
+    ]
+
+
+def test_load_dataset_reads_the_folder(tmp_path):
+    from datasets import load_dataset
+
+    report = run(write_lines(tmp_path / "log.jsonl", random_log(5)), tmp_path / "out")
+    loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(split) for name, split in loaded.items()} == report["splits"]

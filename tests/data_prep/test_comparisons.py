@@ -1,0 +1,58 @@
+"""Comparisons: rankings stay whole, bad ones are named."""
+
+import json
+
+import pytest
+from command_tools import stops
+from conftest import write_jsonl
+
+from data_prep import comparisons
+from instruct.files import load_rows
+
+
+def ranking(ranks, prompt="Hi", **more):
+    return {
+        "prompt": prompt,
+        "completions": [f"c{i}" for i in range(len(ranks))],
+        "ranks": ranks,
+        **more,
+    }
+
+
+def test_comparisons_keep_rankings_whole_and_count_what_says_nothing(tmp_path):
+    rows = [ranking([1, 2, 2], user_id=f"u{i}") for i in range(40)] + [
+        ranking([1]),
+        ranking([1, 1]),
+    ]
+    comparisons.main(
+        ["--input", write_jsonl(tmp_path / "r.jsonl", rows), "--output_dir", str(tmp_path / "c")]
+    )
+    report = json.loads((tmp_path / "c" / "report.json").read_text())
+    assert report["removed"] == {"one_completion": 1, "all_tied": 1} and report["in"] == 42
+    train, held = (load_rows(tmp_path / "c", split=s).to_list() for s in ("train", "validation"))
+    assert len(train) + len(held) == 40 and report["pairs"] == {
+        "train": 2 * len(train),
+        "validation": 2 * len(held),
+    }
+    assert not {r["user_id"] for r in train} & {r["user_id"] for r in held}
+    assert train[0]["prompt"] == [{"role": "user", "content": "Hi"}] and train[0]["ranks"] == [
+        1,
+        2,
+        2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (ranking([1, 2]) | {"ranks": [1]}, "two lists of one length"),
+        (ranking([1, 2]) | {"ranks": [1, 0]}, "whole numbers from 1"),
+        (ranking([1, 2], prompt=" "), "empty prompt"),
+        (ranking([1, 1]), "no ranking with a preference is left"),
+        (ranking([1]), "no ranking with a preference is left"),
+    ],
+)
+def test_bad_rankings_are_named(tmp_path, capsys, row, sentence):
+    file = write_jsonl(tmp_path / "r.jsonl", [row])
+    error = stops(comparisons.main, ["--input", file, "--output_dir", tmp_path / "c"], capsys)
+    assert sentence in error and "r.jsonl" in error and not (tmp_path / "c").exists()

@@ -1,0 +1,53 @@
+"""The scripted labeler: its taste, its ranks, the rankings contract."""
+
+from conftest import write_jsonl
+
+from data_prep import label
+from instruct.files import load_rows
+
+
+def test_scripted_labeler_prefers_cheerful_and_clean_text():
+    good, plain, bad, rude = map(
+        label.scripted_score, ["I love this, wonderful!", "It is a chair.", "I hate it.", "shit"]
+    )
+    assert good > plain > bad and rude < -1
+    assert label.scripted_reward(prompts=["p"], completions=["It is a chair."], user_id=["u"]) == [
+        plain
+    ]
+
+
+def test_near_equal_scores_are_one_rank_and_ranks_have_no_gaps():
+    assert label.ranks_from_scores([0.1, 0.9, 0.7, -0.5, 0.65], tie=0.3) == [2, 1, 1, 3, 1]
+    assert label.ranks_from_scores([0.5, 0.5], tie=0.3) == [1, 1]
+    # a chain of small steps is no single tie: the best of a rank is what counts
+    assert label.ranks_from_scores([0.0, 0.2, 0.4], tie=0.3) == [2, 1, 1]
+
+
+def test_labels_hold_the_rankings_contract(tmp_path):
+    rows = [
+        {
+            "prompt_id": "1",
+            "prompt": [{"role": "user", "content": "Hi"}],
+            "completions": ["I love you", "shit", "ok"],
+        }
+    ]
+    label.main(
+        [
+            "--input",
+            write_jsonl(tmp_path / "s.jsonl", rows),
+            "--labeler",
+            "scripted",
+            "--output",
+            str(tmp_path / "r.jsonl"),
+        ]
+    )
+    row = load_rows(tmp_path / "r.jsonl")[0]
+    assert (
+        row["ranks"] == [1, 3, 2]
+        and row["labeler"] == "scripted"
+        and row["flags"] == [[], ["profanity"], []]
+    )
+    assert (
+        all(1 <= q <= 7 for q in row["quality"])
+        and row["quality"][0] > row["quality"][2] > row["quality"][1]
+    )

@@ -1,0 +1,128 @@
+"""Samples: their contract, and the same ones after a kill."""
+
+import pytest
+from command_tools import stops
+from conftest import write_jsonl
+
+from data_prep import sample
+from instruct.files import load_rows
+
+
+def sample_argv(tiny_model, tmp_path, *more):
+    rows = [{"id": f"p{i}", "prompt": "word " * (1 + i % 5), "user_id": f"u{i}"} for i in range(10)]
+    return [
+        "--model_name_or_path",
+        tiny_model,
+        "--input",
+        write_jsonl(tmp_path / "prompts.jsonl", rows),
+        "--num_outputs",
+        "3",
+        "--temperature",
+        "0.7",
+        "1.0",
+        "--max_new_tokens",
+        "6",
+        "--batch_size",
+        "4",
+        *more,
+    ]
+
+
+def test_samples_hold_the_contract_and_deal_temperatures_out(tiny_model, tmp_path):
+    out = tmp_path / "s.jsonl"
+    sample.main([*sample_argv(tiny_model, tmp_path), "--output", str(out)])
+    rows = load_rows(out).to_list()
+    assert [r["prompt_id"] for r in rows] == [f"p{i}" for i in range(10)]
+    assert all(
+        set(r) == {"prompt_id", "prompt", "user_id", "completions", "model", "sampling"}
+        for r in rows
+    )
+    assert all(sorted(s["temperature"] for s in r["sampling"]) == [0.7, 0.7, 1.0] for r in rows)
+    assert len({c for r in rows for c in r["completions"]}) > 20  # really sampled
+
+
+def test_killed_and_run_again_samples_are_the_same(tiny_model, tmp_path, monkeypatch):
+    whole, again = tmp_path / "whole.jsonl", tmp_path / "again.jsonl"
+    sample.main([*sample_argv(tiny_model, tmp_path), "--output", str(whole)])
+    import instruct.generation as generation
+
+    original, calls = generation.generate_ids, []
+
+    def dies_at_the_fourth(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "generate_ids", dies_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        sample.main([*sample_argv(tiny_model, tmp_path), "--output", str(again)])
+    assert not again.exists()
+    with (tmp_path / "again.jsonl.partial").open("a") as partial:
+        partial.write('{"batch": "0:12", "compl')  # killed in the middle of a write
+    sample.main([*sample_argv(tiny_model, tmp_path), "--output", str(again)])
+    assert len(calls) == 4 + 8 - 3  # eight batches in all, three were done
+    assert (
+        again.read_text() == whole.read_text() and not (tmp_path / "again.jsonl.partial").exists()
+    )
+
+
+def test_partial_of_other_prompts_kept_is_not_used(tiny_model, tmp_path, monkeypatch):
+    """Another --max_prompt_tokens puts other prompts into the batches: outputs must not mix."""
+    import instruct.generation as generation
+
+    original, calls = generation.generate_ids, []
+
+    def dies_at_the_third(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "generate_ids", dies_at_the_third)
+    argv = [*sample_argv(tiny_model, tmp_path), "--output", str(tmp_path / "s.jsonl")]
+    with pytest.raises(KeyboardInterrupt):
+        sample.main(argv)
+    sample.main([*argv, "--max_prompt_tokens", "400"])
+    assert len(calls) == 3 + 8  # all eight batches again
+
+
+def test_peoples_answers_join_the_outputs(tiny_model, tmp_path):
+    answers = [
+        {"prompt_id": f"p{i}", "completion": f"By a person {i}.", "source": "people"}
+        for i in (2, 5)
+    ]
+    answers.append({"prompt_id": "p3", "completion": "too long " * 20, "source": "people"})
+    argv = [
+        *sample_argv(tiny_model, tmp_path),
+        "--answers",
+        write_jsonl(tmp_path / "answers.jsonl", answers),
+    ]
+    argv += ["--max_new_tokens", "16"]
+    sample.main([*argv, "--output", str(tmp_path / "s.jsonl")])
+    rows = load_rows(tmp_path / "s.jsonl").to_list()
+    assert [r["prompt_id"] for r in rows] == ["p2", "p5"]
+    assert [(len(r["completions"]), r["completions"][3], r["model"][3]) for r in rows] == [
+        (4, "By a person 2.", "people"),
+        (4, "By a person 5.", "people"),
+    ]
+
+
+def test_partial_of_other_settings_is_not_used(tiny_model, tmp_path):
+    out = tmp_path / "s.jsonl"
+    (tmp_path / "s.jsonl.partial").write_text(
+        '{"models": ["other"]}\n{"batch": "0:0", "completions": ["wrong"]}\n'
+    )
+    sample.main([*sample_argv(tiny_model, tmp_path), "--output", str(out)])
+    assert "wrong" not in out.read_text()
+
+
+def test_too_long_prompts_are_a_user_error_when_none_is_left(tiny_model, tmp_path, capsys):
+    argv = [
+        *sample_argv(tiny_model, tmp_path),
+        "--output",
+        tmp_path / "s.jsonl",
+        "--max_prompt_tokens",
+        2,
+    ]
+    assert "--max_prompt_tokens 2" in stops(sample.main, argv, capsys)

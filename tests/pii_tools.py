@@ -1,0 +1,120 @@
+"""Texts with personal information, near misses, and the benchmark's generator of both."""
+
+import sys
+
+import pytest
+from conftest import REPO
+
+pytest.importorskip("phonenumbers", reason="needs the pii extra")
+pytest.importorskip("stdnum", reason="needs the pii extra")
+
+sys.path.insert(0, str(REPO / "benchmarks"))
+import prompts as bench  # noqa: F401
+
+sys.path.pop(0)
+
+
+PERSONAL = [
+    ("mail jo.smith+news@example.co.uk now", "mail <EMAIL> now"),
+    ("(see ann_b@uni-köln.de)", "(see <EMAIL>)"),
+    ("two: a@b.io,c@d.org.", "two: <EMAIL>,<EMAIL>."),
+    ("'o'neil@example.com'", "'<EMAIL>'"),
+    ("Call (212) 555-0123 now", "Call <PHONE> now"),
+    ("call 555-0123", "call <PHONE>"),
+    ("(555) 123-4567", "<PHONE>"),
+    ("+44 20 7946 0958", "<PHONE>"),
+    ("tel:+14155552671", "tel:<PHONE>"),
+    ("text me on 415-555-2671!", "text me on <PHONE>!"),
+    ("Meine Handynummer: +49 1512 3456789", "Meine Handynummer: <PHONE>"),
+    ("reach him at 2125552671", "reach him at <PHONE>"),
+    ("login from 203.0.113.195.", "login from <IPV4>."),
+    ("http://192.168.1.10:8080/x", "http://<IPV4>:8080/x"),
+    ("host 1.2.3.4 is down", "host <IPV4> is down"),
+    ("at 2001:db8::8a2e:370:7334, yes", "at <IPV6>, yes"),
+    ("fe80::1ff:fe23:4567:890a%eth0", "<IPV6>%eth0"),
+    ("2001:0db8:85a3:0000:0000:8a2e:0370:7334", "<IPV6>"),
+    ("card 4111 1111 1111 1111 exp 12/27", "card <CARD> exp 12/27"),
+    ("5500-0000-0000-0004", "<CARD>"),
+    ("amex 3782 822463 10005", "amex <CARD>"),
+    ("pay 4111111111111111", "pay <CARD>"),
+    ("on 2024-01-05 4111 1111 1111 1111", "on 2024-01-05 <CARD>"),
+    ("IBAN GB82 WEST 1234 5698 7654 32 AND so on", "IBAN <IBAN> AND so on"),
+    ("DE89370400440532013000", "<IBAN>"),
+    ("ssn 536-90-4399", "ssn <NATIONAL_ID>"),
+    ("536 90 4399", "<NATIONAL_ID>"),
+    ("my social security number is 536904399", "my social security number is <NATIONAL_ID>"),
+    ("CPF 390.533.447-05", "CPF <NATIONAL_ID>"),
+    ("DNI 54362315K", "DNI <NATIONAL_ID>"),
+    ("RCCMNL83S18D969H", "<NATIONAL_ID>"),
+    ("Aadhaar 2345 6789 0124", None),
+    ("use AKIAIOSFODNN7EXAMPLE here", "use <SECRET> here"),
+    ("token ghp_" + "a1B2" * 9, "token <SECRET>"),
+    ("api_key = 'abcd1234efgh5678ijkl'", "api_key = '<SECRET>'"),
+    (
+        "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nhelp",
+        "<SECRET>\nhelp",
+    ),
+    ("-----BEGIN PRIVATE KEY-----\ncut off", "<SECRET>"),
+]
+
+
+HARMLESS = [
+    "order 1029384756",
+    "Where is my order #1029384756?",
+    "version 1.2.3.4",
+    "v10.0.19045.3",
+    "section 4.2.1.3",
+    "Chrome/120.0.6099.71",
+    "127.0.0.1",
+    "0.0.0.0",
+    "255.255.255.0",
+    "999.1.1.1",
+    "01.02.03.004",
+    "ISBN 978-3-16-148410-0",
+    "ISBN 0-306-40615-2",
+    "9783161484100",
+    "2024-01-05 10:30:45",
+    "05/11/2023",
+    "from 1914-1918 to 1939-1945",
+    "123456 + 7891011 = ?",
+    "12345 * 67890",
+    "What is 5551234567 / 3?",
+    "3.14159265358979",
+    "1,234,567,890 people",
+    "10:20:30",
+    "00:1a:2b:3c:4d:5e",
+    "std::vector",
+    "a::b",
+    "::",
+    "::1",
+    "4111 1111 1111 1112",
+    "GB82 WEST 1234 5698 7654 33",
+    "000-12-3456",
+    "@mention",
+    "user@localhost",
+    "a @ b",
+    "x@y",
+    "git@github.com:org/repo.git",
+    "1.5e10",
+    "123-45-678",
+    "sk-learn-is-a-machine-learning-library",
+    "the token: none",
+    "api_key = YOUR_API_KEY_GOES_HERE",
+    "10 000 000 000",
+    "2023 2024 2025 2026",
+    "#ff00ff 1234567",
+    "48.858370, 2.294481",
+    "lodash@4.17.21",
+    "page 123-4567",
+    "1234567890123456",
+    "0.123456789012",
+    "$1,000,000.00",
+    "0xdeadbeefdeadbeef",
+    "call 2024-01-05 10:30",
+    "tracking 9400 1000 0000 0000 0000 00",
+    "1 2 3 4 5 6 7 8 9 10 11 12",
+    "phi = 1.6180339887",
+    "ARXIV 2203.02155",
+    "call me in 2025",
+    "timestamp 1700000000",
+]
