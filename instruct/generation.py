@@ -116,6 +116,15 @@ def of_similar_length(lengths: list[int]) -> list[list[int]]:
     return groups
 
 
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """The name by which `forward` and its output hold the key-value cache, None without one.
+
+    transformers 5.24 has renamed `past_key_values` to `cache`, and warns of the older name.
+    """
+    names = inspect.signature(model.forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in names), None)
+
+
 def prompt_cache(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int
 ) -> DynamicCache:
@@ -130,7 +139,8 @@ def prompt_cache(
     def filled(ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
         cache = DynamicCache(config=base.config)
         positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if takes_positions else {}
-        body(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **positions)
+        given = {**positions, cache_argument(body): cache}
+        body(input_ids=ids, attention_mask=mask, use_cache=True, **given)
         return cache
 
     lengths = mask.sum(1).tolist()
@@ -213,6 +223,8 @@ def generate(
     ids, mask = left_pad(prompts, pad, model.device)
     together = bool(generate_kwargs.get("synced_gpus"))
     cache = start_cache(model, ids, mask, copies, together)
+    if cache is not None:
+        generate_kwargs[cache_argument(base_of(model))] = cache
     # only a cache of ours goes on from one call of `generate` to the next
     leaves = not together and not getattr(base_of(model), "_is_stateful", False)
     chunk = CHUNK if leaves else max_new_tokens
@@ -220,8 +232,7 @@ def generate(
 
     draw = LogitsProcessorList([DrawToken(temperature, also)] if temperature > 0 else [])
     out = Generated([[] for _ in ids], [[] for _ in ids], [[] for _ in ids])
-    rows = out.ids
-    open_rows = list(range(len(rows)))
+    rows, open_rows = out.ids, list(range(len(out.ids)))
     for start in range(0, max_new_tokens, chunk):
         known = ids.shape[1]
         steps = min(chunk, max_new_tokens - start)
@@ -229,9 +240,7 @@ def generate(
             max_new_tokens=steps, do_sample=False, eos_token_id=eos, pad_token_id=pad
         )
         with own_generation_config(model, config):
-            ids = model.generate(
-                ids, config, draw, attention_mask=mask, past_key_values=cache, **generate_kwargs
-            )
+            ids = model.generate(ids, config, draw, attention_mask=mask, **generate_kwargs)
         for i, new in zip(open_rows, ids[:, known:].tolist(), strict=True):
             rows[i] += new[: new.index(eos) + 1] if eos in new else new
         for drawn in draw:

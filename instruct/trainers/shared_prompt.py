@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from instruct.evaluation.ranking_metrics import PAD
-from instruct.generation import left_pad
+from instruct.generation import cache_argument, left_pad
 from instruct.models import last_token_scores
 
 NOT_FOR_MODEL = ("ranks", "keys")  # of a batch: what the loss and the metrics need
@@ -84,7 +84,8 @@ def cached_scores(
         return body(input_ids=ids, attention_mask=mask, use_cache=True, **given, **cached)
 
     # 1. Each prompt once
-    cache = run(input_ids, attention_mask).past_key_values
+    cache_name = cache_argument(body)
+    cache = getattr(run(input_ids, attention_mask), cache_name)
 
     # 2. Its cache for each of its completions
     n_prompts = len(input_ids)
@@ -97,7 +98,7 @@ def cached_scores(
 
     # 3. Completions go on from there; the score is read at their last token
     mask = torch.cat([attention_mask[prompt_of], completion_mask], 1)
-    hidden = run(completion_ids, mask, past_key_values=cache).last_hidden_state
+    hidden = run(completion_ids, mask, **{cache_name: cache}).last_hidden_state
     last = completion_mask.sum(1) - 1
     return model.score(hidden[torch.arange(len(hidden), device=hidden.device), last]).squeeze(-1)
 
@@ -147,8 +148,7 @@ def why_not_cache(model: PreTrainedModel, check: bool = True) -> str | None:
     body = getattr(model, model.base_model_prefix)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return "activation checkpointing drops the cache"
-    takes_cache = "past_key_values" in inspect.signature(body.forward).parameters
-    if getattr(model, "_is_stateful", False) or not takes_cache:
+    if getattr(model, "_is_stateful", False) or cache_argument(body) is None:
         return f"{model.config.model_type} models have no key-value cache that could be shared"
     return _both_ways_differ(model) if check else None
 

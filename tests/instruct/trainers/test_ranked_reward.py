@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from trl import RewardConfig, RewardTrainer
 
 from instruct.evaluation.ranking_metrics import PAD
 from instruct.files import UserError
+from instruct.generation import cache_argument
 from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer, ranking_losses
 
 # A sliding window of 8 is shorter than the rows.
@@ -354,10 +356,13 @@ def test_a_model_that_scores_differently_from_a_cache_gets_rows(tmp_path, monkey
     model = make_classifier("gpt2")
     forward = model.transformer.forward
 
-    def broken(*args, past_key_values=None, position_ids=None, **kwargs):
-        if past_key_values is not None:
+    cache = cache_argument(model.transformer)
+
+    @wraps(forward)  # with its signature, by which the trainer asks for a cache
+    def broken(*args, position_ids=None, **kwargs):
+        if kwargs.get(cache) is not None:
             position_ids = position_ids - position_ids.min()
-        return forward(*args, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
+        return forward(*args, position_ids=position_ids, **kwargs)
 
     model.transformer.forward = broken
     assert not make_trainer(tmp_path, model, make_rankings()).share_prompt

@@ -1,0 +1,124 @@
+"""A run's start and end: where it resumes, and that all is on disk before anything is pushed."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import REPO, SCRIPT_ENV, write_jsonl
+
+from instruct.files import UserError
+from instruct.runs import already_finished, checkpoint_to_resume, finish, mark_finished
+
+
+def arguments(folder, resume_from_checkpoint=None):
+    return SimpleNamespace(output_dir=str(folder), resume_from_checkpoint=resume_from_checkpoint)
+
+
+def make_checkpoint(folder, step: int, state: str = '{"global_step": 1}'):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text(state)
+    return str(checkpoint)
+
+
+def test_the_newest_whole_checkpoint_is_resumed(tmp_path):
+    assert checkpoint_to_resume(arguments(tmp_path / "nowhere")) is None
+    make_checkpoint(tmp_path, 9)
+    newest = make_checkpoint(tmp_path, 10)  # 10 after 9, not "10" before "9"
+    make_checkpoint(tmp_path, 11, state='{"global_')  # killed while it was written
+    (tmp_path / "checkpoint-12").mkdir()
+    make_checkpoint(tmp_path, "best")
+    assert checkpoint_to_resume(arguments(tmp_path)) == newest
+    assert checkpoint_to_resume(arguments(tmp_path, "true")) == newest
+    assert checkpoint_to_resume(arguments(tmp_path, "False")) is None
+
+
+def test_a_checkpoint_that_is_asked_for_must_be_whole(tmp_path):
+    other = make_checkpoint(tmp_path, 3)
+    assert checkpoint_to_resume(arguments(tmp_path / "new", other)) == other
+    with pytest.raises(UserError, match="checkpoint-4: no whole checkpoint there"):
+        checkpoint_to_resume(arguments(tmp_path, str(tmp_path / "checkpoint-4")))
+
+
+def test_a_finished_run_is_said_to_be_one(tmp_path, capsys):
+    assert not already_finished(arguments(tmp_path)) and capsys.readouterr().out == ""
+    mark_finished(tmp_path)
+    assert already_finished(arguments(tmp_path))
+    assert "holds a finished run; delete it to train again" in capsys.readouterr().out
+
+
+class Recorder:
+    """A trainer that writes down what it is asked for; as Trainer does, it pushes when it saves."""
+
+    def __init__(self, folder, push_to_hub: bool, rank: int = 0):
+        self.args = SimpleNamespace(output_dir=str(folder), push_to_hub=push_to_hub)
+        self.rank, self.folder, self.calls = rank, folder, []
+
+    def save_model(self):
+        self.calls.append("model")
+        if self.args.push_to_hub:
+            self.push_to_hub()
+
+    def save_state(self):
+        self.calls.append("state")
+
+    def is_world_process_zero(self):
+        return self.rank == 0
+
+    def create_model_card(self):
+        self.calls.append("card")
+
+    def push_to_hub(self):
+        finished = (self.folder / "finished.json").is_file()
+        self.calls.append("push, finished" if finished else "push, unfinished")
+
+
+def test_everything_is_written_before_one_push(tmp_path):
+    trainer = Recorder(tmp_path, push_to_hub=True)
+    finish(trainer, lambda folder: trainer.calls.append(f"extras in {folder.name}"))
+    extras = f"extras in {tmp_path.name}"
+    assert trainer.calls == ["model", "state", extras, "card", "push, finished"]
+    assert trainer.args.push_to_hub  # as it was asked for
+
+
+def test_a_push_that_fails_leaves_a_finished_run(tmp_path):
+    trainer = Recorder(tmp_path, push_to_hub=True)
+
+    def away():
+        raise ConnectionError("the Hub is away")
+
+    trainer.push_to_hub = away
+    with pytest.raises(ConnectionError):
+        finish(trainer)
+    assert trainer.calls == ["model", "state", "card"]
+    assert (tmp_path / "finished.json").is_file()
+
+
+def test_only_rank_0_writes_extras_and_nothing_is_pushed_unasked(tmp_path):
+    trainer = Recorder(tmp_path, push_to_hub=False, rank=1)
+    finish(trainer, lambda folder: trainer.calls.append("extras"))
+    assert trainer.calls == ["model", "state"] and not (tmp_path / "finished.json").exists()
+
+
+@pytest.mark.parametrize("step", ["sft", "reward"])
+def test_no_deprecation_of_a_dependency_reaches_the_terminal(
+    step, tmp_path, tiny_model, demonstrations, comparisons
+):
+    """In a process of its own: pytest has its own filters for warnings."""
+    rows = {"sft": demonstrations, "reward": comparisons}[step]
+    command = [
+        sys.executable, "-m", f"recipes.{step}", "--model_name_or_path", tiny_model,
+        "--dataset_name", write_jsonl(tmp_path / "rows.jsonl", rows),
+        "--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--report_to", "none",
+        "--use_cpu", "--save_strategy", "no",
+    ]  # fmt: skip
+    command += ["--eval_fraction", "0"] if step == "reward" else []
+    done = subprocess.run(
+        command, cwd=REPO, env=SCRIPT_ENV, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "out" / "finished.json").read_text()) == {"finished": True}
+    warnings = [line for line in done.stderr.splitlines() if "Warning" in line]
+    assert not [line for line in warnings if "Future" in line or "Deprecat" in line], warnings
