@@ -23,7 +23,7 @@ from trl.trainer.utils import pad, selective_log_softmax
 
 from instruct.arguments import ModelConfig
 from instruct.files import UserError, atomic_folder
-from instruct.generation import left_pad
+from instruct.generation import base_of, left_pad
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
@@ -176,7 +176,7 @@ def last_token_scores(
     The head's own forward would look for the last id that is not pad, which is not the eos where
     pad = eos. Encoders pool in their own way and mask padding.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_of(model)
     if not hasattr(base, "score"):
         return model(input_ids=input_ids, attention_mask=attention_mask).logits.squeeze(-1)
     body = getattr(base, base.base_model_prefix)

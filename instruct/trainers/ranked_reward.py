@@ -24,6 +24,7 @@ from trl import RewardConfig, RewardTrainer
 from instruct.arguments import HardwareDefaults
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics, strict_pairs
 from instruct.files import UserError
+from instruct.generation import base_of
 from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_completion, encode_prompt
 from instruct.trainers.shared_prompt import (
@@ -180,9 +181,7 @@ class RankedRewardTrainer(RewardTrainer):
         kwargs.setdefault("compute_metrics", _metrics_of)
         super().__init__(model, args=args or RankedRewardConfig("reward"), **kwargs)
         self.model_accepts_loss_kwargs = True  # the same for TRL and transformers before that
-        classifier = self.accelerator.unwrap_model(self.model)
-        if hasattr(classifier, "get_base_model"):
-            classifier = classifier.get_base_model()
+        classifier = base_of(self.accelerator.unwrap_model(self.model))
         self.share_prompt = self._decide_share_prompt(classifier)
         score_rankings_in_forward(classifier)
         self.data_collator = RankingCollator(self.processing_class.pad_token_id, self.share_prompt)
