@@ -84,7 +84,7 @@ def peoples_answers(args: argparse.Namespace) -> dict[str, Output]:
 def deal_out(args: argparse.Namespace) -> list[Source]:
     """The sources of the K outputs, model by model: all models and temperatures take turns."""
     pairs = itertools.product(args.model_name_or_path, args.temperature)
-    sources = [Source(model, temperature) for model, temperature in pairs]
+    sources = [Source(model=model, temperature=temperature) for model, temperature in pairs]
     dealt = itertools.islice(itertools.cycle(sources), args.num_outputs)
     return sorted(dealt, key=sources.index)
 
@@ -176,7 +176,9 @@ def draw_outputs(
                 finished.add(key, draw(model, tokenizer, prompts, source, copies, seed, args))
             texts = finished.done[key]
             for n, text in enumerate(texts):  # the copies of one prompt stand together
-                outputs[batch[n // copies]].append(Output(source.model, sampling, text))
+                outputs[batch[n // copies]].append(
+                    Output(model=source.model, sampling=sampling, text=text)
+                )
             bar.update(len(texts))
     bar.close()
     return outputs

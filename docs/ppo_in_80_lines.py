@@ -39,7 +39,7 @@ def ppo_loss(policy, reference, values_of, score_of, rollout, args) -> torch.Ten
         args: kl_coef, gamma, lam, cliprange, cliprange_value, vf_coef.
     """
     # 1. What the models say of the responses before the step
-    rows = []
+    rows, every = [], []
     for prompt, response in rollout:
         with torch.no_grad():
             old = token_logprobs(policy, prompt, response)
@@ -54,10 +54,11 @@ def ppo_loss(policy, reference, values_of, score_of, rollout, args) -> torch.Ten
         advantages = advantages_of(rewards, values.tolist(), args)
         returns = [a + v for a, v in zip(advantages, values.tolist(), strict=True)]
         rows.append((prompt, response, old, values, advantages, returns))
+        every += advantages
 
     # 4. Advantages of the whole rollout are whitened
-    every = torch.tensor([a for row in rows for a in row[4]])
-    mean, scale = every.mean(), torch.rsqrt(every.var() + 1e-8)
+    whole = torch.tensor(every)
+    mean, scale = whole.mean(), torch.rsqrt(whole.var() + 1e-8)
 
     # 5. The loss, whose gradient is the step
     total = torch.zeros(())

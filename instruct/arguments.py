@@ -83,7 +83,7 @@ def parse_models(pairs: list[str]) -> dict[str, str]:
     models = {}
     for pair in pairs:
         name, _, path = pair.partition("=")
-        if "=" not in pair or pair.endswith("="):
+        if not name or not path:
             raise UserError(
                 f"--models {pair}: give every model as name=path, "
                 "for example sft=outputs/demo/sft/merged"

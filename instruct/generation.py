@@ -119,10 +119,15 @@ def of_similar_length(lengths: list[int]) -> list[list[int]]:
 def cache_argument(model: PreTrainedModel) -> str | None:
     """The name by which `forward` and its output hold the key-value cache, None without one.
 
-    transformers 5.24 has renamed `past_key_values` to `cache`, and warns of the older name.
+    transformers 5.24 has renamed `past_key_values` to `cache`, and warns of the older name. Model
+    code of others may take it among its `**kwargs`, by the older one.
     """
-    names = inspect.signature(model.forward).parameters
-    return next((name for name in ("cache", "past_key_values") if name in names), None)
+    parameters = inspect.signature(model.forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in parameters:
+            return name
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return "past_key_values" if takes_any else None
 
 
 def prompt_cache(
@@ -194,6 +199,16 @@ class Generated:
     noted: list[list[float]]
 
 
+def likeliest_tokens(count: int, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Greedy: `DrawToken` has left only what it drew."""
+    return GenerationConfig(
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,
@@ -207,8 +222,8 @@ def generate(
 ) -> Generated:
     """Samples `copies` completions of each prompt from softmax(logits / temperature).
 
-    A prompt is computed once, and its cache repeated for the copies. Rows that have ended leave the
-    batch every `CHUNK` tokens, unless the processes have to step together (`synced_gpus`).
+    A prompt is computed once. Rows that have ended leave the batch every `CHUNK` tokens, unless the
+    processes have to step together (`synced_gpus`).
 
     Args:
         prompts: N rows of ids.
@@ -216,31 +231,31 @@ def generate(
         also: called after each forward pass; the numbers [rows] it returns are kept in `noted`.
 
     Returns:
-        N * copies rows, the copies of a prompt side by side; a row without eos hit
-        `max_new_tokens`.
+        N * copies rows, a prompt's side by side; one without eos hit `max_new_tokens`.
     """
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    ids, mask = left_pad(prompts, pad, model.device)
-    together = bool(generate_kwargs.get("synced_gpus"))
+    eos, together = tokenizer.eos_token_id, bool(generate_kwargs.get("synced_gpus"))
+    ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
     cache = start_cache(model, ids, mask, copies, together)
     if cache is not None:
         generate_kwargs[cache_argument(base_of(model))] = cache
     # only a cache of ours goes on from one call of `generate` to the next
-    leaves = not together and not getattr(base_of(model), "_is_stateful", False)
-    chunk = CHUNK if leaves else max_new_tokens
+    chunk = CHUNK if cache is not None and not together else max_new_tokens
     ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
 
     draw = LogitsProcessorList([DrawToken(temperature, also)] if temperature > 0 else [])
-    out = Generated([[] for _ in ids], [[] for _ in ids], [[] for _ in ids])
-    rows, open_rows = out.ids, list(range(len(out.ids)))
+    rows, open_rows = [[] for _ in ids], list(range(len(ids)))
+    out = Generated(ids=rows, logprobs=[[] for _ in ids], noted=[[] for _ in ids])
     for start in range(0, max_new_tokens, chunk):
         known = ids.shape[1]
-        steps = min(chunk, max_new_tokens - start)
-        config = GenerationConfig(
-            max_new_tokens=steps, do_sample=False, eos_token_id=eos, pad_token_id=pad
-        )
+        config = likeliest_tokens(min(chunk, max_new_tokens - start), tokenizer)
         with own_generation_config(model, config):
-            ids = model.generate(ids, config, draw, attention_mask=mask, **generate_kwargs)
+            ids = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                generation_config=config,
+                logits_processor=draw,
+                **generate_kwargs,
+            )
         for i, new in zip(open_rows, ids[:, known:].tolist(), strict=True):
             rows[i] += new[: new.index(eos) + 1] if eos in new else new
         for drawn in draw:
@@ -250,9 +265,9 @@ def generate(
             break
         mask = pad_last(mask, (0, ids.shape[1] - known), value=1)
         if len(still_open) < len(open_rows) and cache is not None:
+            open_rows = [open_rows[j] for j in still_open]
             index = torch.tensor(still_open, device=model.device)
             ids, mask = ids[index], mask[index]
-            open_rows = [open_rows[j] for j in still_open]
             cache.batch_select_indices(index)
     return out
 
@@ -264,7 +279,7 @@ def start_cache(
     own.
     """
     base = base_of(model)
-    if getattr(base, "_is_stateful", False):
+    if getattr(base, "_is_stateful", False) or cache_argument(base) is None:
         return None
     if ids.shape[1] > 1 and (copies > 1 or not together):
         return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies)

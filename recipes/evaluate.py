@@ -1,4 +1,4 @@
-"""Step 4: measure, as the paper did (section 3.6): held-out users, win rates against a baseline.
+"""Step 4: measure on users never seen in training: win rates against a baseline (paper, 3.6).
 
     python recipes/evaluate.py --models base=… sft=… ppo=… --input prompts/test.parquet \\
         --output_dir DIR

@@ -144,7 +144,7 @@ def _open(file: str) -> IO[bytes]:
 def _record_batches(file: str, batches: Iterable[pa.RecordBatch]) -> Iterator[Chunk]:
     first = 1
     for batch in batches:
-        yield Chunk(file, first, batch)
+        yield Chunk(file=file, first_line=first, content=batch)
         first += len(batch)
 
 
@@ -154,10 +154,10 @@ def _json_lines(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
         lines.append(line)
         size += len(line)
         if size >= CHUNK_BYTES or len(lines) >= CHUNK_ROWS:
-            yield Chunk(file, first, lines)
+            yield Chunk(file=file, first_line=first, content=lines)
             first, lines, size = first + len(lines), [], 0
     if lines:
-        yield Chunk(file, first, lines)
+        yield Chunk(file=file, first_line=first, content=lines)
 
 
 def _starts_with_list(raw: IO[bytes]) -> bool:
@@ -176,7 +176,8 @@ def _json_list(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
         ) from error
     for first in range(0, len(rows), CHUNK_ROWS):
         numbered = enumerate(rows[first : first + CHUNK_ROWS], first + 1)
-        yield Chunk(file, first + 1, [(n, _object(row)) for n, row in numbered])
+        checked = [(n, _object(row)) for n, row in numbered]
+        yield Chunk(file=file, first_line=first + 1, content=checked)
 
 
 def _object(row: Any) -> dict | str:
@@ -209,10 +210,10 @@ def _csv(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
             size += sum(map(len, cells))
         line = reader.line_num + 1  # a quoted cell may run over several lines
         if size >= CHUNK_BYTES or len(pairs) >= CHUNK_ROWS:
-            yield Chunk(file, pairs[0][0], pairs)
+            yield Chunk(file=file, first_line=pairs[0][0], content=pairs)
             pairs, size = [], 0
     if pairs:
-        yield Chunk(file, pairs[0][0], pairs)
+        yield Chunk(file=file, first_line=pairs[0][0], content=pairs)
 
 
 def _csv_row(header: list[str], cells: list[str]) -> dict | str:

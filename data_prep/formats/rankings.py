@@ -52,11 +52,12 @@ def load_train_and_eval(
         return train, None
     held_out = [key_of([row["prompt"], seed]) % 10_000 < fraction * 10_000 for row in train]
     indices = range(len(train))
-    parts = [train.select([i for i in indices if held_out[i] == side]) for side in (False, True)]
-    if not all(map(len, parts)):
+    kept = train.select([i for i in indices if not held_out[i]])
+    out = train.select([i for i in indices if held_out[i]])
+    if not len(kept) or not len(out):
         raise UserError(
-            f"{source}: holding out {fraction:.0%} of the prompts leaves {len(parts[0])} rankings "
-            f"to train on and {len(parts[1])} held out; give more rankings, "
+            f"{source}: holding out {fraction:.0%} of the prompts leaves {len(kept)} rankings "
+            f"to train on and {len(out)} held out; give more rankings, "
             "another --eval_fraction, or a file by --dataset_test_split"
         )
-    return parts[0], parts[1]
+    return kept, out

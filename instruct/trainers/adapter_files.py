@@ -3,9 +3,12 @@
 import copy
 from pathlib import Path
 
+from accelerate import PartialState
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
+
+from instruct.models import load_reward
 
 
 def part_of(state: dict | None, prefix: str) -> dict | None:
@@ -36,6 +39,19 @@ def shares_base(reward_path: str, model: PreTrainedModel) -> bool:
     except ValueError:
         return False  # a full model
     return _same_place(config.base_model_name_or_path, model.name_or_path)
+
+
+def reward_beside(reward_model, base: PreTrainedModel, device):
+    """A reward model on weights of its own: a full one, or an adapter of another base.
+
+    Args:
+        reward_model: path or Hub id; an object that scores is passed through.
+    """
+    if not isinstance(reward_model, str):
+        return reward_model
+    if PartialState().is_main_process:
+        print(f"{reward_model}: not an adapter of {base.name_or_path}, so it is loaded beside it")
+    return load_reward(reward_model, device=str(device))
 
 
 def _same_place(a: str | None, b: str | None) -> bool:

@@ -129,11 +129,7 @@ def encode_ranking(row: dict, tokenizer: PreTrainedTokenizerBase, where: str) ->
 
 
 def keep_usable(dataset: Dataset, max_length: int | None, name: str) -> Dataset:
-    """Tokenised rankings that can be learned from; says how many cannot.
-
-    Raises:
-        UserError: none is left.
-    """
+    """Tokenised rankings that can be learned from; says how many cannot."""
     n_all = len(dataset)
     dataset = dataset.filter(lambda ranks: len(set(ranks)) > 1, input_columns="ranks")
     if len(dataset) < n_all:
@@ -150,11 +146,6 @@ def keep_usable(dataset: Dataset, max_length: int | None, name: str) -> Dataset:
                 f"{n_strict - len(dataset)} of {n_all} rankings of the {name} dataset are longer "
                 f"than --max_length {max_length} tokens and are left out."
             )
-    if len(dataset) == 0:
-        raise UserError(
-            f"the {name} dataset has no ranking that could be learned from: {n_all} in it, "
-            f"none has a strict pair within --max_length {max_length}"
-        )
     return dataset
 
 
@@ -184,7 +175,9 @@ class RankedRewardTrainer(RewardTrainer):
         classifier = base_of(self.accelerator.unwrap_model(self.model))
         self.share_prompt = self._decide_share_prompt(classifier)
         score_rankings_in_forward(classifier)
-        self.data_collator = RankingCollator(self.processing_class.pad_token_id, self.share_prompt)
+        self.data_collator = RankingCollator(
+            pad_token_id=self.processing_class.pad_token_id, share_prompt=self.share_prompt
+        )
 
     def _decide_share_prompt(self, classifier: PreTrainedModel) -> bool:
         asked = self.args.share_prompt
@@ -234,7 +227,15 @@ class RankedRewardTrainer(RewardTrainer):
                 desc=f"Tokenizing {dataset_name} dataset",
                 remove_columns=[c for c in ("chosen", "rejected") if c in dataset.column_names],
             )
-            return keep_usable(dataset, args.max_length, dataset_name)
+            n_all = len(dataset)
+            dataset = keep_usable(dataset, args.max_length, dataset_name)
+        # not inside: a process that raised there would leave the others waiting for it
+        if len(dataset) == 0:
+            raise UserError(
+                f"the {dataset_name} dataset has no ranking that could be learned from: {n_all} "
+                f"in it, none has a strict pair within --max_length {args.max_length}"
+            )
+        return dataset
 
     def _set_signature_columns_if_needed(self):
         # what the collator reads, and `length` for `group_by_length`

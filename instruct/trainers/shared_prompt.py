@@ -173,7 +173,7 @@ def _both_ways_differ(model: PreTrainedModel) -> str | None:
     rankings = _small_rankings(model.config.get_text_config().vocab_size)
 
     def scores(score: Callable, share_prompt: bool) -> Tensor:
-        batch = RankingCollator(0, share_prompt)(rankings)
+        batch = RankingCollator(pad_token_id=0, share_prompt=share_prompt)(rankings)
         inputs = {k: v.to(model.device) for k, v in batch.items() if k not in NOT_FOR_MODEL}
         return score(model, **inputs).float()
 

@@ -159,11 +159,13 @@ def follow_plan(args: SharedBasePPOConfig, plan: BatchPlan) -> None:
 
 
 def with_prompt_ids(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int, name: str
-) -> Dataset:
+    rows: Dataset | None, tokenizer: PreTrainedTokenizerBase, longest: int, name: str
+) -> Dataset | None:
     """Rows with a column `prompt_ids`; those of more than `longest` tokens are left out, and
     counted.
     """
+    if rows is None:
+        return None  # no evaluation
     ids = [encode_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
     rows = rows.add_column("prompt_ids", ids)
     short = rows.select([i for i, row in enumerate(ids) if len(row) <= longest])
@@ -232,6 +234,11 @@ class RolloutSampler(Sampler):
         return self.rollouts * self.rollout * self.repeats
 
 
+def index_batch(indices: list[int]) -> dict[str, torch.Tensor]:
+    """Collates prompt indices, in the form that Trainer's loop hands on."""
+    return {"index": torch.tensor(indices)}
+
+
 # ---- tensors -------------------------------------------------------------------------------------
 
 
@@ -271,7 +278,7 @@ def token_batch(
     return {name: torch.tensor(values, device=device) for name, values in lists.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class MicroBatch:
     """One forward and backward pass. N response tokens, in the order of `tokens`.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
@@ -101,6 +102,7 @@ class Watchdog(TrainerCallback):
     """Stops with one sentence on a NaN, or on a bound crossed `watchdog_patience` rollouts in a
     row.
 
+    It raises in `on_log`: callbacks added before it have seen the last line, those after have not.
     `crossed` counts those rollouts, flag -> how many; it is saved with a checkpoint.
     """
 
@@ -155,6 +157,13 @@ class PolicyAverage(TrainerCallback):
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 self.average[name].lerp_(parameter.float(), 1 - args.ema_decay)
+
+    def save(self, folder: Path) -> None:
+        save_file(self.average, folder / "ema.safetensors")
+
+    def load(self, folder: Path) -> None:
+        saved = load_file(folder / "ema.safetensors")
+        self.average = {name: saved[name].to(p.device) for name, p in self.parameters.items()}
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:

@@ -21,12 +21,10 @@ class Rewards:
         args: the settings.
 
     Raises:
-        UserError: no function at all, or not one weight for each.
+        UserError: not one weight for each.
     """
 
     def __init__(self, functions: dict[str, RewardFunction], args: SharedBasePPOConfig):
-        if not functions:
-            raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
         weights = args.reward_weights or [1.0] * len(functions)
         if len(weights) != len(functions):
             raise UserError(

@@ -207,9 +207,9 @@ class RolloutWorker:
                     if by_head:
                         values[i] = torch.tensor(drawn.noted[k], device=args.device)
         return Sampled(
-            responses,
-            pad_sequence(logprobs, batch_first=True) if exact else None,
-            pad_sequence(values, batch_first=True) if by_head else None,
+            responses=responses,
+            logprobs=pad_sequence(logprobs, batch_first=True) if exact else None,
+            values=pad_sequence(values, batch_first=True) if by_head else None,
         )
 
     @contextlib.contextmanager
@@ -243,7 +243,8 @@ class RolloutWorker:
             return
         with unwrap_model_for_generation(wrapped, self.accelerator) as unwrapped:
             gather = contextlib.nullcontext()
-            is_fsdp = self.accelerator.state.fsdp_plugin is not None
+            # accelerate's state has the attribute under FSDP alone
+            is_fsdp = getattr(self.accelerator.state, "fsdp_plugin", None) is not None
             if is_fsdp and hasattr(wrapped, "unshard"):  # FSDP2
                 wrapped.unshard()
             elif is_fsdp:
@@ -304,6 +305,7 @@ class RolloutWorker:
 
     @torch.no_grad()
     def _forward(self, **inputs) -> dict[str, torch.Tensor]:
+        # only a call of the wrapped model gathers sharded weights; else the wrapper is overhead
         return (self.sharded_model or self.shared)(**inputs)
 
     def _chunks(self, lengths: list[int], even: bool) -> list[list[int]]:

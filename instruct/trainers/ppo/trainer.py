@@ -1,8 +1,8 @@
 """PPO as in InstructGPT (arXiv 2203.02155, section 3.5 and App. C.4) on one shared base model.
 
-`SharedBasePPOTrainer` is a `PPOTrainer` in name and flags, built like TRL's `GRPOTrainer` on
-`transformers.Trainer`'s own loop: clipping, schedules, callbacks, checkpoints, RNG, DDP, FSDP and
-ZeRO are Trainer's. Its hooks, in the order of a step:
+`SharedBasePPOTrainer` has TRL's flag names for what both have. Like TRL's `GRPOTrainer` it is built
+on `transformers.Trainer`'s own loop: clipping, schedules, callbacks, checkpoints, RNG, DDP, FSDP
+and ZeRO are Trainer's. Its hooks, in the order of a step:
 
     get_train_dataloader   prompts of a rollout, once for each of its micro-steps
     _prepare_inputs        the next micro-batch; where all are used up, a new rollout first
@@ -16,12 +16,12 @@ ZeRO are Trainer's. Its hooks, in the order of a step:
 import contextlib
 import json
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
@@ -33,18 +33,17 @@ from transformers import (
 
 from instruct.files import UserError, write_json
 from instruct.generation import own_random_state
-from instruct.models import load_reward
 from instruct.runs import step_of
-from instruct.trainers.adapter_files import shares_base
+from instruct.trainers.adapter_files import reward_beside, shares_base
 from instruct.trainers.ppo import math as ppo_math
 from instruct.trainers.ppo import metrics as ppo_metrics
 from instruct.trainers.ppo.batches import (
     MicroBatch,
     RolloutSampler,
     follow_plan,
+    index_batch,
     plan_batches,
     pretraining_rows,
-    print_once,
     with_prompt_ids,
 )
 from instruct.trainers.ppo.callbacks import PolicyAverage, RewardAndKLBar, SampleTable, Watchdog
@@ -89,11 +88,13 @@ class SharedBasePPOTrainer(PPOParent):
         callbacks: list | None = None,
         optimizers: tuple = (None, None),
     ):
+        if reward_model is None and not reward_funcs:
+            raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
+
         # 1. Prompts, and the arithmetic of their batches
         longest = args.max_prompt_length
         train_dataset = with_prompt_ids(train_dataset, processing_class, longest, "training")
-        if eval_dataset is not None:
-            eval_dataset = with_prompt_ids(eval_dataset, processing_class, longest, "evaluation")
+        eval_dataset = with_prompt_ids(eval_dataset, processing_class, longest, "evaluation")
         self.batches = plan_batches(args, len(train_dataset))
         follow_plan(args, self.batches)
         self.ptx = pretraining_rows(ptx_dataset, processing_class, args)
@@ -101,8 +102,8 @@ class SharedBasePPOTrainer(PPOParent):
         # 2. One base model in four roles
         set_seed(args.seed)  # new adapters are random
         on_base = isinstance(reward_model, str) and shares_base(reward_model, model)
-        on_adapter = reward_model if on_base else None
-        self.shared = SharedBase(model, peft_config, on_adapter, args.value_model)
+        adapter = reward_model if on_base else None
+        self.shared = SharedBase(model, peft_config, adapter, args.value_model)
 
         # 3. Trainer. PPOTrainer's own __init__ would build TRL's loop.
         Trainer.__init__(
@@ -114,28 +115,24 @@ class SharedBasePPOTrainer(PPOParent):
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
-            # not None turns Trainer's own loss scaling off; it is never called
-            compute_loss_func="ours, in compute_loss",
+            compute_loss_func=_never_called,
         )
 
         # 4. Who samples and scores
-        if isinstance(reward_model, str) and not on_base:
-            print_once(
-                f"{reward_model}: not an adapter of {model.name_or_path}, so it is loaded beside it"
-            )
-            reward_model = load_reward(reward_model, device=str(args.device))
-        beside = None if on_base else reward_model
         self.worker = RolloutWorker(
-            self.shared, processing_class, args, beside, tuple(reward_funcs), self.accelerator
+            self.shared,
+            processing_class,
+            args,
+            reward_model=None if on_base else reward_beside(reward_model, model, args.device),
+            reward_funcs=tuple(reward_funcs),
+            accelerator=self.accelerator,
         )
 
         # 5. What a run carries along
         self.kl_coef = args.kl_coef
-        self._micro_batches: list[MicroBatch] = []
-        self._next_micro_batch = 0
+        self._micro_batches: deque[MicroBatch] = deque()  # what is left of a rollout
         self._metrics: dict[str, float] = {}  # of the rollout that is being trained on
         self._update = ppo_metrics.NamedSums(args.device)  # over its micro-batches
-        self._update_started = 0.0
         self._add_watchers()
 
     def _add_watchers(self) -> None:
@@ -171,7 +168,7 @@ class SharedBasePPOTrainer(PPOParent):
             range(len(self.train_dataset)),
             batch_size=batches.local_rollout_size,
             sampler=sampler,
-            collate_fn=_as_indices,
+            collate_fn=index_batch,
         )
         return self.accelerator.prepare(loader)
 
@@ -179,13 +176,11 @@ class SharedBasePPOTrainer(PPOParent):
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> MicroBatch:
         """Trainer's hook before each micro-step."""
-        if self._next_micro_batch == len(self._micro_batches):
+        if not self._micro_batches:
             self.model.eval()
             self._new_rollout(inputs["index"].tolist())
             self.model.train()
-        micro_batch = self._micro_batches[self._next_micro_batch]
-        self._next_micro_batch += 1
-        return micro_batch
+        return self._micro_batches.popleft()
 
     def _new_rollout(self, indices: list[int]) -> None:
         args = self.args
@@ -207,10 +202,10 @@ class SharedBasePPOTrainer(PPOParent):
         rollout.advantages = ppo_math.whiten(advantages, rollout.mask, reduce=self._sum)
 
         # 2.4 Micro-batches of all epochs
-        self._micro_batches = cut_into_micro_batches(
-            rollout, self.batches, args, self.processing_class.pad_token_id, self.ptx, self._sum
+        pad_id = self.processing_class.pad_token_id
+        self._micro_batches.extend(
+            cut_into_micro_batches(rollout, self.batches, args, pad_id, self.ptx, self._sum)
         )
-        self._next_micro_batch = 0
 
         # 2.5 What to report, and the KL coefficient of the next rollout
         self._metrics = ppo_metrics.rollout_metrics(
@@ -384,15 +379,12 @@ class SharedBasePPOTrainer(PPOParent):
             self.shared.save_value(folder / "value", state)
             self.processing_class.save_pretrained(folder)
             if _internal_call:
-                self._save_own_state(folder)
+                if self.average is not None:
+                    self.average.save(folder)
+                state = {"kl_coef": self.kl_coef, "crossed": self.watchdog.crossed}
+                write_json(folder / "ppo_state.json", state)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
-    def _save_own_state(self, folder: Path) -> None:
-        if self.average is not None:
-            save_file(self.average.average, folder / "ema.safetensors")
-        state = {"kl_coef": self.kl_coef, "crossed": self.watchdog.crossed}
-        write_json(folder / "ppo_state.json", state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -409,12 +401,12 @@ class SharedBasePPOTrainer(PPOParent):
         state = json.loads((folder / "ppo_state.json").read_text())
         self.kl_coef, self.watchdog.crossed = state["kl_coef"], state["crossed"]
         if self.average is not None:
-            device = str(self.args.device)
-            self.average.average = load_file(folder / "ema.safetensors", device=device)
+            self.average.load(folder)
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-def _as_indices(indices: list[int]) -> dict[str, torch.Tensor]:
-    return {"index": torch.tensor(indices)}
+def _never_called(*_args, **_kwargs):
+    """A loss function that is not None makes an older transformers leave the loss's scale alone."""
+    raise NotImplementedError("the loss is in SharedBasePPOTrainer.compute_loss")

@@ -11,7 +11,9 @@ try:
         # TRL's notice that `trl.experimental` may change is for us, not for whoever runs a recipe
         warnings.filterwarnings("ignore", message="You are importing from 'trl.experimental'")
         from trl.experimental.ppo import PPOConfig, PPOTrainer
-except ImportError:
+except ModuleNotFoundError as error:
+    if not (error.name or "").startswith("trl"):
+        raise  # TRL has it, and something it needs is missing
     PPOConfig = PPOTrainer = None
 
 # What `SharedBasePPOTrainer` subclasses: its callers may ask `isinstance(trainer, PPOTrainer)`.

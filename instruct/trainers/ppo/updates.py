@@ -49,27 +49,32 @@ def cut_into_micro_batches(
         for k in range(batches.gradient_accumulation_steps):
             rows = mini[k * size : (k + 1) * size]
             mine = ptx_rows[n][k * ptx_per_micro : (k + 1) * ptx_per_micro]
-            real = rollout.mask[rows]
-            out.append(
-                MicroBatch(
-                    tokens=token_batch(
-                        [rollout.prompts[i] for i in rows],
-                        [rollout.responses[i] for i in rows],
-                        pad_id,
-                        args.device,
-                    ),
-                    old_logprobs=rollout.logprobs[rows][real],
-                    old_values=rollout.values[rows][real],
-                    advantages=rollout.advantages[rows][real],
-                    returns=rollout.returns[rows][real],
-                    share=batches.processes / totals[n],
-                    # a pretraining row is a prompt of one token and the rest as its response
-                    ptx=token_batch(
-                        [row[:1] for row in mine], [row[1:] for row in mine], pad_id, args.device
-                    )
-                    if mine
-                    else None,
-                    ptx_share=batches.processes / ptx_totals[n] if mine else 0.0,
-                )
-            )
+            micro_batch = micro_batch_of(rollout, rows, batches.processes / totals[n], pad_id)
+            if mine:
+                micro_batch.ptx = ptx_batch(mine, pad_id, args.device)
+                micro_batch.ptx_share = batches.processes / ptx_totals[n]
+            out.append(micro_batch)
     return out
+
+
+def micro_batch_of(rollout: Rollout, rows: list[int], share: float, pad_id: int) -> MicroBatch:
+    """These rows of a rollout, their real tokens one after the other."""
+    real = rollout.mask[rows]
+    return MicroBatch(
+        tokens=token_batch(
+            [rollout.prompts[i] for i in rows],
+            [rollout.responses[i] for i in rows],
+            pad_id,
+            rollout.mask.device,
+        ),
+        old_logprobs=rollout.logprobs[rows][real],
+        old_values=rollout.values[rows][real],
+        advantages=rollout.advantages[rows][real],
+        returns=rollout.returns[rows][real],
+        share=share,
+    )
+
+
+def ptx_batch(rows: list[list[int]], pad_id: int, device) -> dict[str, torch.Tensor]:
+    """Pretraining rows as `token_batch`: a prompt of one token, and the rest as its response."""
+    return token_batch([row[:1] for row in rows], [row[1:] for row in rows], pad_id, device)

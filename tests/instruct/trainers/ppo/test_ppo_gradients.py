@@ -130,7 +130,12 @@ def test_ptx_adds_its_own_gradient(setup, tmp_path):
         setup, tmp_path / "b", ptx_dataset=rows, ptx_coef=2.5, ptx_batch_size=3, **COMMON
     )
     drawn, original = [], trainer.ptx.draw
-    trainer.ptx.draw = lambda n: drawn.append(original(n)) or drawn[-1]
+
+    def noted(count: int) -> list[list[int]]:
+        drawn.append(original(count))
+        return drawn[-1]
+
+    trainer.ptx.draw = noted
     found = first_gradients(trainer)
 
     naive = NaivePPO(setup, _saved(trainer, tmp_path), "adapter").policy

@@ -1,7 +1,9 @@
 """Rollouts: what is sampled, what each role says of it, and the score of its text."""
 
 import collections
+import contextlib
 import math
+import types
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from transformers import AutoModelForCausalLM
 from instruct.arguments import ModelConfig
 from instruct.models import load_causal_lm, load_reward
 from instruct.tokens import encode_prompt, load_tokenizer
+from instruct.trainers.ppo import rollout as rollout_module
+from instruct.trainers.ppo.rollout import RolloutWorker
 
 
 @pytest.fixture(scope="module")
@@ -180,3 +184,50 @@ def test_what_sampling_noted_is_what_training_computes(tmp_path, kind, value_mod
         and rollout.logprobs.abs().max() > 1
     )
     assert torch.allclose(rollout.values, found["value"], atol=1e-3) and rollout.values.std() > 0.1
+
+
+def test_a_worker_needs_no_trainer(setup, tmp_path):
+    """The same rollout as the trainer's, from model, tokenizer and settings alone."""
+    trainer = make_trainer(setup, tmp_path)
+    worker = RolloutWorker(trainer.shared, trainer.processing_class, trainer.args)
+    rollouts = []
+    for one in (worker, trainer.worker):
+        torch.manual_seed(0)
+        rollouts.append(one.collect(trainer.train_dataset[:8]))
+    mine, theirs = rollouts
+    assert mine.responses == theirs.responses and torch.equal(mine.scores, theirs.scores)
+    assert torch.equal(mine.values, theirs.values)
+
+
+def test_sharded_weights_are_gathered_where_there_is_no_fsdp(setup, tmp_path, monkeypatch):
+    """ZeRO-3: accelerate's state has no `fsdp_plugin` at all; every forward goes to the wrapper."""
+    trainer = make_trainer(setup, tmp_path)
+    calls = []
+
+    class Wrapped(torch.nn.Module):
+        def forward(self, **inputs):
+            calls.append(inputs["roles"])
+            return trainer.shared(**inputs)
+
+    @contextlib.contextmanager
+    def gathered(model, accelerator):
+        assert isinstance(model, Wrapped) and not hasattr(accelerator.state, "fsdp_plugin")
+        yield trainer.shared
+
+    monkeypatch.setattr(rollout_module, "unwrap_model_for_generation", gathered)
+    accelerator = types.SimpleNamespace(
+        state=types.SimpleNamespace(), autocast=contextlib.nullcontext
+    )
+    worker = RolloutWorker(
+        trainer.shared, trainer.processing_class, trainer.args, accelerator=accelerator
+    )
+    worker.sharded_model = Wrapped()
+    torch.manual_seed(0)
+    sharded = worker.collect(trainer.train_dataset[:8])
+    # sampled log-probabilities are not kept there: policy, reference, value and reward are passes
+    assert {role for roles in calls for role in roles} == {"policy", "reference", "value", "reward"}
+    torch.manual_seed(0)
+    plain = trainer.worker.collect(trainer.train_dataset[:8])
+    assert sharded.responses == plain.responses
+    assert torch.allclose(sharded.logprobs, plain.logprobs, atol=1e-5)
+    assert torch.allclose(sharded.scores, plain.scores, atol=1e-5)
