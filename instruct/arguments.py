@@ -68,6 +68,7 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
     Raises:
         UserError: an unknown flag, a bad value or a YAML file that cannot be read.
     """
+    # TrlParser raises plain errors; the recipes end in one sentence, not in a traceback
     try:
         return TrlParser(dataclasses).parse_args_and_config(args=argv)
     except (ValueError, OSError) as error:
@@ -82,6 +83,7 @@ def parse_models(pairs: list[str]) -> dict[str, str]:
     """
     models = {}
     for pair in pairs:
+        # at the first =, as a path may hold one itself
         name, _, path = pair.partition("=")
         if not name or not path:
             raise UserError(
@@ -101,6 +103,7 @@ def load_function(spec: str, flag: str) -> Callable:
     module, _, function = spec.partition(":")
     if not function:
         raise UserError(f"{flag} {spec}: write it as module:function")
+    # a script has its own folder on sys.path, not the one it was started from
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -22,11 +22,13 @@ LOGGED = (
 )
 FIRST_TOO = ("eval_loss", "objective/scores")
 
+# Which of the paper's three steps made the model.
 TITLES = {
     "sft": "supervised fine-tuning (step 1 of InstructGPT)",
     "reward": "a reward model from rankings (step 2 of InstructGPT)",
     "ppo": "PPO against a reward model (step 3 of InstructGPT)",
 }
+# Code a reader can paste: each step leaves another kind of folder.
 LOADING = {
     "sft": """from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -49,7 +51,9 @@ model = AutoPeftModelForCausalLM.from_pretrained("{name}")""",
 
 def exact_command() -> str:
     """The command line of this process, its script named as seen from where it was started."""
+    # an absolute path says where it lay here, and nothing to a stranger
     script = os.path.relpath(sys.argv[0]) if os.path.exists(sys.argv[0]) else sys.argv[0]
+    # the batch size depends on it, and a launcher's own flags are not in argv
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     count = ["--num_processes", str(processes)] if processes > 1 else []
     return shlex.join(["accelerate", "launch", *count, script, *sys.argv[1:]])
@@ -62,6 +66,7 @@ def metrics_of(output_dir: str | Path, log_history: list[dict]) -> dict[str, flo
         found = json.loads(file.read_text())
         # by type: a bool is an int, too
         metrics = {name: value for name, value in found.items() if type(value) in (int, float)}
+    # a log is a list of entries, and each holds other keys
     for key in LOGGED:
         values = [entry[key] for entry in log_history if key in entry]
         if values and key in FIRST_TOO:
@@ -91,6 +96,7 @@ def write_model_card(
         name: Hub id of the model, where it has one.
     """
     is_adapter = (Path(output_dir) / "adapter_config.json").is_file()
+    # the Hub refuses a card whose metadata name something it cannot know
     data = ModelCardData(
         base_model=base_model if _is_hub_id(base_model) else None,
         datasets=[source for source in datasets if _is_hub_id(source)] or None,
@@ -127,11 +133,13 @@ Made by {TITLES[step]} with instruct-recipes.
 {LOADING[step].format(name=name or folder.name)}
 ```
 """
+    # a run killed while it writes leaves the card before
     with atomic_file(Path(output_dir) / "README.md") as beside:
         ModelCard(text).save(beside)
 
 
 def _is_hub_id(source: str) -> bool:
+    # a folder may look like one: "outputs/sft" has the form of "owner/name"
     return not Path(source).exists() and source.count("/") <= 1
 
 
@@ -151,6 +159,7 @@ def use_our_card(trainer, step: str, base_model: str, datasets: list[str | None]
 
     # Whatever Trainer passes (tags, a title) is in ours already.
     def create_model_card(*args, **kwargs) -> None:
+        # Trainer calls it on every process
         if not trainer.is_world_process_zero():
             return
         output_dir = trainer.args.output_dir

@@ -32,6 +32,7 @@ class UserError(ValueError):
 def command(main: Callable) -> Callable:
     """Decorates a `main`: a `UserError` becomes one sentence on stderr and exit code 2."""
 
+    # 2 is what argparse exits with on a wrong flag
     @functools.wraps(main)
     def run(*args, **kwargs):
         try:
@@ -45,6 +46,7 @@ def command(main: Callable) -> Callable:
 
 def _format_of(path: Path) -> str | None:
     name = path.name.lower()
+    # by the ending of the name: `Path.suffix` of .jsonl.gz is .gz
     return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
 
 
@@ -59,6 +61,7 @@ def data_files(source: str | Path, split: str | None = None) -> list[Path]:
             raise UserError(f"{path}: unknown file ending; use one of {', '.join(ENDINGS)}")
         return [path]
     if not path.is_dir():
+        # not an error yet: it may be a Hub id
         return []
     # report.json and removed.parquet are what data_prep/prompts.py writes beside its splits
     found = sorted(
@@ -88,12 +91,14 @@ def load_rows(
     files = data_files(source, split)
     if files:
         dataset = _load_files(source, files)
+    # a typo in a path would else end in "no such Hub dataset"
     elif _looks_like_a_path(str(source)):
         raise UserError(f"{source}: no such file or folder")
     else:
         dataset = _load_from_hub(str(source), split, name)
     if len(dataset) == 0:
         raise UserError(f"{source}: no rows")
+    # here, by name; later it would be a KeyError inside a `map`
     missing = [c for c in columns if c not in dataset.column_names]
     if missing:
         raise UserError(
@@ -153,12 +158,14 @@ def read_jsonl(path: str | Path) -> list[dict]:
     rows = []
     opener = gzip.open if str(path).endswith(".gz") else open
     try:
+        # UTF-8 said: the default is the machine's
         with opener(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
                 row = _json_object(line, f"{path}, line {number}")
                 rows.append(row)
+    # decoded in blocks, so the line is not known, only how far it came
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}, after line {len(rows)}: not UTF-8 text ({error.reason})"
@@ -184,6 +191,7 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
     name = path.name.lower()
     with atomic_file(path) as beside:
         if name.endswith(".parquet"):
+            # imported here: only Parquet needs it
             import pyarrow as pa
             import pyarrow.parquet as pq
 
@@ -192,6 +200,7 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
             opener = gzip.open if name.endswith(".gz") else open
             with opener(beside, "wt", encoding="utf-8") as out:
                 for row in rows:
+                    # text a person can read, whatever its script
                     out.write(json.dumps(row, ensure_ascii=False) + "\n")
         else:
             raise UserError(f"{path}: rows are written as .jsonl, .jsonl.gz or .parquet")
@@ -208,9 +217,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yields a name beside `path`, renamed to it when the block ends well, else removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # beside: a rename is atomic within one file system, and /tmp may be another
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
+        # a reader finds the old file or the new one, never half of one
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
@@ -222,7 +233,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # by pid, as above: two runs at once do not share it
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    # of a killed run whose pid came again
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
     try:

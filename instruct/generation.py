@@ -23,7 +23,9 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+# A look waits for the device and copies the cache; without it, ended rows are computed on.
 CHUNK = 8  # tokens between two looks for rows that have ended
+# Fewer rows, more passes: each reads all weights again, which costs more than padding.
 MIN_ROWS = 4  # a batch of prompts has at least so many, however their lengths differ
 
 
@@ -54,13 +56,17 @@ class DrawToken(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         probabilities = (scores / self.temperature).softmax(-1)
+        # float32 sums of a large vocabulary end visibly off 1
         cumulative = probabilities.cumsum(-1, dtype=torch.float64)
         uniform = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device)
+        # times the last sum, which is 1 but for rounding: no draw falls outside
         drawn = uniform * cumulative[:, -1:]
+        # right: an entry of probability 0 is never drawn, even at uniform = 0
         token = torch.searchsorted(cumulative, drawn, right=True).clamp(max=scores.shape[-1] - 1)
         self.logprobs.append(probabilities.gather(1, token).log().squeeze(1))
         if self.also is not None:
             self.noted.append(self.also())
+        # `generate` takes the argmax of it
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
     def take(self) -> tuple[list[list[float]], list[list[float]]]:
@@ -77,6 +83,7 @@ def _by_row(steps: list[torch.Tensor]) -> list[list[float]]:
 @contextlib.contextmanager
 def own_generation_config(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
     """For the block, `generate` finds `config` where it would fill up from the model's own."""
+    # `generate` fills what a config leaves open from the model's: top_k, repetition_penalty
     base = base_of(model)
     kept, base.generation_config = base.generation_config, config
     try:
@@ -97,6 +104,7 @@ def own_random_state(device: torch.device) -> contextlib.AbstractContextManager:
 
 def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of ids -> (input_ids, attention_mask), both [rows, longest], padded on the left."""
+    # on the left: every row's next token is then in the same column
     longest = max(map(len, rows))
     ids = torch.tensor([[pad_id] * (longest - len(r)) + list(r) for r in rows], device=device)
     mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=device)
@@ -109,6 +117,7 @@ def of_similar_length(lengths: list[int]) -> list[list[int]]:
     """
     groups: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # the shortest of the group comes first, so this bounds every row's padding
         too_long = groups and lengths[i] > 1.1 * lengths[groups[-1][0]]
         if not groups or (too_long and len(groups[-1]) >= MIN_ROWS):
             groups.append([])
@@ -123,6 +132,7 @@ def cache_argument(model: PreTrainedModel) -> str | None:
     code of others may take it among its `**kwargs`, by the older one.
     """
     parameters = inspect.signature(model.forward).parameters
+    # by signature, not by version: Hub code keeps the name it was written with
     for name in ("cache", "past_key_values"):
         if name in parameters:
             return name
@@ -137,12 +147,14 @@ def prompt_cache(
 
     Rows are computed with those of similar length, where the cache keeps whole sequences.
     """
+    # the body alone: a prompt's logits [P, V] are not needed
     base = base_of(model)
     body = getattr(base, base.base_model_prefix)
     takes_positions = "position_ids" in inspect.signature(body.forward).parameters
 
     def filled(ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
         cache = DynamicCache(config=base.config)
+        # counted over real tokens, so a row's padding changes nothing
         positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if takes_positions else {}
         given = {**positions, cache_argument(body): cache}
         body(input_ids=ids, attention_mask=mask, use_cache=True, **given)
@@ -156,6 +168,7 @@ def prompt_cache(
     if len(groups) == 1:
         cache = filled(ids, mask)
     else:
+        # rows are sorted by length, so the last is the longest
         widths = [max(1, lengths[rows[-1]]) for rows in groups]
         parts = [
             filled(ids[rows, -width:], mask[rows, -width:])
@@ -175,6 +188,7 @@ def joined(
 
     def whole(kind: str, n: int) -> torch.Tensor:
         states = [getattr(part.layers[n], kind) for part in parts]  # [rows, heads, length, width]
+        # 0 will do: the mask hides these places
         padded = [pad_last(x, (0, 0, width - x.shape[2], 0)) for x in states]
         return torch.cat(padded)[place.to(padded[0].device)]
 
@@ -263,7 +277,7 @@ def generate(
         still_open = [j for j, i in enumerate(open_rows) if rows[i][-1] != eos]
         if not still_open:
             break
-        mask = pad_last(mask, (0, ids.shape[1] - known), value=1)
+        mask = pad_last(mask, (0, ids.shape[1] - known), value=1)  # an open row's ids are real
         if len(still_open) < len(open_rows) and cache is not None:
             open_rows = [open_rows[j] for j in still_open]
             index = torch.tensor(still_open, device=model.device)
@@ -279,10 +293,13 @@ def start_cache(
     own.
     """
     base = base_of(model)
+    # a recurrent state (Mamba) cannot be cut or have rows taken out
     if getattr(base, "_is_stateful", False) or cache_argument(base) is None:
         return None
+    # but the last: `generate` needs one token to go on from
     if ids.shape[1] > 1 and (copies > 1 or not together):
         return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies)
+    # processes that step together keep all their rows, so `generate`'s own will do
     return None if together else DynamicCache(config=base.config)
 
 
@@ -291,6 +308,7 @@ def keep_drawn(out: Generated, open_rows: list[int], draw: DrawToken) -> None:
     logprobs, noted = draw.take()
     for kept, steps in ((out.logprobs, logprobs), (out.noted, noted)):
         for i, row in zip(open_rows, steps, strict=bool(steps)):
+            # after its eos a row draws on with the batch; these draws are no tokens of it
             kept[i] += row[: len(out.ids[i]) - len(kept[i])]
 
 

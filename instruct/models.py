@@ -41,6 +41,7 @@ def _load_config(model_args: trl.ModelConfig, **shared) -> PretrainedConfig:
         raise UserError(
             f"{name}: no model there; give a model folder or a Hub model id ({_first_line(error)})"
         ) from error
+    # its decoder sees no prompt ids, so the token contract would not hold
     if config.is_encoder_decoder:
         raise UserError(
             f"{name} is an encoder-decoder ({config.model_type}); "
@@ -54,6 +55,7 @@ def _from_pretrained(
 ) -> PreTrainedModel:
     """A model by TRL's flags for revision, dtype, attention and quantization, else a UserError."""
     shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    # first, as it is small: a wrong name is told before anything large is loaded
     _load_config(model_args, **shared)
     quantization = get_quantization_config(model_args)
     if quantization is not None:
@@ -69,6 +71,7 @@ def _from_pretrained(
             name,
             dtype=dtype,
             attn_implementation=model_args.attn_implementation,
+            # .bin weights are pickles, which run code of whoever made them
             use_safetensors=True,  # nothing is unpickled
             **shared,
             **kwargs,
@@ -96,6 +99,7 @@ def load_sequence_classifier(
     Its `new_modules` names what came without trained weights besides the head (BERT's pooler):
     LoRA has to save those.
     """
+    # transformers warns of the new head, which is meant
     with suppress_seqcls_warning():
         model, info = _from_pretrained(
             AutoModelForSequenceClassification,
@@ -104,6 +108,7 @@ def load_sequence_classifier(
             num_labels=1,
             output_loading_info=True,
         )
+    # random and frozen under LoRA, they would be other ones after every load
     missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
     model.new_modules = sorted(
         name for name in missing if name.split(".")[0] not in ("score", "classifier")
@@ -118,12 +123,14 @@ def load_policy(
 
     In eval mode, on the GPU where there is one, an adapter merged into its base.
     """
+    # imported here: a plain model needs no PEFT
     from peft import PeftConfig, PeftModel
 
     adapter = (Path(path) / "adapter_config.json").is_file()
     base = PeftConfig.from_pretrained(path).base_model_name_or_path if adapter else path
     model = load_causal_lm(ModelConfig(model_name_or_path=base, dtype=dtype), trust_remote_code)
     if adapter:
+        # merged: sampling token by token would pay for the adapter at each of them
         model = PeftModel.from_pretrained(model, path).merge_and_unload()
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     return model.eval().to(PartialState().device), tokenizer
@@ -137,6 +144,7 @@ def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) 
     # under ZeRO-3 this one process would wait for the others to shard what it loads
     unset_hf_deepspeed_config()
     model, tokenizer = load_policy(adapter, "auto", trust_remote_code)
+    # whole or not at all: the next step starts from whatever lies there
     with atomic_folder(Path(output_dir) / "merged") as beside:
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
@@ -147,13 +155,16 @@ def completion_logprobs(
     model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], batch_size: int = 16
 ) -> list[float]:
     """log p(completion ids | prompt ids) of each pair, in nats, summed over the completion."""
+    # written by row number, as batches are by length
     totals = [0.0] * len(pairs)
     # similar lengths share a batch
     order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
     for start in range(0, len(order), batch_size):
         chunk = [pairs[i] for i in order[start : start + batch_size]]
+        # by ids: tokenised together, words at the seam may be cut differently
         rows = [prompt + completion for prompt, completion in chunk]
         ids, mask = left_pad(rows, 0, model.device)
+        # counted over real tokens: 0 pads here, and is a real token elsewhere
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         # padded on the left, completions end together: logits of the last few places are enough,
         # one more than the longest completion, as each place predicts the next
@@ -176,6 +187,7 @@ def last_token_scores(
     The head's own forward would look for the last id that is not pad, which is not the eos where
     pad = eos. Encoders pool in their own way and mask padding.
     """
+    # the body, then the head on one token a row: the other scores are never used
     base = base_of(model)
     if not hasattr(base, "score"):
         return model(input_ids=input_ids, attention_mask=attention_mask).logits.squeeze(-1)
@@ -183,6 +195,7 @@ def last_token_scores(
     hidden = body(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False
     ).last_hidden_state
+    # by length, never by looking for pad
     last = attention_mask.sum(1) - 1
     return base.score(hidden[torch.arange(len(hidden), device=hidden.device), last]).squeeze(-1)
 
@@ -204,6 +217,7 @@ class RewardModel:
     @torch.no_grad()
     def score_ids(self, rows: list[list[int]], batch_size: int = 32) -> list[float]:
         """Scores rows of `prompt ids + completion ids + eos`; similar lengths share a batch."""
+        # in the order asked, whatever the batches
         scores: list[float] = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         for start in range(0, len(order), batch_size):
@@ -272,15 +286,18 @@ def load_reward(
     from peft import PeftConfig, PeftModel
 
     try:
+        # PEFT looks in folders and on the Hub alike
         peft_config = PeftConfig.from_pretrained(path)
     except ValueError:
         peft_config = None  # a full model
     base = base or (peft_config.base_model_name_or_path if peft_config else path)
+    # the head this makes is random: the adapter, or the checkpoint, brings the trained one
     model = load_sequence_classifier(
         ModelConfig(model_name_or_path=base, dtype=dtype), trust_remote_code
     )
     if peft_config is not None:
         model = PeftModel.from_pretrained(model, path)
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    # transformers' own forward refuses a batch without it
     model.config.pad_token_id = tokenizer.pad_token_id
     return RewardModel(model.to(device) if device else model, tokenizer, reward_bias(path), base)

@@ -43,6 +43,7 @@ def whole_checkpoints(output_dir: str | Path) -> list[Path]:
     found = Path(output_dir).glob(f"{CHECKPOINT}*")
     steps = {folder: folder.name.removeprefix(CHECKPOINT) for folder in found}
     whole = [folder for folder, step in steps.items() if step.isdigit() and is_whole(folder)]
+    # by number: names sort 100 before 20, and times change with a copy
     return sorted(whole, key=lambda folder: int(steps[folder]))
 
 
@@ -127,6 +128,7 @@ def finish(trainer: Trainer, save_extras: Callable[[Path], None] | None = None) 
     """
     output_dir = Path(trainer.args.output_dir)
     with _push_held_back(trainer.args):
+        # all processes: sharded weights are gathered here
         trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():

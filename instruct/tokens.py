@@ -65,6 +65,7 @@ def load_tokenizer(
         raise UserError(
             f"{name_or_path}: its tokenizer has no eos token, so no response could ever end"
         )
+    # without it, each step would settle pad in its own way
     _settle_pad(tokenizer)
     if chat_template_path:
         try:
@@ -86,6 +87,7 @@ def _settle_pad(tokenizer: PreTrainedTokenizerBase) -> None:
     """
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
         return
+    # pad = eos is common; what masks pad then masks the real end, too (trl 5303)
     vocabulary = tokenizer.get_vocab()
     usable = [t for t in PAD_CANDIDATES if t in vocabulary and t != tokenizer.eos_token]
     tokenizer.pad_token = usable[0] if usable else tokenizer.eos_token
@@ -119,6 +121,7 @@ def encode_completion(
     tokenizer: PreTrainedTokenizerBase, completion: str | list[dict]
 ) -> list[int]:
     """Completion ids, always ending in eos."""
+    # on its own, as the policy would write it: no token spans prompt and completion
     ids = tokenizer(as_text(completion), add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
 
@@ -126,6 +129,7 @@ def encode_completion(
 def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """The text of sampled ids: everything before the first eos, special tokens left out."""
     ids = list(ids)
+    # cut by id: `skip_special_tokens` would drop eos and keep what follows
     if tokenizer.eos_token_id in ids:
         ids = ids[: ids.index(tokenizer.eos_token_id)]
     return tokenizer.decode(ids, skip_special_tokens=True)

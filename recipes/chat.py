@@ -32,6 +32,7 @@ NARROWEST = 20  # characters of a column; below, texts stand one below the other
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters; an empty line stays one."""
     wrapped = []
+    # textwrap joins lines; a model's paragraphs are to stay
     for line in text.splitlines() or [""]:
         wrapped += textwrap.wrap(line, width) or [""]
     return wrapped
@@ -39,6 +40,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 def side_by_side(answers: dict[str, str], width: int) -> str:
     """Named texts as columns of a table that is `width` characters wide."""
+    # 3 for each " | "
     column = (width - 3 * (len(answers) - 1)) // len(answers)
     if column < NARROWEST:
         return "\n".join(f"[{name}] {text}" for name, text in answers.items())
@@ -81,6 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty")
+    # all loaded first: a wrong path is told before the first question
     models = parse_models(args.models)
     loaded = {name: load_policy(path, args.dtype) for name, path in models.items()}
     for question in questions(args.prompt):

@@ -71,6 +71,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def held_out_prompts(source: str, limit: int, seed: int) -> list[dict]:
     """`limit` rows of `source`, drawn with `seed`: prompt_id, user_id, prompt [messages]."""
     rows = load_rows(source, "test", columns=["prompt"]).to_list()
+    # drawn, not the first: files are often sorted by user
     rows = random.Random(seed).sample(rows, min(limit, len(rows)))
     return [
         {
@@ -99,6 +100,7 @@ def answer(name: str, path: str, rows: list[dict], args: argparse.Namespace) -> 
     # prompts of similar length share a batch
     order = sorted(range(len(rows)), key=lambda i: len(ids[i]))
     answers = {}
+    # per model: its answers do not depend on who is compared
     torch.manual_seed(args.seed)
     for start in tqdm(range(0, len(order), args.batch_size), desc=f"{name} answers"):
         batch = order[start : start + args.batch_size]
@@ -127,6 +129,7 @@ def kept_or_new_answers(
         if kept[0].get("asked") == asked:
             return kept
     answers = answer(name, path, rows, args)
+    # the judge called as a reward function: one signature for both
     scores = judge(
         prompts=[row["prompt"] for row in answers],
         completions=[row["completion"] for row in answers],
@@ -135,6 +138,7 @@ def kept_or_new_answers(
         {**row, "gold": float(score), "asked": asked}
         for row, score in zip(answers, scores, strict=True)
     ]
+    # written whole per model, so a killed run repeats at most one
     write_rows(file, answers)
     return answers
 
@@ -166,8 +170,10 @@ def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str
         pairs[name] = [
             (encode_prompt(tokenizer, row["prompt"]), row["completion_ids"]) for row in answers
         ]
+    # KL of two distributions over the same ids, after the same ids
     if pairs[path] != pairs[reference]:
         return None
+    # one model in memory at a time
     ours, theirs = (
         completion_logprobs(load_policy(name, dtype)[0], pairs[name]) for name in (path, reference)
     )
@@ -203,6 +209,7 @@ def win_rates(
     """`win_rate` by `score` of every model against each one named before it, clustered by user."""
     rates, names = {}, list(answers)
     for i, ours in enumerate(names):
+        # each pair once: the other way round says the same
         for theirs in names[:i]:
             rates[f"{ours}_vs_{theirs}"] = win_rate(
                 [score(row) for row in answers[ours]],
@@ -219,13 +226,16 @@ def main(argv: list[str] | None = None) -> None:
     models, judge = parse_models(args.models), load_function(args.judge, "--judge")
     started = time.monotonic()
 
+    # 1. The same prompts for every model
     prompts = held_out_prompts(args.input, args.limit, args.seed)
     answers = {
         name: kept_or_new_answers(name, path, prompts, judge, args) for name, path in models.items()
     }
+    # 2. The learned reward beside the gold one: a gap is over-optimisation
     if args.reward:
         add_reward_scores(answers, args.reward)
 
+    # 3. Win rates and intervals; shorter wins, to see a judge that only likes brevity
     users = [row["user_id"] for row in prompts]
     result = {
         "judge": args.judge_name,

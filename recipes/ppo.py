@@ -87,6 +87,7 @@ def held_out_prompts(script_args: ScriptArguments):
             f"{source}: no {split} file for evaluation; give --eval_dataset or --eval_strategy no"
         )
     rows = load_rows(source, split, script_args.dataset_config, ["prompt"])
+    # the same at every evaluation: curves show the policy, not the draw
     return rows.select(range(min(len(rows), script_args.eval_prompts)))
 
 
@@ -111,6 +112,7 @@ def main(
         script_args.dataset_config,
         ["prompt"],
     )
+    # before models are loaded: a wrong path is told in seconds
     eval_rows = held_out_prompts(script_args) if training_args.eval_strategy != "no" else None
     ptx_rows = None
     if script_args.ptx_dataset:

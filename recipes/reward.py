@@ -78,6 +78,7 @@ def init_head(model: PreTrainedModel) -> None:
 
     A trained head is kept.
     """
+    # small: scores start near 0, so every pair starts at a loss of log 2
     is_new = not any("SequenceClassification" in name for name in model.config.architectures or [])
     if is_new and hasattr(model, "score"):
         nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.score.in_features + 1))
@@ -86,6 +87,7 @@ def init_head(model: PreTrainedModel) -> None:
 def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) -> None:
     """Writes the rows of `--score` with a `score` each."""
     output_dir, scored = training_args.output_dir, script_args.score_output
+    # the bias comes last: before, scores would be off by it
     if not is_finished(output_dir):
         raise UserError(f"--output_dir {output_dir}: no trained reward model there to score with")
     rows = load_rows(script_args.score, columns=["prompt", "completion"])
@@ -108,6 +110,7 @@ def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
     `held_out_labelers`: accuracy on rankings by labelers that were never trained on (the paper's
     check that it learned more than its own labelers' taste).
     """
+    # by the trainer: all processes, each with its share
     predicted = trainer.predict(trainer.eval_dataset)
     (ranks, keys), scores = predicted.label_ids, predicted.predictions
     prompt_keys, labeler_keys = keys.T

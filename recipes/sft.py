@@ -89,6 +89,7 @@ def tokenize(rows, tokenizer, max_length: int | None, name: str):
             "completion_mask": [0] * len(prompt) + [1] * len(completion),
         }
 
+    # TRL trains on tokenised rows as they are
     encoded = rows.map(encode, remove_columns=rows.column_names, desc=f"tokenizing {name}")
     short = encoded.filter(lambda row: max_length is None or len(row["input_ids"]) <= max_length)
     if len(short) < len(encoded):
@@ -110,6 +111,7 @@ def mean_rewards(
         ["prompt"],
     )
     prompts = rows["prompt"][: script_args.select_prompts]
+    # scored by the model that PPO will learn from
     reward = load_reward(script_args.select_by_reward)
     means = {}
     for checkpoint in checkpoints:
@@ -118,6 +120,7 @@ def mean_rewards(
         )
         torch.manual_seed(training_args.seed)  # the same luck for every checkpoint
         ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        # sampled, not greedy: PPO starts from the distribution, not its mode
         answers = generate_ids(model, tokenizer, ids, script_args.select_max_new_tokens)
         scores = reward.score(prompts, [decode_completion(tokenizer, a) for a in answers])
         means[checkpoint.name] = sum(scores) / len(scores)
@@ -131,6 +134,7 @@ def mean_rewards(
 def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> None:
     """Keeps the saved checkpoint whose answers the reward model likes best, as the paper did."""
     output_dir = Path(training_args.output_dir)
+    # a run killed while saving leaves half a one
     checkpoints = whole_checkpoints(output_dir)
     if not checkpoints:
         raise UserError(
@@ -138,6 +142,7 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
         )
     means = mean_rewards(checkpoints, script_args, training_args)
     best = max(means, key=means.get)
+    # copied: the checkpoints stay, to select again by another reward model
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         if (output_dir / best / name).is_file():
             (output_dir / name).write_bytes((output_dir / best / name).read_bytes())
@@ -150,6 +155,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         raise UserError(
             "--dataset_name is missing: demonstrations as a file, a folder or a Hub dataset id"
         )
+    # before `already_finished`: it comes after training, in the same folder
     if script_args.select_by_reward:
         return select_by_reward(script_args, training_args)
     if already_finished(training_args):
@@ -172,6 +178,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         return tokenize(rows, tokenizer, training_args.max_length, f"{source} {split}")
 
     train_dataset = load_demonstrations(script_args.dataset_train_split)
+    # no split is asked for where nothing evaluates on it
     eval_dataset = None
     if training_args.eval_strategy != "no":
         eval_dataset = load_demonstrations(script_args.dataset_test_split)

@@ -6,6 +6,7 @@ import numpy as np
 
 from instruct.evaluation.statistics import cluster_bootstrap
 
+# One array for rankings of different K.
 PAD = -100  # rank of a place that is no completion, in padded [rankings, K] arrays
 
 
@@ -15,6 +16,7 @@ def strict_pairs(ranks):
     Ranks [n, K] (array or tensor, padded with PAD) -> bool [n, K, K]: [:, i, j] is whether i is
     ranked strictly better than j.
     """
+    # PAD is below every rank: unmasked, it would win every pair
     real = ranks != PAD
     return (ranks[:, :, None] < ranks[:, None, :]) & real[:, :, None] & real[:, None, :]
 
@@ -44,6 +46,7 @@ def ranking_metrics(
     scores, ranks = np.asarray(scores, dtype=np.float64), np.asarray(ranks)
     strict = strict_pairs(ranks)
     n_pairs = strict.sum((1, 2))
+    # a ranking of ties only would be 0 / 0 below
     keep = n_pairs > 0
     if not keep.any():
         return {}
@@ -52,6 +55,7 @@ def ranking_metrics(
 
     difference = scores[:, :, None] - scores[:, None, :]
     right = np.where(strict, (difference > 0) + 0.5 * (difference == 0), 0.0)
+    # pairs of one ranking, and rankings of one prompt, are not independent
     accuracy, low, high = cluster_bootstrap(
         right.sum((1, 2)) / n_pairs, prompts, weights=n_pairs, draws=resamples, seed=seed
     )
@@ -73,6 +77,7 @@ def _by_rank_distance(ranks: np.ndarray, strict: np.ndarray, right: np.ndarray) 
     dense = np.stack([np.unique(row, return_inverse=True)[1].reshape(row.shape) for row in ranks])
     distance = np.where(strict, dense[:, None, :] - dense[:, :, None], 0)
     found = {}
+    # near ranks are the hard pairs; one average would hide them
     for d in np.unique(distance[strict]):
         pairs = right[distance == d]
         found[str(d)] = {"accuracy": float(pairs.mean()), "n_pairs": len(pairs)}
@@ -85,6 +90,7 @@ def _kendall_tau(ranks: np.ndarray, strict: np.ndarray, difference: np.ndarray) 
     (concordant - discordant) / sqrt(pairs not tied in rank * pairs not tied in score)
     """
     real = ranks != PAD
+    # each unordered pair once; `strict` holds it once already, by winner
     pairs = np.triu(real[:, :, None] & real[:, None, :], 1)
     untied_ranks = strict.sum((1, 2))
     untied_scores = (pairs & (difference != 0)).sum((1, 2))
@@ -96,6 +102,7 @@ def _kendall_tau(ranks: np.ndarray, strict: np.ndarray, difference: np.ndarray) 
 def _best_is_best(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """Whether the best-scored completion of each ranking has the best rank."""
     real = ranks != PAD
+    # padding can be neither the best score nor the best rank
     best_scored = np.where(real, scores, -np.inf).argmax(1)
     best_rank = np.where(real, ranks, np.iinfo(np.int64).max).min(1)
     return ranks[np.arange(len(ranks)), best_scored] == best_rank
@@ -110,6 +117,7 @@ def labeler_agreement(rankings: list[dict]) -> dict | None:
     """
     by_prompt: dict[str, list[dict[str, int]]] = {}
     for row in rankings:
+        # dicts cannot be keys; role and content are all of a prompt
         key = str([(m["role"], m["content"]) for m in row["prompt"]])
         by_prompt.setdefault(key, []).append(
             dict(zip(row["completions"], row["ranks"], strict=True))
@@ -117,6 +125,7 @@ def labeler_agreement(rankings: list[dict]) -> dict | None:
     agree = total = 0
     for group in by_prompt.values():
         for one, other in combinations(group, 2):
+            # by text: two labelers may have seen the completions in another order
             for a, b in combinations(sorted(one.keys() & other.keys()), 2):
                 first, second = np.sign(one[a] - one[b]), np.sign(other[a] - other[b])
                 if first and second:

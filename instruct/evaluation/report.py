@@ -15,6 +15,7 @@ PPO_KEYS = {
     "length": "objective/length",
     "eos_rate": "objective/eos_rate",
 }
+# Over the panels, in the order they are drawn.
 PPO_TITLES = {
     "gold": "gold score (scripted labeler)",
     "reward": "learned reward",
@@ -32,6 +33,7 @@ SHOWN_ANSWERS = 12  # prompts in the table of answers side by side
 
 def _read(path: Path) -> dict:
     """A JSON document; empty where the step was not run."""
+    # a report of SFT alone is a report: a missing step is no error
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
@@ -64,6 +66,7 @@ def collect_run(run_dir: Path) -> dict:
         {"step": entry["step"], **{key: entry.get(name) for key, name in PPO_KEYS.items()}}
         for entry in _logged(run_dir / "ppo", "objective/kl")
     ]
+    # not the whole file: the report is to be read
     wanted = ("in", "kept", "removed", "splits")
     return {
         "data": {key: prompts[key] for key in wanted if key in prompts},
@@ -76,6 +79,7 @@ def collect_run(run_dir: Path) -> dict:
 
 def plot_ppo(steps: list[dict], file: Path) -> None:
     """PPO's curves, one small panel each, as PNG."""
+    # imported here: slow, and only runs with PPO draw
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
@@ -93,8 +97,10 @@ def plot_ppo(steps: list[dict], file: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[1]:
         axis.set_xlabel("optimiser step")
+    # format by name: the name beside ends in .part, not in .png
     with atomic_file(file) as beside:
         figure.savefig(beside, dpi=120, format="png")
+    # pyplot keeps every figure until it is told
     plt.close(figure)
 
 
@@ -115,6 +121,7 @@ def _interval(entry: dict | None) -> str:
 
 def _cell(text: str) -> str:
     """Model text inside a Markdown table: no markup of its own, one line."""
+    # models write tables, links and HTML; shown as they wrote them, not rendered
     text = html.escape(text, quote=False)
     for character in "\\`*_{}[]|#!":
         text = text.replace(character, f"\\{character}")
@@ -133,6 +140,7 @@ def _steps_section(report: dict) -> list[str]:
         change = f"{sft['eval_loss_before']:.3f} → {sft['eval_loss_after']:.3f}"
         lines += ["## Step 1: SFT", "", f"Evaluation loss {change} (held-out demonstrations).", ""]
     if reward := report.get("reward"):
+        # a share means little without its interval: held-out rankings are few
         accuracy, low, high = (
             100 * reward[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
         )
@@ -161,6 +169,7 @@ def _comparison_section(report: dict) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name, model in report["models"].items():
+        # its name ends in the model it is measured from
         kl = next((v for key, v in model.items() if key.startswith("kl_from_")), None)
         cells = [_interval(model.get(key)) for key in ("gold", "reward", "tokens", "ended")]
         cells.append("–" if kl is None else f"{kl:.2f}")
@@ -170,6 +179,7 @@ def _comparison_section(report: dict) -> list[str]:
         f"| win rate | by {judge} | by the reward model | by length alone (shorter wins) | n |",
         "|---|---|---|---|---|",
     ]
+    # length beside the judges: a judge may only like short answers
     for key, by_gold in report["win_rate"].items():
         by_reward = report["win_rate_by_reward_model"].get(key)
         by_length = report["win_rate_shorter"][key]
@@ -184,6 +194,7 @@ def _answers_section(answers: dict[str, list[dict]]) -> list[str]:
     names = list(answers)
     lines = ["", "## Side by side", ""]
     lines += ["| prompt | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    # the first ones, not the best: nobody has picked them
     for rows in list(zip(*answers.values(), strict=True))[:SHOWN_ANSWERS]:
         prompt = rows[0]["prompt"][-1]["content"]
         cells = [f"{_cell(row['completion'])} ({row['gold']:+.2f})" for row in rows]
@@ -194,6 +205,7 @@ def _answers_section(answers: dict[str, list[dict]]) -> list[str]:
 def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> str:
     """The report as Markdown; what models and users wrote is escaped."""
     lines = ["# From prompt log to PPO: what this run did", ""]
+    # said first: what such a model can do is not the work of these steps
     if base:
         lines += [f"Base model: **{base}**, so already instruction-tuned before step 1.", ""]
     lines += _steps_section(report) + _comparison_section(report) + _answers_section(answers)
@@ -243,9 +255,11 @@ def write_report(
         run_dir: the run whose steps are told as well.
         base: name of an instruction-tuned base model, to be said at the top.
     """
+    # 1. What the steps left, under what the evaluation found
     run = collect_run(run_dir) if run_dir else {}
     report = {**run, **result, "seconds": {**run.get("seconds", {}), **result["seconds"]}}
     report["gold"] = {name: model["gold"]["mean"] for name, model in result["models"].items()}
+    # 2. Files for machines and for people
     if report.get("ppo", {}).get("steps"):
         plot_ppo(report["ppo"]["steps"], output_dir / "ppo.png")
     # `asked` is the cache's own note
@@ -256,5 +270,6 @@ def write_report(
     write_json(output_dir / "report.json", report)
     with atomic_file(output_dir / "report.md") as beside:
         beside.write_text(markdown(report, answers, base), encoding="utf-8")
+    # 3. The terminal
     print_summary(report)
     print(f"report: {output_dir / 'report.md'}")

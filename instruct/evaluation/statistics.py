@@ -28,12 +28,15 @@ def cluster_bootstrap(
     """
     values = np.asarray(values, float)
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    # as text: ids of several types cannot be sorted together
     _, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
     # per cluster; a resample's mean is then a ratio of two sums over the clusters drawn
     totals, counts = np.bincount(index, values * weights), np.bincount(index, weights)
     drawn = np.random.default_rng(seed).integers(len(totals), size=(draws, len(totals)))
+    # a resample of clusters without weight would be 0 / 0
     means = totals[drawn].sum(1) / np.maximum(counts[drawn].sum(1), 1e-12)
     low, high = np.percentile(means, [2.5, 97.5])
+    # the point is that of the data, not the mean of the resamples
     return float(totals.sum() / counts.sum()), float(low), float(high)
 
 
@@ -45,6 +48,7 @@ def win_rate(
     Scores no further apart than `tie` are a tie, which counts half.
     """
     a, b = np.asarray(ours, float), np.asarray(theirs, float)
+    # a tie counted as a loss would favour whoever is named second
     won = np.where(np.abs(a - b) <= tie, 0.5, (a > b).astype(float))
     rate, low, high = cluster_bootstrap(won, clusters)
     return {"rate": rate, "low": low, "high": high, "n": len(won), "ties": int((won == 0.5).sum())}

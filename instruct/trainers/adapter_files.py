@@ -21,12 +21,15 @@ def part_of(state: dict | None, prefix: str) -> dict | None:
 def save_adapter(base: PeftModel, name: str, folder: Path, state: dict | None) -> None:
     """One adapter as PEFT writes it, but at the top of `folder` whatever its name."""
     folder.mkdir(parents=True, exist_ok=True)
+    # PEFT's save_pretrained puts all but `default` into a sub-folder of its name
     weights = get_peft_model_state_dict(base, state_dict=state, adapter_name=name)
     save_file(
+        # safetensors refuses what is not contiguous
         {k: v.contiguous() for k, v in weights.items()},
         folder / "adapter_model.safetensors",
         {"format": "pt"},
     )
+    # as PEFT's own: loaded, an adapter is for inference unless asked otherwise
     config = copy.copy(base.peft_config[name])
     config.inference_mode, config.base_model_name_or_path = True, base.get_base_model().name_or_path
     config.save_pretrained(folder)
@@ -34,6 +37,7 @@ def save_adapter(base: PeftModel, name: str, folder: Path, state: dict | None) -
 
 def shares_base(reward_path: str, model: PreTrainedModel) -> bool:
     """Whether `reward_path` is an adapter trained on exactly this base model."""
+    # an adapter of another base of this shape would go on in silence, and score noise
     try:
         config = PeftConfig.from_pretrained(reward_path)
     except ValueError:
@@ -57,5 +61,6 @@ def reward_beside(reward_model, base: PreTrainedModel, device):
 def _same_place(a: str | None, b: str | None) -> bool:
     if not a or not b:
         return False
+    # one folder by two names; a Hub id is compared as it is
     folders = Path(a).is_dir() and Path(b).is_dir()
     return a == b or (folders and Path(a).resolve() == Path(b).resolve())

@@ -22,12 +22,14 @@ class LoraLinear(torch.autograd.Function):
         low = x @ a.T  # [N, r]: small enough to keep, and `a` and `b` both need it
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scaling = scaling
+        # in place on the product just made: no second [N, out]
         return F.linear(x, weight, bias).addmm_(low, b.T, alpha=scaling)
 
     @staticmethod
     def backward(ctx, grad):
         x, weight, a, b, low = ctx.saved_tensors
         through_b = (grad @ b).mul_(ctx.scaling)  # [N, r]
+        # the first layer's input needs none
         grad_x = (grad @ weight).addmm_(through_b, a) if ctx.needs_input_grad[0] else None
         grad_a = through_b.T @ x if ctx.needs_input_grad[3] else None
         grad_b = (grad.T @ low).mul_(ctx.scaling) if ctx.needs_input_grad[4] else None
@@ -39,6 +41,7 @@ class FusedLinear(Linear):
     """PEFT's LoRA layer; whatever is not plain LoRA of one dtype goes PEFT's own way."""
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        # several at once, or rows of several, are PEFT's business
         active = [name for name in self.active_adapters if name in self.lora_A]
         if args or kwargs or self.disable_adapters or self.merged or len(active) != 1:
             return super().forward(x, *args, **kwargs)
@@ -48,10 +51,12 @@ class FusedLinear(Linear):
         dropout = self.training and getattr(self.lora_dropout[name], "p", 0) > 0
         # a variant is DoRA and the like
         plain = name not in self.lora_variant and b.bias is None and not dropout
+        # in mixed precision PEFT casts between layer and adapter; products here would not
         autocast = torch.is_autocast_enabled(x.device.type)
         same_dtype = x.dtype == base.weight.dtype == a.dtype and not autocast
         if not (plain and same_dtype) or base.weight.requires_grad:
             return super().forward(x)
+        # rows flat: `addmm` takes matrices only
         y = LoraLinear.apply(
             x.flatten(0, -2), base.weight, base.bias, a, b.weight, self.scaling[name]
         )
@@ -63,4 +68,5 @@ def fuse_lora(model: nn.Module) -> None:
     for layer in model.modules():
         # exactly these types: a quantised layer or a subclass computes something else
         if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear:
+            # the class alone: weights, names and hooks stay, and so do checkpoints
             layer.__class__ = FusedLinear

@@ -94,11 +94,13 @@ def ranking_losses(
 
     Returns losses [N], 0 for a ranking without a strict pair, and the number of strict pairs [N].
     """
+    # all K x K at once, the pairs that count picked after: rankings of any K in one batch
     strict = strict_pairs(ranks)
     pair_losses = -logsigmoid(scores[:, :, None] - scores[:, None, :])
     if center is not None:
         pair_losses = pair_losses + center * (scores[:, :, None] + scores[:, None, :]) ** 2
     n_pairs = strict.sum((1, 2))
+    # a mean over its pairs: a ranking of 9 weighs no more than one of 4
     return pair_losses.where(strict, 0.0).sum((1, 2)) / n_pairs.clamp(min=1), n_pairs
 
 
@@ -118,6 +120,7 @@ def encode_ranking(row: dict, tokenizer: PreTrainedTokenizerBase, where: str) ->
     completion_ids = [encode_completion(tokenizer, c) for c in ranking["completions"]]
     lengths = [len(ids) for ids in completion_ids]
     labeler = row.get("labeler")
+    # the text stays beside the ids: agreement of labelers compares it
     return ranking | {
         "prompt_ids": prompt_ids,
         "completion_ids": completion_ids,
@@ -131,6 +134,7 @@ def encode_ranking(row: dict, tokenizer: PreTrainedTokenizerBase, where: str) ->
 def keep_usable(dataset: Dataset, max_length: int | None, name: str) -> Dataset:
     """Tokenised rankings that can be learned from; says how many cannot."""
     n_all = len(dataset)
+    # in evaluation, too: without a pair there is no accuracy
     dataset = dataset.filter(lambda ranks: len(set(ranks)) > 1, input_columns="ranks")
     if len(dataset) < n_all:
         logger.warning(
@@ -172,9 +176,11 @@ class RankedRewardTrainer(RewardTrainer):
         kwargs.setdefault("compute_metrics", _metrics_of)
         super().__init__(model, args=args or RankedRewardConfig("reward"), **kwargs)
         self.model_accepts_loss_kwargs = True  # the same for TRL and transformers before that
+        # TRL has put the adapter on by now, Trainer has wrapped nothing yet
         classifier = base_of(self.accelerator.unwrap_model(self.model))
         self.share_prompt = self._decide_share_prompt(classifier)
         score_rankings_in_forward(classifier)
+        # TRL's collator pads chosen/rejected pairs; it does not know rankings
         self.data_collator = RankingCollator(
             pad_token_id=self.processing_class.pad_token_id, share_prompt=self.share_prompt
         )
@@ -189,6 +195,7 @@ class RankedRewardTrainer(RewardTrainer):
             # sharded weights cannot be tried out before they are wrapped
             sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
             reason = why_not_cache(classifier, check=not sharded)
+        # who asked for it plans on its memory; `auto` only gets slower
         if reason and asked == "cache":
             raise UserError(
                 f"--share_prompt cache is not possible here: {reason}; use rows or auto"
@@ -244,6 +251,7 @@ class RankedRewardTrainer(RewardTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> Tensor:
         """Rankings with a strict pair in this optimiser step: all micro-batches, all processes."""
+        # the paper's mean is over rankings, and ties-only ones add no loss
         count = sum(strict_pairs(batch["ranks"]).flatten(1).any(1).sum() for batch in batch_samples)
         count = torch.as_tensor(count, device=device)
         if self.args.world_size > 1:
@@ -255,12 +263,14 @@ class RankedRewardTrainer(RewardTrainer):
     ):
         mode = "train" if self.model.training else "eval"
         ranks = inputs["ranks"]
+        # one call of the wrapped model: DDP syncs only what its forward ran
         outputs = model(**{k: v for k, v in inputs.items() if k not in NOT_FOR_MODEL})
         # the model's scores come as one row of all completions; here, one row per ranking
         real = ranks != PAD
         scores = torch.zeros_like(ranks, dtype=torch.float32)
         scores[real] = outputs.logits.squeeze(-1).float()
         losses, n_pairs = ranking_losses(scores, ranks, self.args.center_rewards_coefficient)
+        # evaluation, where a batch stands for itself
         if num_items_in_batch is None:
             loss = losses.sum() / (n_pairs > 0).sum().clamp(min=1)
         else:
@@ -288,8 +298,10 @@ class RankedRewardTrainer(RewardTrainer):
             "pairs": strict.sum(),
             "tokens": tokens,
         }
+        # sums, not means: processes hold different numbers of pairs; one message for all
         gathered = self.accelerator.gather(torch.stack(list(sums.values())).double()[None])
         total = dict(zip(sums, gathered.sum(0).tolist(), strict=True))
+        # a sum over processes would mix them, so they travel apart
         extremes = torch.stack([scores[real].min(), scores[real].max()])
         lowest, highest = self.accelerator.gather(extremes[None]).T  # one number a process
         metrics = self._metrics[mode]
@@ -321,6 +333,7 @@ class RankedRewardTrainer(RewardTrainer):
 
         By the model as it is distributed now: each completion goes through as a ranking of one.
         """
+        # `load_reward` would need whole weights, which sharded training does not have
         tokenizer = self.processing_class
         rows = [
             {
@@ -341,5 +354,6 @@ class RankedRewardTrainer(RewardTrainer):
 def _metrics_of(prediction: EvalPrediction) -> dict[str, float]:
     """`ranking_metrics` for the log of Trainer, which takes numbers only."""
     ranks, keys = prediction.label_ids
+    # here, over all rows at once: a mean of batch means would weigh small batches more
     metrics = ranking_metrics(prediction.predictions, ranks, keys[:, 0])
     return {name: value for name, value in metrics.items() if not isinstance(value, dict)}

@@ -46,8 +46,10 @@ def linear_head(
     width: int, weight: torch.Tensor | None = None, bias: float | torch.Tensor = 0.0
 ) -> nn.Linear:
     """A float32 head hidden -> scalar; all zero where no weight is given."""
+    # float32: one number a token, and bf16 would round rewards to few steps
     head = nn.Linear(width, 1)
     with torch.no_grad():
+        # values that start at 0 do not move the first advantages
         head.weight.zero_() if weight is None else head.weight.copy_(weight)
         head.bias.fill_(float(bias))
     return head
@@ -55,6 +57,7 @@ def linear_head(
 
 def token_logprobs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> torch.Tensor:
     """log softmax(logits / temperature) at `tokens`: [N, V], [N] -> [N], in float32."""
+    # softmax over the vocabulary in bf16 would show as KL from the reference
     logits = logits.float()
     return -F.cross_entropy(
         logits if temperature == 1 else logits / temperature, tokens, reduction="none"
@@ -132,6 +135,7 @@ class SharedBase(nn.Module):
                 f"{path}: no adapter_model.safetensors there; the reward adapter has to be "
                 "safetensors"
             )
+        # the head apart: a causal LM's body has no place for it
         state = load_file(weights)
         score = [k for k in state if ".score." in k]
         if [k.rsplit(".", 1)[1] for k in score if k.endswith(".weight")] != ["weight"]:
@@ -140,8 +144,10 @@ class SharedBase(nn.Module):
             )
         head = {k.rsplit(".", 1)[1]: state.pop(k) for k in score}
         config = PeftConfig.from_pretrained(path)
+        # as SEQ_CLS, PEFT would look for a `score` module to save
         config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
         base = self._add_adapter(base, "reward", config)
+        # compared here: PEFT loads what fits and drops the rest
         wanted = get_peft_model_state_dict(base, adapter_name="reward")
         if set(wanted) != set(state):
             raise UserError(
@@ -149,6 +155,7 @@ class SharedBase(nn.Module):
                 "were trained on?)"
             )
         set_peft_model_state_dict(base, state, adapter_name="reward")
+        # demonstrations score 0 on average, in PPO as in a file
         bias = reward_bias(path) + float(head.get("bias", 0.0))
         self.reward_head = linear_head(head["weight"].shape[1], head["weight"], bias)
         return base
@@ -159,6 +166,7 @@ class SharedBase(nn.Module):
             base.add_adapter("value", copy.deepcopy(base.peft_config["reward"]))
             weights = get_peft_model_state_dict(base, adapter_name="reward")
             set_peft_model_state_dict(base, weights, adapter_name="value")
+            # head and adapter belong together: values start as rewards
             self.value_head.load_state_dict(self.reward_head.state_dict())
             return base
         config = copy.deepcopy(peft_config)
@@ -175,6 +183,7 @@ class SharedBase(nn.Module):
         if self.full_policy is not None:
             self.full_policy.requires_grad_(True)
         self.reward_head.requires_grad_(False)
+        # a list made once: `switch` runs several times per micro-batch
         self._trains = [(p, p.requires_grad) for n, p in self.named_parameters() if "lora_" in n]
 
     # ---- roles -----------------------------------------------------------------------------------
@@ -193,12 +202,14 @@ class SharedBase(nn.Module):
         """
         if role == "policy" and self.full_policy is not None:
             return self.full_policy
+        # any other role would speak with the merged one's weights inside
         if self._merged not in (None, role):
             raise RuntimeError(
                 f"the weights are merged with the {self._merged} adapter, so they cannot speak as "
                 f"{role}"
             )
         if role != self._role:
+            # merged weights speak for the adapter: on as well, it would count twice
             adapter = None if role == self._merged else ADAPTER[role]
             for layer in self._layers:
                 if (adapter is None) != layer.disable_adapters:
@@ -223,7 +234,9 @@ class SharedBase(nn.Module):
                 if adapter in layer.lora_A:
                     weight = layer.get_base_layer().weight
                     kept.append((weight, weight.data))
+                    # a new tensor: in place, W would be lost to rounding
                     weight.data = weight.data + layer.get_delta_weight(adapter).to(weight.dtype)
+            # role unknown, so that the next `switch` sets every layer
             self._merged, self._role = role, None
             yield
         finally:
@@ -236,6 +249,7 @@ class SharedBase(nn.Module):
         if role == "policy" and self.full_policy is not None:
             return False
         mine = [layer for layer in self._layers if ADAPTER[role] in layer.lora_A]
+        # in bf16, W + BA rounds most of a small BA away: another policy than the trained one
         return bool(mine) and all(
             ADAPTER[role] not in layer.lora_variant
             and isinstance(layer.get_base_layer(), nn.Linear)
@@ -269,6 +283,7 @@ class SharedBase(nn.Module):
             ptx: another batch {input_ids, rows, cols, tokens}: its log-probabilities under the
                 policy are `ptx`.
         """
+        # the policy's trunk is kept: a value head reads it without a pass of its own
         out, hidden = {}, None
         for role in roles:
             if role == "value" and self.value_model == "head":
@@ -285,6 +300,7 @@ class SharedBase(nn.Module):
                 out[role] = head(states.float()).squeeze(-1)
         if ptx is not None:
             _, logits = self._run("policy", ptx["input_ids"], ptx["rows"], ptx["cols"], logits=True)
+            # temperature 1: pretraining text is not sampled
             out["ptx"] = token_logprobs(logits, ptx["tokens"], 1.0)
         return out
 
@@ -292,10 +308,13 @@ class SharedBase(nn.Module):
         self, role: str, input_ids, rows, cols, logits: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One pass as `role` -> hidden states [N, d] at the positions; logits [N, V] if asked."""
+        # the role goes on first; checkpointed layers remember it
         lm = self.switch(role)
         if not logits:
             body = getattr(lm, lm.base_model_prefix)
             return body(input_ids=input_ids, use_cache=False).last_hidden_state[rows, cols], None
+        # The model's own forward, so that whatever it does to logits (scaling, soft caps) is done.
+        # Only the head's input is cut to N positions: logits [B, L, V] would be the largest tensor.
         picked = []
 
         def pick(_, args):  # before the LM head: [B, L, d] -> [N, d]
@@ -306,6 +325,7 @@ class SharedBase(nn.Module):
         try:
             spoken = lm(input_ids=input_ids, use_cache=False).logits
         finally:
+            # or the next caller, sampling, would lose its positions
             hook.remove()
         return picked[0], spoken
 
@@ -315,11 +335,13 @@ class SharedBase(nn.Module):
         """Recomputed layers run in the role they first ran in, whichever role is on by then."""
 
         def same_role():
+            # asked in the forward, entered again at its recomputation
             role = self._role
             return contextlib.nullcontext(), _Enter(self, role)
 
         settings = {
             **(activation_checkpointing_kwargs or {}),
+            # reentrant checkpointing takes no context_fn
             "use_reentrant": False,
             "context_fn": same_role,
         }
@@ -345,11 +367,13 @@ class SharedBase(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         if self.value_model == "adapter":
             save_adapter(self.base, "value", folder, part_of(state, "base."))
+        # a gathered state is given where weights are sharded; the live ones are only shards
         head = part_of(state, "value_head.") or self.value_head.state_dict()
         save_file({k: v.contiguous() for k, v in head.items()}, folder / "value_head.safetensors")
 
     def load_policy(self, folder: Path) -> None:
         if self.full_policy is not None:
+            # by transformers: it knows shards of files and tied weights
             saved = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=self.full_policy.dtype, use_safetensors=True
             )

@@ -40,16 +40,19 @@ class RankingCollator:
 
     def __call__(self, rankings: list[dict]) -> dict[str, Tensor]:
         ranks = pad_sequence([torch.tensor(r["ranks"]) for r in rankings], True, PAD)
+        # keys as numbers: only tensors are gathered over processes
         keys = torch.tensor([[r["prompt_key"], r["labeler_key"]] for r in rankings])
         # `ranks` first: the evaluation loop takes the batch size from it
         batch = {"ranks": ranks, "keys": keys}
         if not self.share_prompt:
+            # right-padded, as causal attention then needs no care of padding
             rows = [r["prompt_ids"] + c for r in rankings for c in r["completion_ids"]]
             batch["input_ids"], batch["attention_mask"] = self._right_pad(rows)
             return batch
         prompts = [r["prompt_ids"] for r in rankings]
         completions = [c for r in rankings for c in r["completion_ids"]]
         prompt_of = [i for i, r in enumerate(rankings) for _ in r["completion_ids"]]
+        # left: a completion continues in the next column, with no gap of padding between
         batch["input_ids"], batch["attention_mask"] = left_pad(prompts, self.pad_token_id)
         batch["completion_ids"], batch["completion_mask"] = self._right_pad(completions)
         batch["prompt_of"] = torch.tensor(prompt_of)
@@ -74,7 +77,9 @@ def cached_scores(
     Prompts are padded on the left, so that each completion follows its prompt directly: relative
     positions, and what a sliding window sees, are those of one plain row.
     """
+    # the body: the head is applied to one token per completion only
     body = getattr(model, model.base_model_prefix)
+    # given where they can be: else counted from the cache's length, padding included
     takes_positions = "position_ids" in inspect.signature(body.forward).parameters
 
     def run(ids: Tensor, mask: Tensor, **cached):
@@ -94,9 +99,11 @@ def cached_scores(
     if rest == 0 and torch.equal(prompt_of, prompts.repeat_interleave(k)):
         cache.batch_repeat_interleave(k)  # the same K for all: its backward is a plain sum
     else:
+        # an index: any number each, but its backward is a slower scatter
         cache.reorder_cache(prompt_of)
 
     # 3. Completions go on from there; the score is read at their last token
+    # the mask covers the cache as well, so its padding stays hidden
     mask = torch.cat([attention_mask[prompt_of], completion_mask], 1)
     hidden = run(completion_ids, mask, **{cache_name: cache}).last_hidden_state
     last = completion_mask.sum(1) - 1
@@ -113,6 +120,7 @@ def score_rankings_in_forward(model: PreTrainedModel) -> None:
     if not hasattr(model, "score"):
         return
 
+    # on the instance: a class of its own would be another architecture to PEFT and to files
     def forward(
         self,
         input_ids,
@@ -148,6 +156,7 @@ def why_not_cache(model: PreTrainedModel, check: bool = True) -> str | None:
     body = getattr(model, model.base_model_prefix)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return "activation checkpointing drops the cache"
+    # a recurrent state holds padding, too, and is no cache to repeat
     if getattr(model, "_is_stateful", False) or cache_argument(body) is None:
         return f"{model.config.model_type} models have no key-value cache that could be shared"
     return _both_ways_differ(model) if check else None
@@ -155,6 +164,7 @@ def why_not_cache(model: PreTrainedModel, check: bool = True) -> str | None:
 
 def _small_rankings(vocab_size: int) -> list[dict]:
     """Two rankings of unequal K and lengths: padding on both sides, and a reordered cache."""
+    # any ids will do, but different ones: equal tokens would hide a wrong order
     ids = [(7 * i + 5) % vocab_size for i in range(22)]
     texts = [
         {"prompt_ids": ids[:5], "completion_ids": [ids[5:9], ids[9:11]]},
@@ -177,6 +187,7 @@ def _both_ways_differ(model: PreTrainedModel) -> str | None:
         inputs = {k: v.to(model.device) for k, v in batch.items() if k not in NOT_FOR_MODEL}
         return score(model, **inputs).float()
 
+    # dropout would make two equal ways differ
     training = model.training
     model.eval()
     try:
@@ -193,6 +204,7 @@ def _both_ways_differ(model: PreTrainedModel) -> str | None:
         return f"{kind} cannot continue from a repeated cache ({type(error).__name__}: {error})"
     finally:
         model.train(training)
+    # rounding differs between the two ways, wrong positions differ by far more
     tolerance = 1e-3 if next(model.parameters()).dtype == torch.float32 else 5e-2
     if torch.allclose(plain, shared, rtol=tolerance, atol=tolerance * plain.abs().max().item()):
         return None

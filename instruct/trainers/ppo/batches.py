@@ -26,6 +26,7 @@ def print_once(text: str) -> None:
 
 def exact_div(a: int, b: int, what: str) -> int:
     """a / b. Raises `UserError` naming `what` where that is no whole number."""
+    # rounded, a run would train on other batches than its flags say
     if a % b:
         raise UserError(f"{what}: {a} is not a multiple of {b}")
     return a // b
@@ -90,6 +91,7 @@ def accumulation_steps(args: SharedBasePPOConfig) -> int:
     """`--gradient_accumulation_steps`, or what `--rollout_batch_size` makes of it."""
     if args.rollout_batch_size is None:
         return args.gradient_accumulation_steps
+    # from the rollout down: the paper gives rollout sizes, hardware the micro-batch
     mini_batch = exact_div(
         args.rollout_batch_size,
         args.num_mini_batches,
@@ -110,6 +112,7 @@ def plan_batches(args: SharedBasePPOConfig, num_prompts: int) -> BatchPlan:
     rollout_size = (
         args.per_device_train_batch_size * args.world_size * accumulation * args.num_mini_batches
     )
+    # whole rollouts: one begun is trained on to its end
     if args.max_steps > 0:
         rollouts = math.ceil(args.max_steps / (args.num_ppo_epochs * args.num_mini_batches))
     else:
@@ -131,11 +134,13 @@ def follow_plan(args: SharedBasePPOConfig, plan: BatchPlan) -> None:
     """Makes Trainer's own settings follow the plan: logging, saving and evaluation fall on the end
     of a rollout.
     """
+    # Trainer's loop is bounded by steps: it knows no rollouts
     args.gradient_accumulation_steps = plan.gradient_accumulation_steps
     args.total_episodes = plan.total_episodes
     args.max_steps, args.num_train_epochs = plan.max_steps, 1
 
     per_rollout = plan.steps_per_rollout
+    # a checkpoint amid a rollout would have to hold the rollout, too
     for name in ("save_steps", "eval_steps"):
         asked = getattr(args, name)
         if asked is None:
@@ -151,6 +156,7 @@ def follow_plan(args: SharedBasePPOConfig, plan: BatchPlan) -> None:
     if args.load_best_model_at_end and args.save_strategy == SaveStrategy.STEPS:
         # every checkpoint has its evaluation
         args.save_steps = math.ceil(args.save_steps / args.eval_steps) * args.eval_steps
+    # before the end of a rollout its metrics are not whole
     args.logging_strategy, args.logging_steps = "steps", per_rollout
     args.logging_first_step = False
 
@@ -166,8 +172,10 @@ def with_prompt_ids(
     """
     if rows is None:
         return None  # no evaluation
+    # once here: a prompt is sampled from in many rollouts
     ids = [encode_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
     rows = rows.add_column("prompt_ids", ids)
+    # left out, not cut: half a question is another question
     short = rows.select([i for i, row in enumerate(ids) if len(row) <= longest])
     if len(short) < len(rows):
         print_once(
@@ -183,6 +191,7 @@ class PretrainingRows:
     """PPO-ptx: rows of text with eos, cut to `longest` tokens, drawn with replacement."""
 
     def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerBase, longest: int):
+        # text ends, and the policy is to know it
         eos = [tokenizer.eos_token_id]
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + eos for text in texts]
         # a row of one token predicts nothing
@@ -192,6 +201,7 @@ class PretrainingRows:
 
     def draw(self, count: int) -> list[list[int]]:
         """`count` rows, sorted by length."""
+        # torch's own generator: Trainer saves its state with a checkpoint
         drawn = torch.randint(len(self.ids), (count,)).tolist()
         return sorted((self.ids[i] for i in drawn), key=len)
 
@@ -222,8 +232,10 @@ class RolloutSampler(Sampler):
         self.seed = seed
 
     def __iter__(self) -> Iterator[int]:
+        # its own generator: a resumed run skips to the same prompts
         generator, queue = torch.Generator().manual_seed(self.seed), []
         for _ in range(self.rollouts):
+            # end to end: a remainder of a pass opens the next rollout, none is dropped
             while len(queue) < self.rollout:
                 queue += torch.randperm(self.prompts, generator=generator).tolist()
             chunk, queue = queue[: self.rollout], queue[self.rollout :]
@@ -248,6 +260,8 @@ def by_length(lengths: list[int], size: int, even: bool) -> list[list[int]]:
     """
     batches: list[list[int]] = [[]]
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # A tenth: much narrower and the batches get small, much wider and padding eats the gain.
+        # Only without gradient: a micro-batch of training has its size fixed.
         too_long = even and batches[-1] and lengths[i] > 1.1 * lengths[batches[-1][0]]
         if too_long or len(batches[-1]) == size:
             batches.append([])
@@ -272,6 +286,7 @@ def token_batch(
         inputs = (prompt + response)[:-1]
         ids.append(inputs + [pad_id] * (longest - len(inputs)))
         rows += [i] * len(response)
+        # a token is predicted one place before it: the first from the prompt's last token
         cols += range(len(prompt) - 1, len(prompt) + len(response) - 1)
         tokens += response
     lists = {"input_ids": ids, "rows": rows, "cols": cols, "tokens": tokens}

@@ -38,6 +38,7 @@ class Bound:
         return value > limit if self.ceiling else value < limit
 
 
+# Known ways to fail (a collapse may even win); a bound is loose enough for a healthy run.
 BOUNDS = [
     Bound(
         flag="max_kl",
@@ -115,6 +116,7 @@ class Watchdog(TrainerCallback):
         best = state.best_model_checkpoint
         kept = f"best checkpoint: {best}" if best else f"checkpoints stay in {args.output_dir}"
         stopped = f"stopped at step {state.global_step}"
+        # at once, without patience: after a NaN the weights are soon NaN
         for name, value in logs.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise WatchdogError(
@@ -129,6 +131,7 @@ class Watchdog(TrainerCallback):
                 continue
             value, limit = logs[bound.metric], getattr(args, bound.flag)
             count = self.crossed.get(bound.flag, 0)
+            # in a row: one bad rollout happens in healthy runs, too
             count = count + 1 if bound.crossed_by(value, limit) else 0
             self.crossed[bound.flag] = count
             if count >= args.watchdog_patience:
@@ -151,6 +154,7 @@ class PolicyAverage(TrainerCallback):
 
     def __init__(self, parameters: dict[str, nn.Parameter]):
         self.parameters = parameters
+        # float32: in bf16 a step of 1 - 0.992 would round to nothing
         self.average = {name: p.detach().float().clone() for name, p in parameters.items()}
 
     def on_optimizer_step(self, args, state, control, **kwargs):
@@ -162,12 +166,14 @@ class PolicyAverage(TrainerCallback):
         save_file(self.average, folder / "ema.safetensors")
 
     def load(self, folder: Path) -> None:
+        # by name: the order of parameters is not part of the file
         saved = load_file(folder / "ema.safetensors")
         self.average = {name: saved[name].to(p.device) for name, p in self.parameters.items()}
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
         """The averaged policy in place of the current one, for a block."""
+        # swapped, not copied over: afterwards it is the very same bits
         kept = {name: p.data for name, p in self.parameters.items()}
         try:
             for name, parameter in self.parameters.items():
@@ -180,6 +186,7 @@ class PolicyAverage(TrainerCallback):
     @torch.no_grad()
     def settle(self) -> None:
         """The policy becomes its average, for good."""
+        # into the tensors themselves: optimizer and wrappers hold them
         for name, parameter in self.parameters.items():
             parameter.copy_(self.average[name])
 
@@ -207,7 +214,9 @@ class SampleTable:
         """Adds rollout `number` (from 0), sampled at optimizer step `step`."""
         if not self.every or number % self.every:
             return
+        # per response, where the log has the mean
         kl = ((rollout.logprobs - rollout.ref_logprobs) * rollout.mask).sum(1)
+        # appended and closed each time: a killed run leaves what it showed
         with self.file.open("a", encoding="utf-8") as table:
             for i in range(min(self.rows, len(rollout.texts))):
                 row = {

@@ -116,6 +116,7 @@ class SharedBasePPOConfig(HardwareDefaults, _BaseConfig):
     watchdog_grad_norm: float = flag(1000.0, "Watchdog: gradient norm before clipping.")
 
     def __post_init__(self):
+        # Trainer would compare checkpoints by eval_loss, which PPO has none of
         if self.eval_strategy != "no" and self.metric_for_best_model is None:
             self.metric_for_best_model = "eval_reward_at_bounded_kl"
             self.greater_is_better = True
@@ -123,6 +124,7 @@ class SharedBasePPOConfig(HardwareDefaults, _BaseConfig):
             # every trained weight takes part in every training forward
             self.ddp_find_unused_parameters = False
         super().__post_init__()
+        # greedy decoding has no distribution to take a probability ratio of
         if self.temperature <= 0:
             raise ValueError("--temperature must be above 0: PPO learns from sampled responses")
         if not 0 <= (self.ema_decay or 0.0) < 1:

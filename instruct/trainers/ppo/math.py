@@ -19,6 +19,7 @@ def token_kl(
     never negative (joschu.net/blog/kl-approx.html). Works on any shape.
     """
     log_ratio = ref_logprobs - logprobs
+    # expm1: near equality exp(x) - 1 loses every digit
     return -log_ratio if estimator == "k1" else log_ratio.expm1() - log_ratio
 
 
@@ -32,7 +33,9 @@ def token_rewards(
     """Rewards [B, T]: -kl_coef * KL on every token, and the response's score [B] on its last real
     token.
     """
+    # the penalty is a reward, not a loss: its effect on later tokens counts, too
     rewards = -kl_coef * kl * mask
+    # on the last real token, not on the first pad (trl 3750)
     rewards[torch.arange(len(scores), device=scores.device), lengths - 1] += scores
     return rewards
 
@@ -46,12 +49,15 @@ def gae(
     `values[:, t]` is the value before token t; after the last token the episode is over, so its
     value is 0.
     """
+    # cleared first: what lies beyond the end would flow back into real tokens
     rewards, values = rewards * mask, values * mask
     advantages, running = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+    # backwards, as each advantage holds the ones after it
     for t in reversed(range(rewards.shape[1])):
         following = values[:, t + 1] if t + 1 < rewards.shape[1] else 0.0
         running = rewards[:, t] + gamma * following - values[:, t] + gamma * lam * running
         advantages[:, t] = running
+    # returns from the unwhitened advantages: values are in units of reward
     return advantages * mask, (advantages + values) * mask
 
 
@@ -67,8 +73,11 @@ def whiten(
     variance.
     """
     total, count = reduce(torch.stack([(values * mask).sum(), mask.sum().to(values.dtype)]))
+    # over all tokens: a mean of means would weigh processes with few of them more
     mean = total / count
+    # around the mean, in a second message: a difference of squares cancels
     variance = reduce((((values - mean) * mask) ** 2).sum()) / (count - 1).clamp(min=1)
+    # rewards keep their mean: shifted, a good response would turn into a bad one
     whitened = (values - mean) * torch.rsqrt(variance + 1e-8)
     return (whitened if shift_mean else whitened + mean) * mask
 
@@ -79,7 +88,9 @@ def policy_losses(
     """Clipped surrogate (1707.06347, equation 7) per token -> losses, and where clipping was the
     larger of the two.
     """
+    # 1 on a rollout's first step, where sampling was exact
     ratio = (logprobs - old_logprobs).exp()
+    # the larger loss: clipping may hold a gain back, never hide a loss
     plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - cliprange, 1 + cliprange)
     return torch.maximum(plain, clipped), clipped > plain
 
@@ -90,6 +101,7 @@ def value_losses(
     """Half the squared error per token, the larger of plain and clipped -> losses, and where
     clipping was larger.
     """
+    # clipped around the old value: a bad rollout cannot throw the values far
     near = torch.minimum(torch.maximum(values, old_values - cliprange), old_values + cliprange)
     plain, clipped = (values - returns) ** 2, (near - returns) ** 2
     return 0.5 * torch.maximum(plain, clipped), clipped > plain
@@ -99,5 +111,6 @@ def next_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizo
     """The adaptive controller of 1909.08593, section 2.2: proportional in log space, its error
     clipped to +-0.2.
     """
+    # clipped: one wild rollout may not change the coefficient many times over
     error = min(max(kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * episodes / horizon)

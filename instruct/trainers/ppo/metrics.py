@@ -22,12 +22,14 @@ class NamedSums:
 
     def add(self, **numbers: torch.Tensor | float) -> "NamedSums":
         for name, number in numbers.items():
+            # float64: float32 sums of 1e5 tokens lose the digits that KL is about
             number = torch.as_tensor(number, dtype=torch.float64, device=self.device)
             self.sums[name] = self.sums[name] + number if name in self.sums else number
         return self
 
     def take(self, reduce: Reduce) -> dict[str, float]:
         """The sums over all processes, in one message; starts anew."""
+        # the one read: it waits for the device
         totals = reduce(torch.stack(list(self.sums.values()))).tolist()
         taken = dict(zip(self.sums, totals, strict=True))
         self.sums = {}
@@ -39,10 +41,12 @@ def _common_sums(rollout: Rollout) -> NamedSums:
     sums = NamedSums(mask.device).add(
         responses=len(rollout.responses),
         tokens=mask.sum(),
+        # always k1, whichever is penalised: runs stay comparable
         kl=(rollout.logprobs - rollout.ref_logprobs)[mask].sum(),
         scores=rollout.scores.sum(),
         ended=rollout.ended.sum(),
     )
+    # each reward as its function gave it: unclipped, unweighted
     return sums.add(**{f"rewards/{name}": values.sum() for name, values in rollout.rewards.items()})
 
 
@@ -60,8 +64,10 @@ def rollout_metrics(
     var(return).
     """
     mask = rollout.mask
+    # the penalty that was paid may be k3
     penalty = ppo_math.token_kl(rollout.logprobs, rollout.ref_logprobs, kl_estimator)[mask]
     returns, errors = rollout.returns[mask], (rollout.returns - rollout.values)[mask]
+    # sums of squares: they add up over processes, variances do not
     sums = _common_sums(rollout).add(
         nll=-rollout.logprobs[mask].sum(),
         penalty=penalty.sum(),
@@ -74,6 +80,7 @@ def rollout_metrics(
     responses, tokens = total["responses"], total["tokens"]
     returns_variance = total["returns_squared"] / tokens - (total["returns"] / tokens) ** 2
     errors_variance = total["errors_squared"] / tokens - (total["errors"] / tokens) ** 2
+    # per response where the paper speaks of responses, per token for bounds on any length
     return {
         "objective/kl": total["kl"] / responses,
         "objective/entropy": total["nll"] / responses,
@@ -95,6 +102,7 @@ def update_metrics(total: dict[str, float], steps: int) -> dict[str, float]:
     `approxkl` is Schulman's k2, half the squared log ratio. `ptx` holds one mean per optimizer
     step.
     """
+    # per token of all epochs: micro-batches hold different numbers of them
     tokens = total["tokens"]
     metrics = {
         "loss/policy_avg": total["policy"] / tokens,
@@ -114,6 +122,7 @@ def held_out_metrics(rollout: Rollout, best_max_kl: float, reduce: Reduce) -> di
     `reward_at_bounded_kl` is what checkpoints are compared by: above `best_max_kl` none is the
     best.
     """
+    # the optimum of reward alone is often a collapse: KL says which
     total = _common_sums(rollout).take(reduce)
     responses = total["responses"]
     reward, kl = total["scores"] / responses, total["kl"] / responses

@@ -25,6 +25,7 @@ class Rewards:
     """
 
     def __init__(self, functions: dict[str, RewardFunction], args: SharedBasePPOConfig):
+        # checked before anything is sampled
         weights = args.reward_weights or [1.0] * len(functions)
         if len(weights) != len(functions):
             raise UserError(
@@ -47,6 +48,7 @@ class Rewards:
         Raises:
             UserError: a function raised, or did not return one finite number per text.
         """
+        # all, weight 0 as well: such a one is there to be watched
         return {
             name: self._checked(name, self._call(name, prompts, texts, columns), texts)
             for name in self.functions
@@ -54,6 +56,7 @@ class Rewards:
 
     def _call(self, name: str, prompts: list, texts: list[str], columns: dict) -> list[float]:
         try:
+            # lists of their own: a function that changes them changes nobody else's
             return self.functions[name](prompts=list(prompts), completions=list(texts), **columns)
         except Exception as error:
             if name == "reward_model":
@@ -64,6 +67,7 @@ class Rewards:
 
     def _checked(self, name: str, scores: list, texts: list[str]) -> torch.Tensor:
         try:
+            # float() takes numpy's and torch's numbers, too
             numbers = torch.tensor([float(score) for score in scores], dtype=torch.float32)
         except (TypeError, ValueError) as error:
             raise UserError(
@@ -74,6 +78,7 @@ class Rewards:
                 f"reward function {name!r} returned {len(numbers)} scores for {len(texts)} "
                 "completions"
             )
+        # one nan would spread by whitening to every advantage
         if not numbers.isfinite().all():
             bad = int((~numbers.isfinite()).nonzero()[0])
             raise UserError(
@@ -91,6 +96,7 @@ class Rewards:
         total = sum(self.weights[name] * values for name, values in scores.items())
         if self.score_clip is not None:
             total = total.clamp(-self.score_clip, self.score_clip)
+        # after clipping, which would else swallow it
         if self.missing_eos_penalty is not None:
             total = total - self.missing_eos_penalty * ~ended
         return total
@@ -102,6 +108,7 @@ def name_rewards(
     """The functions by name, `reward_model` first. Raises `UserError` where two have one name."""
     named = {} if reward_model is None else {"reward_model": reward_model}
     for function in reward_funcs:
+        # an object with __call__ has no __name__
         name = getattr(function, "__name__", type(function).__name__)
         if name in named:
             raise UserError(f"two rewards are called {name!r}; rename one")

@@ -120,6 +120,7 @@ class RolloutWorker:
             by_policy = self._policy_pass(prompts, sampled)
 
         # 2. Reference, and the value function where it has weights of its own
+        # unmerged: the reference is the base with every adapter off
         reference = self.token_pass(prompts, sampled.responses, ("reference",))["reference"]
         values = by_policy.get("value")
         if with_values and self.args.value_model == "adapter":
@@ -130,6 +131,7 @@ class RolloutWorker:
         # 3. Score the texts
         started = time.perf_counter()
         texts = [decode_completion(self.tokenizer, ids) for ids in sampled.responses]
+        # a reward function takes the columns as TRL's GRPO hands them on
         ours = ("prompt", "prompt_ids", "completion", "completions")
         columns = {name: column for name, column in rows.items() if name not in ours}
         rewards = self.rewards.scores(rows["prompt"], texts, columns)
@@ -157,12 +159,14 @@ class RolloutWorker:
         """
         if sampled.logprobs is None:
             by_head = self.args.value_model == "head"
+            # one pass for both: the head reads the policy's trunk
             roles = ("policy", "value") if by_head else ("policy",)
             return self.token_pass(prompts, sampled.responses, roles)
         known = {"policy": sampled.logprobs, "value": sampled.values}
         return {role: values for role, values in known.items() if values is not None}
 
     def _ended(self, responses: list[list[int]]) -> torch.Tensor:
+        # by id: the text has lost its eos
         eos = self.tokenizer.eos_token_id
         return torch.tensor([ids[-1] == eos for ids in responses], device=self.args.device)
 
@@ -180,8 +184,10 @@ class RolloutWorker:
         """
         args = self.args
         low_precision = args.bf16 or args.fp16 or self.shared.lm.dtype != torch.float32
+        # a recurrent model steps through other kernels than it trains by
         stateful = getattr(self.shared.lm, "_is_stateful", False)
         exact = not (low_precision or stateful or self.sharded_model is not None)
+        # one process that stops early would leave the others waiting in a gather
         together = self.sharded_model is not None and args.world_size > 1
         settings = {"synced_gpus": True} if together else {}
 
@@ -190,6 +196,7 @@ class RolloutWorker:
         values: list[torch.Tensor] = [torch.empty(0) for _ in prompts]
         by_head = exact and args.value_model == "head"
         with self._sampling_model() as lm, self._autocast(), self._head_values(lm, by_head) as also:
+            # `generate` groups by length itself, so here only the size counts
             for chunk in self._chunks([len(ids) for ids in prompts], even=False):
                 drawn = generate(
                     lm,
@@ -220,9 +227,11 @@ class RolloutWorker:
         if not wanted:
             yield None
             return
+        # The body's output passes here anyway: values cost no pass of their own.
         seen = {}
 
         def keep_hidden(_module, inputs):
+            # the last position: the first step of `generate` may bring several
             seen["hidden"] = inputs[0][:, -1]
 
         def values() -> torch.Tensor:
@@ -241,7 +250,10 @@ class RolloutWorker:
         if wrapped is None:
             yield self.shared.switch("policy")
             return
+        # ZeRO-3: gathers all weights for the block
         with unwrap_model_for_generation(wrapped, self.accelerator) as unwrapped:
+            # FSDP: layers gather their own weights as they run. `generate` goes past the root's
+            # forward, though, so what the root holds itself (embeddings, LM head) is gathered here.
             gather = contextlib.nullcontext()
             # accelerate's state has the attribute under FSDP alone
             is_fsdp = getattr(self.accelerator.state, "fsdp_plugin", None) is not None
@@ -250,6 +262,7 @@ class RolloutWorker:
             elif is_fsdp:
                 from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
+                # recurse=False: the root's alone, not every layer at once
                 gather = FSDP.summon_full_params(wrapped, recurse=False)
             with gather:
                 yield unwrapped.switch("policy")
@@ -267,6 +280,7 @@ class RolloutWorker:
         shape = (len(responses), max(map(len, responses)))
         out = {role: torch.zeros(shape, device=device) for role in roles}
         lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+        # written by row and column, so batches may be in any order
         for chunk in self._chunks(lengths, even=True):
             chosen = [responses[i] for i in chunk]
             batch = token_batch([prompts[i] for i in chunk], chosen, self._pad, device)
@@ -284,6 +298,7 @@ class RolloutWorker:
         other.
         """
         device = self.args.device
+        # by text, not by the sampled ids: the same text tokenised has the same score
         asked = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         answered = [encode_completion(self.tokenizer, text) for text in completions]
         lengths = [len(p) + len(c) for p, c in zip(asked, answered, strict=True)]
@@ -322,6 +337,7 @@ class RolloutWorker:
             return contextlib.nullcontext()
         if role == "policy" and self.shared.full_policy is not None:
             return contextlib.nullcontext()  # no adapter to merge
+        # in bf16 only if asked: merged rounding would show as KL
         if asked == "merged" or self.shared.can_merge(role):
             return self.shared.merged(role)
         return contextlib.nullcontext()

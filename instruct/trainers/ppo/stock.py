@@ -27,7 +27,9 @@ def stock_config(args: SharedBasePPOConfig):
     shared = {f.name for f in fields(config_class) if f.init} & {f.name for f in fields(args)}
     settings = {name: getattr(args, name) for name in shared}
     settings["gradient_accumulation_steps"] = accumulation_steps(args) * args.num_mini_batches
+    # ours stop at eos; TRL's default goes on to the full length
     settings["stop_token"] = "eos"
+    # it would print samples in the time that is compared
     settings["num_sample_generations"] = 0
     return config_class(**settings)
 
@@ -36,6 +38,7 @@ def value_network(reward, value: str, model_args):
     """A second model that starts as the reward model: all its weights trained, or adapters and
     head.
     """
+    # stock scores with the reward model until the end: it may not train
     model = copy.deepcopy(reward)
     if value == "full":
         return model.requires_grad_(True)
@@ -45,6 +48,7 @@ def value_network(reward, value: str, model_args):
         lora_alpha=model_args.lora_alpha,
         target_modules="all-linear",
     )
+    # unwrapped, LoRA inside: stock reaches for `base_model_prefix` and `score`
     model = get_peft_model(model, config).get_base_model()
     model.score.requires_grad_(True)
     return model
@@ -68,6 +72,7 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
             "--stock needs --reward_model_path: TRL's PPOTrainer knows no reward functions"
         )
     reward = load_reward(args.reward_model_path).model
+    # the same reach, and without adapter work the comparison is fair to stock
     reward = reward.merge_and_unload() if isinstance(reward, PeftModel) else reward
     reward.requires_grad_(False)
     tokenizer = copy.deepcopy(tokenizer)
@@ -77,6 +82,7 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
         return {"input_ids": encode_prompt(tokenizer, row["prompt"])}
 
     rows = rows.map(with_ids, remove_columns=rows.column_names)
+    # the same prompts as ours
     rows = rows.filter(lambda row: len(row["input_ids"]) <= args.max_prompt_length)
     return trainer_class(
         args=stock_config(args),
@@ -86,6 +92,7 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
         reward_model=reward,
         value_model=value_network(reward, value, model_args),
         train_dataset=rows,
+        # never evaluated, but its __init__ wants one
         eval_dataset=rows.select(range(1)),
         peft_config=get_peft_config(model_args),
         callbacks=callbacks,

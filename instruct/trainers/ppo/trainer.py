@@ -176,6 +176,7 @@ class SharedBasePPOTrainer(PPOParent):
 
     def _prepare_inputs(self, inputs: dict[str, torch.Tensor]) -> MicroBatch:
         """Trainer's hook before each micro-step."""
+        # inputs count only here: Trainer hands the same prompts to every micro-step
         if not self._micro_batches:
             self.model.eval()
             self._new_rollout(inputs["index"].tolist())
@@ -285,8 +286,10 @@ class SharedBasePPOTrainer(PPOParent):
 
     def _value_step(self, model, batch: MicroBatch) -> torch.Tensor:
         """Forward and backward of a value adapter -> its share of the loss, for the log."""
+        # no sync yet: DDP would miss the policy's gradients in this backward pass
         with self.accelerator.no_sync(model):
             loss = self._value_loss(model(**batch.tokens, roles=("value",))["value"], batch)
+            # PyTorch advises against a backward pass under autocast
             with torch.autocast(self.args.device.type, enabled=False):
                 self.accelerator.backward(loss)
         loss = loss.detach()
@@ -328,6 +331,7 @@ class SharedBasePPOTrainer(PPOParent):
         """
         args = self.args
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        # as many for each process: ranks that stop apart hang sharded sampling
         usable = len(dataset) - len(dataset) % args.world_size
         if not usable:
             raise UserError(f"evaluation needs at least {args.world_size} prompts, one per process")
@@ -363,7 +367,8 @@ class SharedBasePPOTrainer(PPOParent):
         return result
 
     def _save_checkpoint(self, model, trial) -> None:
-        Trainer._save_checkpoint(self, model, trial)  # PPOTrainer's writes no optimizer state
+        # PPOTrainer's own would also write a model card with every checkpoint
+        Trainer._save_checkpoint(self, model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the policy (plain PEFT, or a plain model), `value/` and the tokenizer.
@@ -388,6 +393,7 @@ class SharedBasePPOTrainer(PPOParent):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         folder = Path(resume_from_checkpoint)
+        # the rest of that rollout was in memory only
         if step_of(folder) % self.batches.steps_per_rollout:
             raise UserError(
                 f"{folder} is in the middle of a rollout of {self.batches.steps_per_rollout} "

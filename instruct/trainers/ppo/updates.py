@@ -27,6 +27,7 @@ def cut_into_micro_batches(
     # 1. Mini-batches of all epochs, as row numbers
     minis = []
     for _ in range(batches.num_ppo_epochs):
+        # shuffled within this process: rows never travel
         order, size = torch.randperm(len(rollout.responses)).tolist(), batches.local_mini_batch_size
         minis += [order[i : i + size] for i in range(0, len(order), size)]
 
@@ -39,15 +40,18 @@ def cut_into_micro_batches(
     tokens = [sum(len(rollout.responses[i]) for i in mini) for mini in minis]
     ptx_tokens = [sum(len(row) - 1 for row in rows) for rows in ptx_rows]
     local = torch.tensor([tokens, ptx_tokens], dtype=torch.float32, device=args.device)
+    # for all epochs in one message, before training: none in between
     totals, ptx_totals = reduce(local).tolist()
 
     # 4. Micro-batches
     out = []
     lengths, size = rollout.lengths, batches.local_micro_batch_size
     for n, mini in enumerate(minis):
+        # sorted within the mini-batch, which is one step: its gradient is the same sum
         mini = sorted(mini, key=lengths.__getitem__)
         for k in range(batches.gradient_accumulation_steps):
             rows = mini[k * size : (k + 1) * size]
+            # drawn in order of length, so these are of similar length, too
             mine = ptx_rows[n][k * ptx_per_micro : (k + 1) * ptx_per_micro]
             micro_batch = micro_batch_of(rollout, rows, batches.processes / totals[n], pad_id)
             if mine:
@@ -59,6 +63,7 @@ def cut_into_micro_batches(
 
 def micro_batch_of(rollout: Rollout, rows: list[int], share: float, pad_id: int) -> MicroBatch:
     """These rows of a rollout, their real tokens one after the other."""
+    # flat: padding takes no part in losses, nor in their number
     real = rollout.mask[rows]
     return MicroBatch(
         tokens=token_batch(
@@ -77,4 +82,5 @@ def micro_batch_of(rollout: Rollout, rows: list[int], share: float, pad_id: int)
 
 def ptx_batch(rows: list[list[int]], pad_id: int, device) -> dict[str, torch.Tensor]:
     """Pretraining rows as `token_batch`: a prompt of one token, and the rest as its response."""
+    # the first token has nothing to be predicted from
     return token_batch([row[:1] for row in rows], [row[1:] for row in rows], pad_id, device)
