@@ -59,6 +59,7 @@ def check_ranking(row: dict, where: str) -> str | None:
     both_lists = isinstance(completions, list) and isinstance(ranks, list)
     if not both_lists or len(completions) != len(ranks):
         raise UserError(f"{where}: completions and ranks must be two lists of one length")
+    # True is an int in Python
     if any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in ranks):
         raise UserError(
             f"{where}: ranks must be whole numbers from 1 (best), equal for a tie; found {ranks}"
@@ -72,7 +73,9 @@ def check_ranking(row: dict, where: str) -> str | None:
 
 def in_validation(row: dict, share: float) -> bool:
     """Stable split by user where known, else by prompt."""
+    # by user, as prompts are: nobody is in both splits
     key = str(row.get("user_id") or row.get("prompt_id") or as_text(row["prompt"]))
+    # no seed: more rankings move nobody
     digest = hashlib.md5(key.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
     return int(digest[:8], 16) / 16**8 < share
 

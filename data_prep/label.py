@@ -16,6 +16,7 @@ from pathlib import Path
 
 from instruct.files import UserError, command, load_rows, write_rows
 
+# the demo's figures (benchmarks/README.md) were measured with this
 TIE = 0.3  # scores closer than this are equal for the scripted labeler
 
 
@@ -39,6 +40,7 @@ def is_profane(word: str) -> bool:
 
 
 def profane_words(text: str) -> int:
+    # word by word, as the cache then answers nearly always
     return sum(map(is_profane, re.findall(r"[^\s.,!?;:\"()]+", text.lower())))
 
 
@@ -56,6 +58,7 @@ def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
     """Dense ranks, 1 = best. Down the scores, a rank is shared by all within `tie` of its best."""
     ranks, rank, best = [0] * len(scores), 0, float("inf")
     for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
+        # against the best of the rank, not the neighbour: a chain of small steps is no tie
         if best - scores[i] >= tie:
             rank, best = rank + 1, scores[i]
         ranks[i] = rank
@@ -65,6 +68,7 @@ def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
 def rank_row(row: dict, tie: float) -> dict:
     """A samples row with the scripted labeler's `ranks`, `quality` (1-7) and `flags`, K of each."""
     scores = [scripted_score(c) for c in row["completions"]]
+    # each profane word takes 1 off: scores have no lower end, the 1-7 scale has
     clipped = [max(-1.0, min(1.0, s)) for s in scores]
     return {
         **row,

@@ -84,11 +84,14 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
     """What the steps do."""
     add = parser.add_argument
     prefix = "prompts whose first characters agree are duplicates"
+    # the paper says "a long common prefix" and gives no length
     add("--prefix_chars", type=int, default=200, help=prefix)
+    # paper, section 3.2
     add("--max_per_user", type=int, default=200)
     add("--splits", default="train=0.9,validation=0.05,test=0.05")
     add("--seed", type=int, default=0)
     add("--pii", choices=["drop", "redact", "keep"], default="drop")
+    # held-out prompts are read and shared as well, so all by default
     letter = "train: only the training split, the paper's letter"
     add("--pii_splits", choices=["all", "train"], default="all", help=letter)
     add("--pii_kinds", nargs="+", choices=KINDS, default=list(KINDS), help="kinds to look for")
@@ -101,6 +104,7 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
     add("--pii_model_labels", nargs="+", default=[], help=labels)
     shared = "evaluation sets: prompts that share a long n-gram with them go"
     add("--exclude", nargs="+", default=[], help=shared)
+    # 13 is GPT-3's
     add("--exclude_words", type=int, default=13, help="length of that n-gram in words")
     near = "also drop near duplicates (0.8, say); DuckDB only"
     add("--near_duplicates", type=float, metavar="SIMILARITY", help=near)
@@ -112,6 +116,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add("--backend", choices=["duckdb", "pyspark"], default="duckdb")
     add("--spark_master", default="local[*]")
     add("--memory_limit", help="most memory for the engine, for example 4GB; more goes to disk")
+    # the main process reads for all workers: it cannot feed many
     cores = min(os.cpu_count() or 1, 8)
     add("--num_proc", type=int, default=cores, help="processes that read and search")
 
@@ -123,6 +128,7 @@ def prepare(args: argparse.Namespace) -> dict:
     """Runs every step and writes `args.output_dir`, whole or not at all; returns the report."""
     splits = check_flags(args)
     ledger = Ledger()
+    # before our own work folder lies among them
     clear_leftovers(args.output_dir)
     with atomic_folder(args.output_dir) as folder:
         work = folder / "work"
@@ -131,16 +137,19 @@ def prepare(args: argparse.Namespace) -> dict:
         engine = Engine(args.backend, work, args.memory_limit, args.spark_master)
         with contextlib.closing(engine):
             decisions = decide(engine, staged, args, splits, ledger)
+        # the engine is closed: its memory is free for the writing
         schemas = output_schemas(list(splits), staged.kinds, history=args.turns == "all")
         with bar("write", staged.rows) as shown:
             counts = write_outputs(
                 work, decisions, staged, folder, schemas, redacted(args, splits), shown.update
             )
+        # a row lost in writing would show here as removed
         ledger.add("write", ledger.left, sum(counts[name] for name in splits))
         options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
         report = make_report(ledger, counts, list(splits), staged.without_user, options)
         write_json(folder / "report.json", report)
         (folder / "README.md").write_text(dataset_card(report, list(splits)), encoding="utf-8")
+        # staged texts are not redacted: they must not stay beside the outputs
         shutil.rmtree(work)
     return report
 
@@ -163,6 +172,7 @@ def read_log(args: argparse.Namespace, work: Path, ledger: Ledger) -> Staged:
     if not staged.rows:
         bad = f"; the first of {staged.malformed} malformed rows is {staged.first_malformed}"
         raise UserError(f"{source}: no prompt in it{bad if staged.malformed else ''}")
+    # a column named by hand and never filled is a typo; a default may be missing
     for flag, column in (("user_column", "user_id"), ("time_column", "timestamp")):
         named = getattr(args, flag)
         if named != column and staged.kinds[column] == "null":
@@ -191,27 +201,34 @@ def decide(
         ledger.add(name, ledger.left, without_reason(folder), note)
         return engine.read(folder)
 
+    # 2. split, before anything goes: nobody's split depends on what others wrote
     rows = engine.read(engine.folder / "rows")
     numeric_ids = staged.kinds["id"] == "int"
     narrow = with_split(rows.select("row", "id", "user", "time", "key"), splits, args.seed)
     without_user = f"{staged.without_user:,} prompts without a user id"
     ledger.add("split", ledger.left, ledger.left, without_user)
+    # 3. duplicates over all splits, so that none of test is in train
     decided = step("prefix", without_shared_prefixes(narrow, numeric_ids))
+    # 4. and 5. find marks in Python; the engine joins them
     if args.exclude:
         marks = contaminated(engine, staged, args)
         decided = step("exclude", marked(decided, marks, "contaminated"))
     if args.near_duplicates is not None:
+        # only here texts join in: MinHash is the dear step, so it reads what is left
         left = decided.filter(decided.reason.isnull()).select("row", "id", "time")
         left = left.join(rows.select("row", "prompt"), "row")
         ordered = engine.write(left.order_by(earliest_first(left, numeric_ids)), "survivors")
         marks = near_duplicates(engine, ordered, args, ledger.left)
         decided = step("near", marked(decided, marks, "near_duplicate"))
+    # 6. in all rows, removed ones too: removed.parquet shows them, redacted
     with_pii = personal_information(engine, rows, staged, args)
     if args.pii == "drop":
         marks = engine.read(engine.folder / "found").select("row", kept_id=ibis.null("string"))
         decided = marked(decided, marks, "pii", ["train"] if args.pii_splits == "train" else None)
     decided = step("pii", decided, f"{with_pii:,} prompts of the log hold personal information")
+    # 7. last, so that nobody's quota goes to prompts that another step removes
     decided = at_most_per_user(decided, args.max_per_user, args.seed)
+    # in row order: the outputs are written by walking decisions and texts side by side
     step("cap", decided.select("row", "split", "reason", "kept_id", "dup_count").order_by("row"))
     return engine.folder / "cap"
 
@@ -221,6 +238,7 @@ def contaminated(engine: Engine, staged: Staged, args: argparse.Namespace) -> ib
     ngrams = Ngrams(texts_of(args.exclude), args.exclude_words)
     with bar("exclude", staged.rows) as shown:
         found = find_contaminated(engine.folder / "rows", ngrams, shown.update)
+        # no id: nothing stays in their place
         return write_marks(engine, "contaminated", dict.fromkeys(found))
 
 
@@ -258,11 +276,13 @@ def redacted(args: argparse.Namespace, splits: dict[str, float]) -> list[str]:
 
 
 def bar(what: str, total: int | None = None) -> tqdm:
+    # disable=None: no bar where stderr is no terminal
     return tqdm(desc=what, total=total, unit=" prompts", unit_scale=True, disable=None, leave=False)
 
 
 def without_reason(folder: Path) -> int:
     """How many rows of a step's result stay."""
+    # from the file: a query would compute the step again
     return sum(batch.column("reason").null_count for batch in batches(folder, ["reason"]))
 
 
@@ -274,6 +294,7 @@ def main(argv: list[str] | None = None) -> None:
         report = prepare(args)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"--output_dir {out}: cannot be written: {error}") from error
+    # DuckDB's types are no OSErrors
     except duckdb.OutOfMemoryException as error:
         limit = args.memory_limit or "of this machine"
         raise UserError(

@@ -38,6 +38,7 @@ class Output(NamedTuple):
 
 def stable_seed(*parts) -> int:
     """A seed for torch from any values, the same in every process and run."""
+    # `hash()` of texts differs by process; 60 bits fit torch's seed
     return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:15], 16)
 
 
@@ -57,8 +58,10 @@ def choose_prompts(
                 f"{args.answers}: no prompt_id in it is the id of a prompt in {args.input}"
             )
     if args.limit and args.limit < len(rows):
+        # after the filter above, so that --limit is met
         rows = random.Random(args.seed).sample(rows, args.limit)
     for number, row in enumerate(rows):
+        # the number only where a file has no ids at all
         row["prompt_id"] = str(row.get("id") or row.get("prompt_id") or number)
         row["prompt"] = as_messages(row["prompt"])
     return rows
@@ -85,7 +88,9 @@ def deal_out(args: argparse.Namespace) -> list[Source]:
     """The sources of the K outputs, model by model: all models and temperatures take turns."""
     pairs = itertools.product(args.model_name_or_path, args.temperature)
     sources = [Source(model=model, temperature=temperature) for model, temperature in pairs]
+    # in turn, so that 4 outputs of 3 models are 2, 1 and 1
     dealt = itertools.islice(itertools.cycle(sources), args.num_outputs)
+    # model by model: each is loaded once
     return sorted(dealt, key=sources.index)
 
 
@@ -107,6 +112,7 @@ class FinishedBatches:
 
     def add(self, batch: str, completions: list[str]) -> None:
         self.done[batch] = completions
+        # a batch a line: a kill costs one batch at most
         with self.path.open("a", encoding="utf-8") as log:
             log.write(json.dumps({"batch": batch, "completions": completions}) + "\n")
 
@@ -116,6 +122,7 @@ def read_partial(path: Path, settings: dict) -> dict[str, list]:
     if not path.is_file():
         return {}
     lines = path.read_bytes().split(b"\n")
+    # other settings put other prompts into a batch of the same name
     if lines[0] != json.dumps(settings).encode():
         print(f"{path} is from a run with other settings: starting over")
         path.unlink()
@@ -123,6 +130,7 @@ def read_partial(path: Path, settings: dict) -> dict[str, list]:
     # every whole line ends in a newline, so what follows the last one is unfinished
     entries = map(json.loads, lines[1:-1])
     done = {entry["batch"]: entry["completions"] for entry in entries}
+    # without the torn end, or the next batch would be appended to it
     path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
     return done
 
@@ -157,9 +165,11 @@ def draw_outputs(
     outputs: dict[int, list[Output]] = defaultdict(list)
     loaded = None
     bar = tqdm(total=len(rows) * args.num_outputs, desc="sampling", unit="output")
+    # 1. one source after another, all its copies of every prompt
     for number, source in enumerate(dict.fromkeys(dealt)):
         if source.model != loaded:  # one model at a time, all its temperatures in a row
             model, tokenizer = load_policy(source.model, dtype=args.dtype)
+            # tokenizers may differ by model
             ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
             loaded = source.model
         sampling = {
@@ -167,14 +177,17 @@ def draw_outputs(
             "max_new_tokens": args.max_new_tokens,
             "seed": args.seed,
         }
+        # 2. its batches, less those that an earlier run finished
         copies = dealt.count(source)
         for start, batch in batches_by_length(ids, copies, args):
             key = f"{number}:{start}"
             if key not in finished.done:
+                # a seed per batch: what was drawn before does not matter
                 seed = stable_seed(args.seed, *source, start)
                 prompts = [ids[i] for i in batch]
                 finished.add(key, draw(model, tokenizer, prompts, source, copies, seed, args))
             texts = finished.done[key]
+            # 3. back to the prompts
             for n, text in enumerate(texts):  # the copies of one prompt stand together
                 outputs[batch[n // copies]].append(
                     Output(model=source.model, sampling=sampling, text=text)
@@ -188,7 +201,9 @@ def batches_by_length(
     ids: list[list[int]], copies: int, args: argparse.Namespace
 ) -> Iterator[tuple[int, list[int]]]:
     """(place, rows) of batches of `--batch_size` outputs; similar lengths share one."""
+    # too long is left out, not cut: a cut prompt asks for something else
     short = [i for i, prompt in enumerate(ids) if len(prompt) <= args.max_prompt_tokens]
+    # alike in length: little padding
     order = sorted(short, key=lambda i: len(ids[i]))
     size = max(1, args.batch_size // copies)
     for start in range(0, len(order), size):
@@ -271,6 +286,7 @@ def main(argv: list[str] | None = None) -> None:
     write_rows(
         args.output, [as_sample(rows[number], outputs[number]) for number in sorted(outputs)]
     )
+    # only now: until the output stands, the batches are all there is
     partial.unlink()
     counts = f"{len(outputs)} prompts with {args.num_outputs} outputs each"
     print(f"{args.output}: {counts}, {len(rows) - len(outputs)} prompts too long")

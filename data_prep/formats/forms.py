@@ -26,19 +26,23 @@ PAPER_SHARE = {
 }
 CATEGORIES = tuple(PAPER_SHARE)
 
+# roles only: "Answer:" is a label of examples, not a speaker
 SPEAKER = re.compile(
     r"^[ \t]*(?:human|user|ai|assistant|bot|chatbot|me|you|friend|customer|agent|therapist"
     r"|patient|interviewer|student|teacher|person \w)[ \t]*:",
     re.I | re.M,
 )
+# "Q:", "1. Input:", "Example 2:": what repeats in few-shot prompts
 LABEL = re.compile(
     r"^[ \t>*#-]*(?:\(?\d{1,2}[.)][ \t]*)?([A-Za-z][A-Za-z ]{0,24}?)[ \t]*\d{0,2}[ \t]*:[ "
     r"\t]*(.*)$",
     re.M,
 )
+# "sea otter => loutre de mer", GPT-3's way
 ARROW = re.compile(r"^[^\n]{1,120}?[ \t]*(?:->|=>|→|=|\|\|)[ \t]*\S[^\n]*$", re.M)
 EXAMPLE = re.compile(r"^[ \t#*]*(?:example|sample)[ \t]*#?\d{1,2}\b", re.I | re.M)
 
+# a list, not a tagger: a million prompts go through it
 VERBS = """
     accept act add advise analyse analyze answer apply argue arrange ask assess assist assume
     brainstorm break build calculate categorize check choose cite classify clarify code combine come
@@ -58,6 +62,7 @@ VERBS = """
 IMPERATIVE = re.compile(
     r"(?:^|[.!?:;\n][ \t\"'*#>-]*|\d[.)][ \t]*)"  # where a sentence or a list item begins
     r"(?:please |kindly |now |then |first |next |briefly |also |so |hi,? |hey,? |ok,? )*"
+    # "Review is ...": a noun, no order
     rf"(?:{'|'.join(VERBS)})\b(?![ \t]+(?:is|was|are|were)\b)",
     re.I,
 )
@@ -72,6 +77,7 @@ QUESTION = re.compile(
     r"|did|can|could|should|would|will|has|have|had|any)\b",
     re.I,
 )
+# how texts begin that are to be gone on with
 STORY = re.compile(
     r"^\W*(?:once upon a time|chapter \w+|dear \w+|it was (?:a|the)|there (?:was|were|once)"
     r"|in (?:the|a) (?:beginning|year|small|distant)"
@@ -79,6 +85,7 @@ STORY = re.compile(
     r"|import \w+|#include|<!doctype|select .* from|subject:)",
     re.I,
 )
+# no full stop: a word, a comma or an open bracket last
 UNFINISHED = re.compile(r"(?:\.\.\.|…|[,;:(\[{\"“-]|\w)[ \t]*$")
 
 
@@ -89,10 +96,12 @@ def _few_shot(prompt: str) -> bool:
     if len(EXAMPLE.findall(prompt)) >= 2:
         return True
     arrows = ARROW.findall(prompt)
+    # a third of the lines: arrows also stand in code and in notes
     if len(arrows) >= 2 and len(arrows) * 3 >= sum(
         bool(line.strip()) for line in prompt.splitlines()
     ):
         return True
+    # two labels, one of them filled twice: the last answer is left open for the model
     labels = Counter(label.lower() for label, value in LABEL.findall(prompt))
     filled = Counter(label.lower() for label, value in LABEL.findall(prompt) if value.strip())
     repeated = [label for label, n in labels.items() if n >= 2]
@@ -114,6 +123,7 @@ def request_form(prompt: str) -> str:
     if _few_shot(prompt):
         return "few_shot"
     text = prompt.strip()
+    # before questions and orders: transcripts hold both
     if ("\n" in text and len(SPEAKER.findall(text)) >= 2) or STORY.match(text):
         return "continuation"
     if (
@@ -123,6 +133,7 @@ def request_form(prompt: str) -> str:
         or ASKS.search(text)
     ):
         return "direct"
+    # eight words: fewer are keywords, which ask for something about them
     return "continuation" if len(text.split()) >= 8 and UNFINISHED.search(text) else "direct"
 
 
@@ -151,6 +162,7 @@ RULES = {
         r"|\bmake (?:this|it|the following) (?:sound |more )|\bedit (?:this|the|my)\b"
         r"|\bturn (?:this|the following) .{0,40}into\b|\bimprove (?:this|the|my)\b"
     ),
+    # a text to answer from is named, or follows: 80 characters are more than a question
     "closed_qa": (
         r"\b(?:based on|according to|using|given|from) (?:the )?(?:passage|text|context|article"
         r"|paragraph|information|following|above|table)\b|\b(?:passage|context|paragraph|article"
@@ -162,6 +174,7 @@ RULES = {
         r"|six|seven|eight|ten|twenty|\d+)\b|\bwhat should i\b|\b(?:names|titles|slogans|topics"
         r"|ways|tips|reasons|things) (?:for|to|about|why|of)\b"
     ),
+    # last, as nearly everything is written: verb, a few words, then what kind of text
     "generation": (
         r"\b(?:write|compose|draft|create|generate|make up|invent|tell me|produce|design"
         r"|come up with|continue|finish|complete|develop|prepare|code|implement|build) (?:me |us "
@@ -189,6 +202,7 @@ CHAT = re.compile(
 
 def category(prompt: str) -> str:
     """Use case of a prompt, one of `CATEGORIES`, by the first rule that matches."""
+    # what is asked for stands first or last, around the material
     head = prompt if len(prompt) <= 4_000 else prompt[:2_000] + "\n" + prompt[-2_000:]
     if "\n" in head and len(SPEAKER.findall(head)) >= 2:
         return "chat"
@@ -235,10 +249,12 @@ def coverage(rows: Sequence[dict], log_prompts: Sequence[str] = ()) -> list[dict
     for row in rows:
         text = _text(row["prompt"])
         name = row.get("category")
+        # labelers' own categories may be others
         forms[name if name in forms else category(text)][request_form(text)] += 1
     table = []
     for name in CATEGORIES:
         n = sum(forms[name].values())
+        # what users ask for goes before the paper's table
         wanted = demand[name] / asked if asked else PAPER_SHARE[name]
         share = n / total if total else 0.0
         write = (

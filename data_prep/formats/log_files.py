@@ -25,6 +25,7 @@ from instruct.files import UserError
 
 PLAIN_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 ENDINGS = (*PLAIN_ENDINGS, ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")
+# a worker holds a chunk several times over as Python objects, and so do the jobs that wait
 CHUNK_BYTES, CHUNK_ROWS = 8 << 20, 20_000
 
 UNREADABLE = object()  # a value that Arrow holds and Python cannot
@@ -64,6 +65,7 @@ def _files_of(source: str) -> list[str]:
         return [source]
     if os.path.isdir(source):
         inside = (p for p in Path(source).rglob("*") if p.is_file())
+        # sorted: folders list in any order, and the place in the log breaks ties
         files = sorted(str(p) for p in inside if p.name.lower().endswith(ENDINGS))
         if not files:
             raise UserError(
@@ -109,6 +111,7 @@ def read_chunks(file: str) -> Iterator[Chunk]:
     Raises:
         UserError: an ending that is none of ours, a broken file, an unknown dataset.
     """
+    # 1. what has no ending of ours is a Hub dataset, unless it is a file
     name = file.lower().removesuffix(".gz")
     if not name.endswith(ENDINGS):
         if os.path.isfile(file):
@@ -116,6 +119,7 @@ def read_chunks(file: str) -> Iterator[Chunk]:
         yield from _hub_dataset(file)
         return
     try:
+        # 2. a reader per format
         with _open(file) as raw:
             if name.endswith(".parquet"):
                 yield from _record_batches(file, pq.ParquetFile(raw).iter_batches(CHUNK_ROWS))
@@ -125,6 +129,7 @@ def read_chunks(file: str) -> Iterator[Chunk]:
                 yield from _json_list(file, raw)
             else:
                 yield from _json_lines(file, raw)
+    # 3. gzip breaks only while it is read; BadGzipFile is an OSError, so it comes first
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{file}: broken gzip file ({first_line(error)})") from error
     except (pa.ArrowException, OSError) as error:
@@ -153,6 +158,7 @@ def _json_lines(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
     for line in raw:
         lines.append(line)
         size += len(line)
+        # by bytes for long prompts, by rows for short ones
         if size >= CHUNK_BYTES or len(lines) >= CHUNK_ROWS:
             yield Chunk(file=file, first_line=first, content=lines)
             first, lines, size = first + len(lines), [], 0
@@ -162,6 +168,7 @@ def _json_lines(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
 
 def _starts_with_list(raw: IO[bytes]) -> bool:
     """Whether a `.json` file is one list; else it is read as one row a line."""
+    # without a byte order mark, as Windows writes it
     head = raw.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
     raw.seek(0)
     return head.startswith(b"[")
@@ -169,6 +176,7 @@ def _starts_with_list(raw: IO[bytes]) -> bool:
 
 def _json_list(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
     try:
+        # whole, as a list has no lines to cut at
         rows = json.loads(raw.read())
     except (ValueError, RecursionError) as error:
         raise UserError(
@@ -186,12 +194,15 @@ def _object(row: Any) -> dict | str:
 
 
 def _csv(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+    # 128 KB by default: prompts are longer
     csv.field_size_limit(1 << 30)
+    # bad bytes become surrogates here, so that their row alone is malformed
     text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
     reader = csv.reader(text, strict=False)
     header = next(reader, None)
     if header is None:
         return
+    # a dict would keep the second alone
     twice = [column for column, n in Counter(header).items() if n > 1]
     if twice:
         raise UserError(f"{file}: two columns have one name ({', '.join(twice)})")
@@ -201,6 +212,7 @@ def _csv(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
             cells = next(reader)
         except StopIteration:
             break
+        # the reader can go on behind a bad row
         except csv.Error as error:
             pairs.append((line, f"not valid CSV ({error})"))
             line = reader.line_num + 1
@@ -247,6 +259,7 @@ def parse(chunk: Chunk) -> Iterator[tuple[int, dict | str]]:
     for number, item in enumerate(chunk.content, chunk.first_line):
         if not isinstance(item, bytes):
             yield item  # parsed already
+        # blank lines count as lines, but are no rows
         elif item.strip():
             yield number, _parse_line(item, number)
 
@@ -267,6 +280,7 @@ def _parse_batch(batch: pa.RecordBatch, first: int) -> Iterator[tuple[int, dict 
     columns = {name: _values(batch.column(i)) for i, name in enumerate(batch.schema.names)}
     for i in range(len(batch)):
         row = {name: values[i] for name, values in columns.items()}
+        # one bad value makes its own row malformed, not the batch
         bad = next((name for name, value in row.items() if value is UNREADABLE), None)
         yield first + i, f"{bad} is not UTF-8 text" if bad else row
 
@@ -275,6 +289,7 @@ def _values(column: pa.Array) -> list:
     try:
         return column.to_pylist()
     except (UnicodeDecodeError, ValueError, OverflowError):
+        # one by one only where the whole failed: slow
         return [_value(scalar) for scalar in column]
 
 

@@ -63,6 +63,7 @@ class LoggedPrompt(NamedTuple):
 
 def normalise(text: str) -> str:
     """What duplicates are sought under: NFC, runs of white space to one space, stripped."""
+    # most are, and ASCII is NFC already
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
     return " ".join(text.split())
@@ -74,8 +75,11 @@ def prefix_key(prompt: str, history: str | None, prefix_chars: int) -> str:
     A prompt shorter than the prefix has its whole text as key, so it only meets exact duplicates of
     itself.
     """
+    # normalised first, so that white space does not use up the prefix
     prefix = normalise(prompt)[:prefix_chars]
+    # \0 between: the end of one must not pass for the beginning of the other
     text = prefix if history is None else f"{prefix}\0{normalise(history)}"
+    # a short key of one length: engines group by it without the texts
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -84,8 +88,10 @@ def prefix_key(prompt: str, history: str | None, prefix_chars: int) -> str:
 
 def as_identifier(value: Any, column: str) -> int | str | None:
     """An id or user id as int or text; None when missing (null, NaN, empty)."""
+    # nearly every id; `type`, as True is an int
     if type(value) is int:
         return value
+    # missing values as JSON, CSV and pandas write them
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -103,6 +109,7 @@ def as_microseconds(value: Any, column: str) -> int | None:
         value = _time_of(value, column)
     if isinstance(value, datetime.datetime):
         value = value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
+        # in whole numbers: `timestamp()` is a float of seconds and rounds
         return (value - EPOCH) // datetime.timedelta(microseconds=1)
     if isinstance(value, datetime.date):
         return (value - EPOCH.date()).days * 86_400_000_000
@@ -111,6 +118,7 @@ def as_microseconds(value: Any, column: str) -> int | None:
     if value != value:  # NaN: how pandas writes a missing number
         return None
     # seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by size
+    # 1e11 seconds are the year 5138, 1e11 milliseconds 1973
     size = abs(value)
     if size < 1e11:
         return value * 1_000_000 if type(value) is int else round(value * 1e6)
@@ -125,6 +133,7 @@ def as_microseconds(value: Any, column: str) -> int | None:
 
 def _time_of(text: str, column: str) -> datetime.datetime | float:
     try:
+        # first, as "20240131" is a date, not seconds
         return datetime.datetime.fromisoformat(text.strip())
     except ValueError:
         try:
@@ -147,6 +156,7 @@ def as_turns(messages: Any, column: str) -> list[dict[str, str]]:
         raise Malformed(f"{column} is no list of messages")
     turns = []
     for message in messages:
+        # OpenAI's keys, or ShareGPT's
         role = message.get("role", message.get("from"))
         content = message.get("content", message.get("value"))
         if isinstance(content, list):  # parts, as multimodal chats write them
@@ -165,6 +175,7 @@ def prompts_of(row: dict, form: LogFormat) -> list[LoggedPrompt]:
         Malformed: there is none.
     """
     column = form.messages
+    # a prompt column goes before a conversation that rides along
     if column is None and form.prompt not in row:
         column = next((c for c in MESSAGE_COLUMNS if c in row), None)
     if column is not None:
@@ -172,6 +183,7 @@ def prompts_of(row: dict, form: LogFormat) -> list[LoggedPrompt]:
     elif form.prompt not in row:
         raise Malformed(f"no column {form.prompt!r}")
     elif not isinstance(row[form.prompt], str):
+        # the type only: a reason never quotes the row
         kind = "null" if row[form.prompt] is None else type(row[form.prompt]).__name__
         raise Malformed(f"{form.prompt} is {kind}, expected text")
     else:
@@ -185,6 +197,7 @@ def _prompts_of_conversation(row: dict, column: str, every_turn: bool) -> list[L
     if column not in row:
         raise Malformed(f"no column {column!r}")
     turns = as_turns(row[column], column)
+    # empty turns ask nothing, but stay in the history
     asked = [
         i for i, turn in enumerate(turns) if turn["role"] == "user" and turn["content"].strip()
     ]

@@ -17,6 +17,7 @@ def load_rankings(source: str, split: str = "train", name: str | None = None) ->
     return rows.map(
         lambda row, i: as_ranking(row, f"{source}, row {i + 1}"),
         with_indices=True,
+        # one schema for all sources, whatever else they hold
         remove_columns=[c for c in rows.column_names if c != "labeler"],
     )
 
@@ -35,8 +36,10 @@ def load_train_and_eval(
     or a `fraction` of the prompts (all rankings of a prompt on one side; 0 holds nothing out).
     """
     train = load_rankings(source, train_split, name)
+    # 1. a file or folder of its own
     if Path(test_split).exists():
         return train, load_rankings(test_split)
+    # 2. a split of that name: in the folder, or on the Hub
     if Path(source).is_dir() and any(
         p.name.startswith(test_split) for p in data_files(source, test_split)
     ):
@@ -48,8 +51,10 @@ def load_train_and_eval(
             logger.warning(
                 f"No held-out split ({error}); holding out a share of the prompts instead."
             )
+    # 3. a share of the prompts
     if fraction <= 0:
         return train, None
+    # by hash of the prompt: its rankings share outputs, so they stay on one side
     held_out = [key_of([row["prompt"], seed]) % 10_000 < fraction * 10_000 for row in train]
     indices = range(len(train))
     kept = train.select([i for i in indices if not held_out[i]])

@@ -8,9 +8,11 @@ from data_prep.pii.found import Found
 
 # --- IPv4 -----------------------------------------------------------------------------------------
 
+# not a part of a longer dotted number, which is a version or an OID
 IPV4 = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
 VERSION_WORD = re.compile(
     r"(?:\b(?:v|ver|version|release|build|firmware|driver|section|chapter|clause|sdk)"
+    # "nginx/1.18.0.1": as user agents write versions
     r"[. :]{0,2}|\w/)$",
     re.I,
 )
@@ -39,6 +41,7 @@ def find_ipv4(text: str) -> Iterator[Found]:
 
 # --- IPv6 -----------------------------------------------------------------------------------------
 
+# only a run: the grammar is `ipaddress`'s, as an expression for it would fill a screen
 IPV6_RUN = re.compile(r"[0-9A-Fa-f:.]{3,}")
 
 
@@ -46,6 +49,7 @@ def find_ipv6(text: str) -> Iterator[Found]:
     """Runs of hexadecimal digits and colons that are an address, cut free of what touches them."""
     for match in IPV6_RUN.finditer(text):
         run, start = match.group(), match.start()
+        # 45 characters are the longest address
         if run.count(":") < 2 or len(run) > 60:
             continue
         if start and text[start - 1].isalpha():  # "node:2001:db8::1": the run began inside a word
@@ -53,10 +57,12 @@ def find_ipv6(text: str) -> Iterator[Found]:
             run = run[run.index(":") :]
         if run.startswith(":") and not run.startswith("::"):
             start, run = start + 1, run[1:]
+        # the end of a sentence
         run = run.rstrip(".") if run.endswith(".") else run
         if run.endswith(":") and not run.endswith("::"):
             run = run[:-1]
         end = start + len(run)
+        # the run broke off inside a word
         if end < len(text) and (text[end].isalnum() or text[end] == "_"):
             continue
         if _is_ipv6(run):

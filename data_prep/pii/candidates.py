@@ -9,14 +9,18 @@ from collections.abc import Iterable
 
 from data_prep.pii.found import KINDS
 
+# no look-around, which RE2 has not: so these are looser than the finders
 CANDIDATES = {
     "email": "@",
+    # seven digits, two separators between them at most: ") " or " ("
     "phone": r"[0-9](?:[ .\-/()\x{a0}]{0,2}[0-9]){6}",
     "ipv4": r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
     "ipv6": r":[0-9A-Fa-f]{0,4}:",
+    # 13 digits, old Visa cards, are the fewest
     "card": r"[0-9](?:[ .\-]?[0-9]){12}",
     "iban": r"[A-Z]{2}[0-9]{2}[ \-]?[A-Z0-9]{3}",
     "national_id": (
+        # seven digits (Spain's NIE) are the fewest; Mexico's and Italy's begin with letters
         r"[0-9](?:[ .\-]?[0-9]){6}|[A-Z]{4}[0-9]{6}[A-Z]|[A-Z]{6}[0-9]{2}[A-Z][0-9]{2}"
     ),
     "secret": (

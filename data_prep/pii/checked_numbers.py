@@ -10,7 +10,9 @@ from data_prep.pii.libraries import library
 # --- payment cards --------------------------------------------------------------------------------
 
 DIGIT_GROUPS = re.compile(r"(?<![\w.])[0-9]+(?:[ .-][0-9]+)*(?!\w)")
+# as embossed: Visa and Mastercard, American Express, Diners, 19 digits, Visa's old 13
 CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 1)}
+# Luhn alone passes one number in ten
 ISSUER = re.compile(  # issuers' prefixes with the lengths they use
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
     r"|5[1-5][0-9]{14}"  # Mastercard
@@ -29,12 +31,14 @@ def find_cards(text: str) -> Iterator[Found]:
     for match in DIGIT_GROUPS.finditer(text):
         if match.end() - match.start() < 13:
             continue
+        # any window of groups may be the card: a date or a CVC often stands next to it
         groups = [(m.start(), m.end()) for m in re.finditer("[0-9]+", match.group())]
         first = 0
         while first < len(groups):
             if groups[first][1] - groups[first][0] < 4:  # no card is grouped that way
                 first += 1
                 continue
+            # the lengths of CARD_GROUPS, and a card in one piece
             for count in (1, 3, 4, 5):
                 window = groups[first : first + count]
                 shape = tuple(end - start for start, end in window)
@@ -43,6 +47,7 @@ def find_cards(text: str) -> Iterator[Found]:
                 digits = "".join(match.group()[start:end] for start, end in window)
                 if ISSUER.fullmatch(digits) and luhn.is_valid(digits):
                     yield Found("card", match.start() + window[0][0], match.start() + window[-1][1])
+                    # go on behind it: a card is no part of another
                     first += count - 1
                     break
             first += 1
@@ -50,6 +55,7 @@ def find_cards(text: str) -> Iterator[Found]:
 
 # --- bank accounts --------------------------------------------------------------------------------
 
+# 15 characters (Norway) to 34
 IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}")
 
 
@@ -63,6 +69,7 @@ def find_ibans(text: str) -> Iterator[Found]:
         ends = [i for i in range(len(run), 14, -1) if i == len(run) or run[i] in " -"]
         for end in ends:
             after = text[match.start() + end : match.start() + end + 1]
+            # check_country=False: national check digits are not known for all; mod 97 is for all
             if not after.isalnum() and iban.is_valid(run[:end], check_country=False):
                 yield Found("iban", match.start(), match.start() + end)
                 break
@@ -70,6 +77,7 @@ def find_ibans(text: str) -> Iterator[Found]:
 
 # --- national ids ---------------------------------------------------------------------------------
 
+# `-` and `.` as well: parts of longer numbers are none
 BEFORE, AFTER = r"(?<![\w.-])", r"(?![\w-])"
 
 
@@ -94,6 +102,7 @@ def _rule(checker: str, shape: str, words: str | None = None) -> NationalId:
     return NationalId(checker, shape=_number(shape), context=_words(words) if words else None)
 
 
+# a shape that little else has: no word needed
 ALONE = (
     _rule("us.ssn", r"[0-9]{3}([- ])[0-9]{2}\1[0-9]{4}"),
     _rule("it.codicefiscale", r"[A-Z]{6}[0-9]{2}[A-Z][0-9]{2}[A-Z][0-9]{3}[A-Z]"),
@@ -104,6 +113,7 @@ ALONE = (
     _rule("es.nie", r"[XYZ]-?[0-9]{7}-?[A-Z]"),
     _rule("br.cpf", r"[0-9]{3}\.[0-9]{3}\.[0-9]{3}-[0-9]{2}"),
 )
+# bare digits: a check digit still passes one number in ten, so a word must stand by
 BESIDE_A_WORD = (
     _rule("us.ssn", r"[0-9]{9}", "ssn|social security|social"),
     _rule("br.cpf", r"[0-9]{11}", "cpf"),
@@ -128,6 +138,7 @@ LOOK_BACK = 60  # characters before a number in which its word is sought
 ANY_WORD = re.compile("|".join(rule.context.pattern for rule in BESIDE_A_WORD), re.I)
 ANY_NUMBER = re.compile(r"[0-9](?:[ .+-]?[0-9]){7,}")
 _SHAPES = "|".join(
+    # `\1` would mean another group inside the alternation
     rule.shape.pattern.removeprefix(BEFORE).removesuffix(AFTER).replace(r"\1", "[- ]")
     for rule in ALONE
 )
@@ -154,9 +165,11 @@ def find_national_ids(text: str) -> Iterator[Found]:
                 # given out
                 if SSN_DENIED.search(before[-20:]):
                     continue
+                # named so, it is private even where the number cannot be
                 if SSN_WORD.search(before):
                     yield Found("national_id", *match.span())
                     continue
+                # stdnum knows hyphens only
                 written = written.replace(" ", "-")
             if library(f"stdnum.{rule.checker}").is_valid(written):
                 yield Found("national_id", *match.span())

@@ -9,17 +9,20 @@ from instruct.files import UserError
 
 # --- e-mail ---------------------------------------------------------------------------------------
 
+# 64 and 63 characters are the limits of local part and label; bounds keep the search linear
 LOCAL_PART = re.compile(r"[\w.%+'!#$&*=?^{|}~-]{1,64}$")
 DOMAIN = re.compile(r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w-]*[^\W_])")
 
 
 def find_emails(text: str) -> Iterator[Found]:
     """Addresses with a domain of two parts or more, sought outwards from every "@"."""
+    # outwards from "@": a pattern that begins with the local part is quadratic on long runs
     at = text.find("@")
     while at >= 0:
         domain = DOMAIN.match(text, at + 1)
         local = domain and LOCAL_PART.search(text[max(0, at - 64) : at])
         if local:
+            # quotes and list marks that may stand in an address, but seldom begin one
             name = local.group().lstrip("'.*=?!#&|{")
             # git@host:path is a repository address, not a person's
             if name and not (name == "git" and text[domain.end() : domain.end() + 1] == ":"):
@@ -29,9 +32,11 @@ def find_emails(text: str) -> Iterator[Found]:
 
 # --- phone ----------------------------------------------------------------------------------------
 
+# at most ") " or " (" between two digits: more is two numbers
 SEPARATOR = "(?:[ .\\-/\xa0]|\\)[ .-]?| \\()?"
 PHONE = re.compile(
     r"(?<![\w@#$€£.,=*^/-])(?<![0-9]:)(?<!\w[-.])"  # not the tail of a price, a sum or a word
+    # 7 to 15 digits: E.164 has no more
     rf"(?:\+ ?)?\(?[0-9](?:{SEPARATOR}[0-9]){{6,14}}"
     r"(?![\w]|[.,:/-][0-9]| ?[=*^])"  # nor the head of one
 )
@@ -43,6 +48,7 @@ NANP_STRONG = re.compile(
 )
 NANP_DIGITS = re.compile(r"1?[2-9][0-9]{9}")
 PHONE_START = re.compile(r"[+(0-9]")  # a leading character set is what makes Python's search fast
+# the dates and spans of years that have a phone number's shape
 DATE = re.compile(
     r"(?:19|20)[0-9]{2}[-/. ][0-9]{1,2}[-/. ][0-9]{1,2}"
     r"|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2}"
@@ -97,17 +103,23 @@ def _is_phone(shown: str, context: bool, denied: bool, regions: Sequence[str]) -
     """
     digits = re.sub("[^0-9]", "", shown)
     nanp = NANP_DIGITS.fullmatch(digits) is not None
+    # 1. a prefix of a country
     if shown.startswith("+"):
+        # made-up 555 numbers are in no plan: the shape is enough
         return _valid(shown, None) or (digits[0] == "1" and nanp)
     if shown.startswith("00") and _valid("+" + digits[2:], None):
         return context or not denied
+    # 2. a shape that little else has
     if NANP_STRONG.fullmatch(shown):
         return "(" in shown or not denied
+    # 3. what the words say
     if denied:
         return False
     if context:
+        # seven digits, without area code: only a word can tell
         local = re.fullmatch(r"[2-9][0-9]{2}[ .-][0-9]{4}", shown) is not None
         return nanp or local or any(_valid(shown, region) for region in regions)
+    # 4. no word: the number plans decide, where the grouping is a phone number's
     if re.fullmatch(r"[0-9]{3}[ .-][0-9]{3}[ .-][0-9]{4}", shown):
         return _valid(shown, "US")
     # a leading trunk zero, well grouped: few other numbers are written so

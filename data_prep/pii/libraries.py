@@ -7,6 +7,7 @@ from types import ModuleType
 from instruct.files import UserError
 
 
+# on first use: number plans take a moment to load, and most texts pass no gate
 @functools.cache
 def library(name: str) -> ModuleType:
     """The module `name`; raises `UserError` with what to install where it is missing."""

@@ -12,6 +12,7 @@ def merge(*lists: Sequence[Found]) -> list[Found]:
         merged += [
             span
             for span in found
+            # a model may give empty ones
             if span.end > span.start
             and all(span.end <= other.start or span.start >= other.end for other in merged)
         ]

@@ -28,6 +28,7 @@ class ModelFinder:
     def __init__(
         self, model: str, labels: Sequence[str] = (), min_score: float = 0.5, batch_size: int = 32
     ):
+        # here: every other run does without them, and they take seconds
         import torch
         from transformers import pipeline
 
@@ -51,10 +52,12 @@ class ModelFinder:
 
     def __call__(self, texts: Sequence[str]) -> list[list[Found]]:
         """Spans of each text; those of two windows may overlap (`merge` takes care of it)."""
+        # by half: a name cut by one window's end is whole in the next
         step = self.window // 2
         windows = [
             (i, at)
             for i, text in enumerate(texts)
+            # the last step is left out where the window before it reaches the end
             for at in range(0, max(len(text) - step, 1), step)
             if text[at : at + self.window].strip()
         ]
@@ -63,10 +66,12 @@ class ModelFinder:
         found: list[list[Found]] = [[] for _ in texts]
         for (i, at), entities in zip(windows, answers, strict=True):
             for entity in filter(self._is_wanted, entities):
+                # kinds become <KIND> in texts
                 kind = re.sub(r"\W+", "_", entity["entity_group"]).lower()
                 found[i].append(Found(kind, at + entity["start"], at + entity["end"]))
         return found
 
     def _is_wanted(self, entity: dict) -> bool:
         named = not self.labels or entity["entity_group"].lower() in self.labels
+        # `not <`: a model's NaN score counts as found
         return named and not entity["score"] < self.min_score

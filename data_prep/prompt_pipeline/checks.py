@@ -9,6 +9,7 @@ from data_prep.pii import check_regions
 from data_prep.prompt_pipeline.engine import NO_SPARK
 from instruct.files import UserError
 
+# 9 words: see `overlap.ALIGNED`
 LEAST = {"prefix_chars": 1, "max_per_user": 1, "num_proc": 1, "exclude_words": 9}
 EXAMPLE = "train=0.9,validation=0.05,test=0.05"
 
@@ -32,6 +33,7 @@ def parse_splits(text: str) -> dict[str, float]:
                 f"--splits: {item!r} needs a name used once and a share above 0 and at most 1"
             )
         splits[name] = value
+    # floats: 0.1 and 0.2 make no exact 0.3
     if abs(sum(splits.values()) - 1) > 1e-6:
         raise UserError(f"--splits: the shares add up to {sum(splits.values()):g}, not 1")
     return splits
@@ -47,6 +49,7 @@ def check_flags(args: argparse.Namespace) -> dict[str, float]:
     for flag, least in LEAST.items():
         if getattr(args, flag) < least:
             raise UserError(f"--{flag} {getattr(args, flag)}: must be {least} or more")
+    # lower, most candidates of LSH meet by chance
     if args.near_duplicates is not None and not 0.3 <= args.near_duplicates <= 1:
         raise UserError(f"--near_duplicates {args.near_duplicates}: must lie between 0.3 and 1")
     if args.near_duplicates is not None and args.backend != "duckdb":
@@ -58,9 +61,11 @@ def check_flags(args: argparse.Namespace) -> dict[str, float]:
         raise UserError("--pii_splits train: --splits has no split named train")
     if args.memory_limit and not re.fullmatch(r"(?i)\d+(\.\d+)?\s*[kmgt]i?b", args.memory_limit):
         raise UserError(f"--memory_limit {args.memory_limit}: expected a size like 4GB")
+    # looked for, not imported: that takes a second
     if args.backend == "pyspark" and importlib.util.find_spec("pyspark") is None:
         raise UserError(NO_SPARK)
     if args.pii != "keep":
+        # asks phonenumbers, which --pii keep does without
         args.phone_regions = check_regions(args.phone_regions)
     _check_output_dir(args.output_dir)
     return splits
@@ -68,6 +73,7 @@ def check_flags(args: argparse.Namespace) -> dict[str, float]:
 
 def _check_output_dir(out: Path) -> None:
     """A folder of something else is never replaced."""
+    # report.json is the sign of an earlier run, which may be replaced
     others = out.is_dir() and any(out.iterdir()) and not (out / "report.json").exists()
     if out.is_file() or others:
         raise UserError(

@@ -35,6 +35,7 @@ def wider(a: str, b: str) -> str:
         return a
     if a == "null":
         return b
+    # everything can be written as text: no row is lost over a type
     return "float" if {a, b} == {"int", "float"} else "text"
 
 
@@ -48,13 +49,16 @@ def as_text(value: Any) -> str | None:
 def column_of(values: list) -> tuple[str, pa.Array]:
     """Values of one column in one part, as the narrowest kind that holds them."""
     kind = "null"
+    # one value per Python type: asking every value is slow, types are few
     for sample in {type(v): v for v in values}.values():
         kind = wider(kind, kind_of(sample))
+    # Python's integers have no end, Arrow's have 64 bits
     if kind == "int" and not all(v is None or -(2**63) <= v < 2**63 for v in values):
         kind = "text"
     if kind == "text":
         values = [as_text(v) for v in values]
     elif kind == "time":
+        # UTC, as in `as_microseconds`
         values = [v if v is None or v.tzinfo else v.replace(tzinfo=datetime.UTC) for v in values]
     elif kind == "float":
         values = [v if v is None else float(v) for v in values]

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from data_prep.formats.log_files import first_line
 from instruct.files import UserError
 
+# some 7 MB of prompts at the benchmark's 351 bytes a row
 BATCH_ROWS = 20_000
 NO_SPARK = (
     "--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer"
@@ -45,6 +46,7 @@ class Engine:
 
     def read(self, folder: Path) -> ibis.Table:
         return self.con.read_parquet(
+            # Spark's folders hold other files too, which it knows to skip
             f"{folder}/*.parquet" if self.name == "duckdb" else str(folder)
         )
 
@@ -52,6 +54,7 @@ class Engine:
         """Computes `table` into the folder `name`, files in row order."""
         folder = self.folder / name
         if self.name == "duckdb":
+            # DuckDB makes none, Spark its own
             folder.mkdir()
             table.to_parquet(folder / "part-0.parquet")
         else:
@@ -67,12 +70,14 @@ class Engine:
 
 def batches(folder: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """What `Engine.write`, or staging, left in a folder, in row order."""
+    # Spark numbers its files in the order of the sorted rows
     for file in sorted(folder.glob("*.parquet")):
         yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
 
 
 def write_marks(engine: Engine, name: str, marks: dict[int, str | None]) -> ibis.Table:
     """What a step in Python found, for `steps.marked`: {row: id that is kept in its place}."""
+    # through a file, which both engines read alike
     (engine.folder / name).mkdir()
     table = pa.table(
         {
@@ -93,6 +98,7 @@ def _silence_dependencies() -> None:
 
 
 def _duckdb(folder: Path, memory_limit: str | None) -> ibis.BaseBackend:
+    # beside the outputs: /tmp may be small, or memory
     settings = {"temp_directory": str(folder / "spill")}
     if memory_limit:
         settings["memory_limit"] = memory_limit
@@ -109,13 +115,17 @@ def _spark_session(folder: Path, memory_limit: str | None, master: str):
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise UserError(NO_SPARK) from error
+    # told here: Spark says only that its gateway exited
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
         raise UserError(
             "--backend pyspark needs Java 17 or newer, and there is none on this machine"
         )
     settings = {
+        # the same times on every machine
         "spark.sql.session.timeZone": "UTC",
+        # no port opened
         "spark.ui.enabled": "false",
+        # else in the working directory
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
         "spark.local.dir": str(folder / "spill"),
     }
@@ -123,6 +133,7 @@ def _spark_session(folder: Path, memory_limit: str | None, master: str):
         settings["spark.driver.memory"] = re.sub(r"(?i)i?b$", "", memory_limit).lower()
     if master.startswith("local"):
         settings["spark.sql.shuffle.partitions"] = "8"  # 200 by default, for clusters
+        # host names often do not resolve in containers
         settings["spark.driver.bindAddress"] = settings["spark.driver.host"] = "127.0.0.1"
     builder = SparkSession.builder.master(master).appName("instruct-recipes")
     for key, value in settings.items():
@@ -133,5 +144,6 @@ def _spark_session(folder: Path, memory_limit: str | None, master: str):
         raise UserError(
             f"--spark_master {master}: Spark did not start: {first_line(error)}"
         ) from error
+    # its warnings would drown the counts
     session.sparkContext.setLogLevel("ERROR")
     return session

@@ -7,7 +7,9 @@ from data_prep.prompt_pipeline.engine import batches
 from data_prep.prompt_pipeline.overlap import words_of
 from instruct.files import UserError
 
+# standard error of the estimate: at most 1 / (2 * sqrt(128)) = 0.044
 PERMUTATIONS = 128
+# divisors of PERMUTATIONS; more bands meet sooner and give more candidates to check
 BANDS = (4, 8, 16, 32, 64, 128)
 
 
@@ -17,6 +19,7 @@ def bands_for(threshold: float) -> int:
     b bands of r = PERMUTATIONS / b rows begin to let pairs through at (1/b)^(1/r) = (1/b)^(b/128).
     """
     for bands in BANDS:
+        # 0.05 below: at that similarity itself a third of the pairs is still missed
         if (1 / bands) ** (bands / PERMUTATIONS) <= threshold - 0.05:
             return bands
     return BANDS[-1]
@@ -26,6 +29,7 @@ def shingles(prompt: str) -> list[str]:
     """Word triples; fewer words are one shingle, and so is a text without any."""
     words = words_of(prompt)
     if not words:
+        # emoji alone, say: the same text is still the same
         return [prompt]
     return [" ".join(words[i : i + 3]) for i in range(max(len(words) - 2, 1))]
 
@@ -48,16 +52,21 @@ def find_near_duplicates(
         raise UserError(
             "--near_duplicates needs rensa: pip install 'instruct-recipes[near]'"
         ) from error
+    # not parallel: each prompt is held against those that stay, so order decides
     index = RMinHashLSH(threshold, PERMUTATIONS, bands_for(threshold))
     ids: list[str] = []  # of the prompts that stay; the index knows them by their place here
     sketches: list[RMinHash] = []
     for batch in batches(folder):
         for line in batch.to_pylist():
+            # masked: seeds may be negative
             sketch = RMinHash(PERMUTATIONS, seed & 0x7FFFFFFF)
             sketch.update(shingles(line["prompt"]))
+            # sorted: of several the earliest stays
             near = sorted(index.query(sketch))
+            # bands only propose, the sketches decide
             first = next((k for k in near if sketches[k].jaccard(sketch) >= threshold), None)
             if first is None:
+                # only what stays: else a chain of similar ones drifts away from its first
                 index.insert(len(ids), sketch)
                 ids.append(line["id"])
                 sketches.append(sketch)

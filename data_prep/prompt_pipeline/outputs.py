@@ -19,10 +19,13 @@ from data_prep.prompt_pipeline.pii_step import FOUND
 from data_prep.prompt_pipeline.staging import Staged, part
 
 HISTORY = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+# so much waits in memory for every output file; smaller row groups compress worse
 ROW_GROUP_BYTES = 32 << 20
 GIVEN = ("id", "user_id", "timestamp")  # columns with types of the log's own
 
 
+# Staged parts end where chunks of the log do, an engine's batches every so many rows: the stream
+# cuts the one to the length of the other.
 class RowStream:
     """Sorted record batches, taken so many rows, or up to a row number, at a time."""
 
@@ -35,6 +38,7 @@ class RowStream:
         if batch is None:
             return False
         table = pa.Table.from_batches([batch])
+        # no copy: the chunks are only listed one after another
         self.buffer = table if self.buffer is None else pa.concat_tables([self.buffer, table])
         return True
 
@@ -44,16 +48,21 @@ class RowStream:
             pass
         if self.buffer is None or len(self.buffer) < count:
             raise RuntimeError("fewer decisions than prompts: this is a bug in the pipeline")
+        # one chunk again, or what is left over piles up call by call
         taken, self.buffer = self.buffer.slice(0, count), self.buffer.slice(count).combine_chunks()
         return taken
 
     def up_to(self, row: int) -> pa.Table:
         """The next rows whose `row` is at most this one; perhaps none."""
+        # only a row beyond this one tells that none is missing
         while not self._reaches_beyond(row) and self._fill():
             pass
+        # no PII in the whole log: no batch to take a schema from
         if self.buffer is None:
             return self.schema.empty_table()
+        # sorted by row, so how many is also how far
         count = pc.sum(pc.less_equal(self.buffer["row"], row)).as_py() or 0
+        # `assemble` looks rows up in it by index, which wants one chunk
         return self.take(count).combine_chunks()
 
     def _reaches_beyond(self, row: int) -> bool:
@@ -67,6 +76,7 @@ class Outputs:
 
     def __init__(self, folder: Path, schemas: dict[str, pa.Schema]):
         self.writers = {
+            # zstd: these files stay, staged ones (lz4) go
             name: pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
             for name, schema in schemas.items()
         }
@@ -76,6 +86,7 @@ class Outputs:
     def write(self, name: str, table: pa.Table) -> None:
         self.counts[name] += len(table)
         self.waiting[name].append(table)
+        # a row group per staged part would be many small ones
         if sum(t.nbytes for t in self.waiting[name]) > ROW_GROUP_BYTES:
             self._flush(name)
 
@@ -99,8 +110,10 @@ def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> d
     """
 
     def of(kind: str) -> pa.DataType:
+        # a column without any value: text, as the null type is foreign to many readers
         return pa.string() if kind == "null" else ARROW[kind]
 
+    # 1. what the pipeline adds
     kept = {
         "id": of(kinds["id"]),
         "prompt": pa.string(),
@@ -111,7 +124,9 @@ def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> d
     }
     if history:
         kept["history"] = HISTORY
+    # 2. what rides along, of whatever type the whole log came to
     kept |= {name: of(kind) for name, kind in kinds.items() if name not in GIVEN}
+    # 3. for `removed` alone: why, and where malformed rows stand
     why = {
         "reason": pa.string(),
         "kept_id": of(kinds["id"]),
@@ -122,6 +137,7 @@ def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> d
         "line": pa.int64(),
         "detail": pa.string(),
     }
+    # one schema for all splits, as `load_dataset` wants
     return dict.fromkeys(splits, pa.schema(kept)) | {"removed": pa.schema(kept | why)}
 
 
@@ -141,12 +157,14 @@ def assemble(
         redacted_splits: where it is hidden in what is kept.
         schema: of `removed`.
     """
+    # a slip would give every prompt its neighbour's decision
     if not rows["row"].equals(decisions["row"]):
         raise RuntimeError("decisions and prompts are out of step: this is a bug in the pipeline")
     at = pc.index_in(rows["row"], pii["row"])  # where in `pii` each row is, null where it has none
     # what is removed never shows personal information; what is kept does, unless it is redacted
     redacted = pc.is_in(decisions["split"], pa.array(redacted_splits, pa.string()))
     hidden = pc.and_(pc.or_(pc.is_valid(decisions["reason"]), redacted), pc.is_valid(at))
+    # `take` by a null index gives null, so rows without PII need no case of their own
     columns = {
         "prompt": pc.if_else(hidden, pii["prompt"].take(at), rows["prompt"]),
         "request_form": rows["request_form"],
@@ -158,6 +176,7 @@ def assemble(
         "pii_hashes": pii["hashes"].take(at),
     }
     if "history" in schema.names:
+        # JSON until here: the engine sees plain text
         histories = pc.if_else(hidden, pii["history"].take(at), rows["history"]).to_pylist()
         columns["history"] = pa.array([h and json.loads(h) for h in histories], HISTORY)
     return _as_schema(columns, extras, schema)
@@ -168,6 +187,7 @@ def _as_schema(columns: dict[str, pa.Array], extras: pa.Table, schema: pa.Schema
     nothing = pa.nulls(len(extras))
     theirs = {name: extras[name] for name in extras.column_names}
     arrays = [
+        # cast: the part's type may be narrower than the log's
         columns.get(field.name, theirs.get(field.name, nothing)).cast(field.type)
         for field in schema
     ]
@@ -176,6 +196,7 @@ def _as_schema(columns: dict[str, pa.Array], extras: pa.Table, schema: pa.Schema
 
 def malformed_rows(file: Path, schema: pa.Schema) -> pa.Table:
     """A staged file of malformed rows, as rows of `removed`."""
+    # no prompt was found in them, so no step decided on them
     bad = pq.read_table(file)
     return _as_schema({"reason": pa.array(["malformed"] * len(bad), pa.string())}, bad, schema)
 
@@ -200,9 +221,12 @@ def write_outputs(
     outputs = Outputs(folder, schemas)
     splits = [name for name in schemas if name != "removed"]
     decided, pii = RowStream(decisions), RowStream(work / "found", FOUND)
+    # in the order of parts: the same bytes with any --num_proc
     for number in range(staged.parts):
         rows = pq.read_table(part(work / "rows", number))
+        # a chunk may hold malformed rows alone
         if len(rows):
+            # 1. texts and decisions joined by place
             table = assemble(
                 rows,
                 extras=pq.read_table(part(work / "extras", number)),
@@ -211,13 +235,16 @@ def write_outputs(
                 redacted_splits=redacted_splits,
                 schema=schemas["removed"],
             )
+            # 2. what goes
             gone = pc.is_valid(table["reason"])
             outputs.write("removed", table.filter(gone))
+            # 3. what stays, by split, without the columns that say why
             kept = table.filter(pc.invert(gone))
             for split in splits:
                 here = kept.filter(pc.equal(kept["split"], split))
                 outputs.write(split, here.select(schemas[split].names))
             progress(len(rows))
+        # 4. what never was a prompt, so that in = kept + removed
         malformed = part(work / "malformed", number)
         if malformed.exists():
             outputs.write("removed", malformed_rows(malformed, schemas["removed"]))

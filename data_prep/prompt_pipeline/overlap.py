@@ -28,6 +28,7 @@ class Ngrams:
 
     def __init__(self, texts: Iterable[str], n: int):
         self.n = n
+        # hashes keep the sets small; Python's differ by process, so one does it all
         self.grams: set[int] = set()  # hashes of all n-grams
         self.blocks: set[int] = set()  # hashes of their blocks of `ALIGNED` words: a quick no
         self.short: set[int] = set()  # hashes of whole texts of fewer than n words
@@ -35,13 +36,16 @@ class Ngrams:
             words = words_of(text)
             if len(words) >= n:
                 self.grams |= set(_hashes(words, n))
+                # blocks at every word here, at every fifth in prompts: one side is enough
                 self.blocks |= set(_hashes(words, ALIGNED))
+            # under five words, a match proves nothing
             elif len(words) >= ALIGNED:
                 self.short.add(hash(tuple(words)))
 
     def hit(self, text: str) -> bool:
         """Whether the text shares an n-gram with one of the evaluation texts."""
         words = words_of(text)
+        # too short for an n-gram: it may still be a short question, whole
         if len(words) < self.n:
             return len(words) >= ALIGNED and hash(tuple(words)) in self.short
         # a fifth of the work, and all of it for nearly every prompt
@@ -69,6 +73,7 @@ def texts_of(sources: list[str]) -> Iterator[str]:
     for file in log_files(sources):
         for chunk in read_chunks(file):
             for _, row in parse(chunk):
+                # answers and choices too: they leak as much as questions
                 yield from strings_in(row)
 
 

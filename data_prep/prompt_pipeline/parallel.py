@@ -25,6 +25,7 @@ def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Itera
         UserError: a worker was killed.
     """
     jobs = iter(jobs)
+    # `range` first: the other way round, zip would draw a third job and lose it
     head = [job for _, job in zip(range(2), jobs, strict=False)]
     if processes < 2 or len(head) < 2:
         yield from (function(*job) for job in head)
@@ -34,9 +35,11 @@ def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Itera
         pending = {i: pool.submit(function, *job) for i, job in enumerate(head)}
         submitted, due = len(pending), 0
         try:
+            # what is done but not due counts as pending: memory stays bounded behind a slow job
             while pending:
                 # two more than there are workers: nobody waits for the next job to be read
                 while len(pending) < processes + 2 and (job := next(jobs, None)) is not None:
+                    # drawn here, one by one: the pool's own `map` would take all jobs at once
                     pending[submitted] = pool.submit(function, *job)
                     submitted += 1
                 if due in pending and pending[due].done():
@@ -55,6 +58,7 @@ def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Itera
 
 def _context() -> BaseContext:
     """Not "fork": engines have threads, and a fork would copy their locks."""
+    # Windows has only "spawn"
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     context.set_forkserver_preload(PRELOAD)
@@ -63,11 +67,13 @@ def _context() -> BaseContext:
 
 def _leave_with_parent() -> None:
     """A worker ends when the main process is gone (killed), whatever it waits for."""
+    # the fork server, which ends with the main process; or the main process itself
     parent = os.getppid()
 
     def watch():
         while os.getppid() == parent:
             time.sleep(0.5)
+        # not sys.exit, which would end this thread alone
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

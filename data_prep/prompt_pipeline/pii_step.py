@@ -28,6 +28,7 @@ FOUND = pa.schema(
         "history": pa.string(),  # redacted, JSON
     }
 )
+# small: candidates are few, and every worker should have some
 JOB_ROWS = 2_000
 Spans = dict[tuple[int, int], list[Found]]  # (row, number of the text in it) -> what a model found
 
@@ -42,6 +43,7 @@ class PiiJob:
 
     def hash(self, kind: str, value: str) -> str:
         """Tells equal values from others; keyed, since a bare hash of a phone can be guessed."""
+        # 128 bits are plenty, and half the column
         return hmac.new(self.key, f"{kind}:{value}".encode(), "sha256").hexdigest()[:32]
 
 
@@ -61,6 +63,7 @@ def find_all_pii(
     """Writes the folder `found` (schema `FOUND`, sorted by row); returns how many rows it has."""
     total = 0
     (engine.folder / "found").mkdir()
+    # written even without findings: the engine needs a file with a schema
     with pq.ParquetWriter(engine.folder / "found" / "part-0.parquet", FOUND) as out:
         for found in _results(engine, rows, job, finder, processes):
             total += len(found)
@@ -75,6 +78,7 @@ def _results(
     if finder is not None:  # the model sees every prompt, in this process
         read = model_batches(batches(engine.folder / "rows", ["row", "prompt", "history"]), finder)
         return (find_in_batch(batch, job, spans) for batch, spans in read)
+    # --pii keep, or every kind switched off
     if not job.kinds:
         return []
     candidates = engine.write(with_pii_candidates(rows, job.kinds), "candidates")
@@ -98,6 +102,7 @@ def find_in_batch(batch: pa.RecordBatch, job: PiiJob, spans: Spans | None = None
     found = []
     for line in batch.to_pylist():
         row, prompt, history = line["row"], line["prompt"], _turns(line["history"])
+        # flags are of prompt and history together, so all texts get the same kinds
         kinds = [kind for kind in flagged if line[kind]] or job.kinds
         texts = [prompt, *(turn["content"] for turn in history)]
         here = [
@@ -105,6 +110,7 @@ def find_in_batch(batch: pa.RecordBatch, job: PiiJob, spans: Spans | None = None
             for i, text in enumerate(texts)
         ]
         if any(here):
+            # whatever --pii says: what other steps removed is shown redacted
             clean, *clean_turns = map(redact, texts, here)
             values = _values(texts, here)
             found.append(
@@ -125,6 +131,7 @@ def _turns(history: str | None) -> list[dict]:
 
 def _values(texts: Sequence[str], spans: Sequence[Sequence[Found]]) -> list[tuple[str, str]]:
     """The distinct (kind, value) of a row, sorted."""
+    # sorted: the same bytes whichever finder came first
     return sorted(
         {
             (span.kind, text[span.start : span.end])
@@ -144,6 +151,7 @@ def model_batches(
 ) -> Iterator[tuple[pa.RecordBatch, Spans]]:
     """Every batch with what the model found in it."""
     for batch in read:
+        # all texts of a batch at once: the model fills its own batches
         texts = {
             (line["row"], i): text
             for line in batch.to_pylist()

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from typing import Any
 
+# why a row went -> the step that counts it
 STEP_OF = {
     "malformed": "validate",
     "duplicate_prefix": "prefix",
@@ -29,6 +30,7 @@ class Ledger:
             {"step": step, "in": rows_in, "removed": removed, "out": rows_out, "seconds": seconds}
         )
         counts = f"{step:9}{rows_in:>13,} in{removed:>13,} removed{rows_out:>13,} out"
+        # flush: runs are watched through pipes and log files
         print(f"{counts}{seconds:9.1f} s  {note}".rstrip(), flush=True)
 
     @property
@@ -52,6 +54,7 @@ def make_report(
         "seconds": round(time.time() - ledger.started, 2),
         "options": options,
     }
+    # counted three ways: by step, by file written and by reason
     gone = report["in"] - report["kept"]
     if not gone == counts["removed"] == sum(report["removed"].values()):
         raise RuntimeError(f"counts do not add up, this is a bug in the pipeline: {report}")
@@ -68,6 +71,7 @@ def dataset_card(report: dict, splits: list[str]) -> str:
     sizes = "".join(f"| {name} | {report['splits'][name]:,} |\n" for name in splits)
     options = report["options"]
     return (
+        # splits by name, so that removed.parquet is none
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}"
         "tags:\n- prompts\n- instruct-recipes\n---\n\n"
         "# Prompts\n\n"

@@ -34,16 +34,20 @@ from instruct.files import UserError
 OURS = ("id", "prompt", "user_id", "timestamp", "request_form", "dup_count", "history")
 WHY_REMOVED = ("reason", "kept_id", "split", "pii_kinds", "pii_hashes", "file", "line", "detail")
 RESERVED = frozenset(OURS + WHY_REMOVED)
+# one JSON object keyed by user would make a column of every user
 MAX_COLUMNS = 1_000
 
 ROWS = pa.schema(
     {
+        # so parts need not know how many rows others have, and number themselves in parallel
         "row": pa.int64(),  # place in the log: number of the part << 32, plus place in it
         "id": pa.string(),
         "user": pa.string(),
+        # an integer, as engines differ in time zones and units
         "time": pa.int64(),  # microseconds since 1970
         "key": pa.string(),  # equal for duplicates
         "prompt": pa.string(),
+        # text, so that the engine's PII patterns run over it as well
         "history": pa.string(),  # JSON
         "request_form": pa.string(),
     }
@@ -70,6 +74,7 @@ class Staged:
         self.without_user += other.without_user
         for name, kind in other.kinds.items():
             self.kinds[name] = wider(self.kinds.get(name, "null"), kind)
+        # addition: the same in any order and under any cut
         self.fingerprint = (self.fingerprint + other.fingerprint) % 2**128
         self.first_malformed = self.first_malformed or other.first_malformed
 
@@ -80,12 +85,14 @@ def stage_log(
     """Stages the whole log under `folder`; parts are numbered in the order of files and rows."""
     for name in ("rows", "extras", "malformed"):
         (folder / name).mkdir()
+    # generators: chunks are read while workers parse, never all at once
     chunks = (chunk for file in files for chunk in read_chunks(file))
     jobs = ((chunk, number, form, folder) for number, chunk in enumerate(chunks))
     total = Staged()
     for staged in parallel(stage_chunk, jobs, processes):
         total.add(staged)
         progress(staged.rows + staged.malformed)
+        # every part may be under it, and the log over it
         if len(total.kinds) > MAX_COLUMNS:
             raise UserError(
                 f"the log has more than {MAX_COLUMNS} different columns; is this one row a line?"
@@ -98,6 +105,7 @@ def stage_chunk(chunk: Chunk, number: int, form: LogFormat, folder: Path) -> Sta
     # a chunk is a million small objects without cycles: looking for some takes a quarter of the run
     gc.disable()
     try:
+        # a list, as it is gone through twice where a row cannot be encoded
         parsed = list(parse(chunk))
         try:
             return Part(chunk.file, number, form).fill(parsed).write(folder)
@@ -112,6 +120,7 @@ def _encodable(row: dict | str) -> dict | str:
     """The row, or why it cannot be written as UTF-8."""
     if isinstance(row, dict):
         try:
+            # default=str: Parquet has times and decimals; only texts can be at fault
             json.dumps(row, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
             return "not valid Unicode text (a lone surrogate)"
@@ -123,6 +132,7 @@ class Part:
 
     def __init__(self, file: str, number: int, form: LogFormat):
         self.file, self.number, self.form = file, number, form
+        # in ids without its folder: the same ids wherever the log lies
         self.name = os.path.basename(file.rstrip("/"))
         self.rows: dict[str, list] = {column: [] for column in ROWS.names}
         self.malformed: dict[str, list] = {column: [] for column in MALFORMED.names}
@@ -135,6 +145,7 @@ class Part:
         for line, row in parsed:
             try:
                 if isinstance(row, str):
+                    # what could not be parsed leaves by the same door
                     raise Malformed(row)
                 self._add(line, row)
             except Malformed as error:
@@ -145,14 +156,18 @@ class Part:
 
     def _add(self, line: int, row: dict) -> None:
         form, rows, given = self.form, self.rows, self.given
+        # all that may raise comes before the first append, or columns differ in length
         identifier = as_identifier(row.get(form.id), form.id)
         user = as_identifier(row.get(form.user), form.user)
         time = as_microseconds(row.get(form.time), form.time)
         for prompt, history, turn in prompts_of(row, form):
+            # padded, as ids sort as text
             own = f"{self.name}:{line:09d}" if identifier is None else identifier
             if form.turns == "all":
+                # one row gives several prompts
                 own = f"{own}#{turn}"
             rows["row"].append((self.number << 32) + len(self.sources))
+            # text for the engine: user 7 is user "7"; outputs get the log's types (`given`)
             rows["id"].append(str(own))
             rows["user"].append(None if user is None else str(user))
             rows["time"].append(time)
@@ -175,6 +190,7 @@ class Part:
             without_user=self.rows["user"].count(None),
             fingerprint=sum(int(key, 16) for key in self.rows["key"]) % 2**128,
         )
+        # before any file is written: it may refuse the log
         columns = self._columns()
         if bad["line"]:
             staged.first_malformed = f"{self.file}, line {bad['line'][0]}: {bad['detail'][0]}"
@@ -190,6 +206,7 @@ class Part:
     def _columns(self) -> dict[str, list]:
         """What goes to `extras/`: ids, users and times as given, and what rides along."""
         form = self.form
+        # of all rows: each JSON line may have other keys
         names = dict.fromkeys(
             column for row in self.sources for column in row if form.rides_along(column, row)
         )
@@ -199,6 +216,7 @@ class Part:
             )
         columns = dict(self.given)
         for name in names:
+            # `reason`, say, must mean ours in every output
             taken = name in RESERVED or name in columns
             shown = f"input_{name}" if taken else name
             columns[shown] = [row.get(name) for row in self.sources]
@@ -211,4 +229,5 @@ def part(folder: Path, number: int) -> Path:
 
 
 def _write(folder: Path, number: int, table: pa.Table) -> None:
+    # read once, then deleted: speed before size
     pq.write_table(table, part(folder, number), compression="lz4", write_statistics=False)
