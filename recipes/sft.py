@@ -22,6 +22,7 @@ from trl import SFTTrainer, get_peft_config
 
 from instruct.arguments import HardwareDefaults, ModelConfig, parse
 from instruct.cards import use_our_card
+from instruct.checkpoints import whole_checkpoints
 from instruct.files import UserError, command, load_rows, write_json
 from instruct.generation import generate_ids
 from instruct.models import load_causal_lm, load_policy, load_reward, save_merged
@@ -30,7 +31,6 @@ from instruct.runs import (
     end_process_group,
     finish,
     train_or_resume,
-    whole_checkpoints,
 )
 from instruct.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
 

@@ -31,9 +31,9 @@ from transformers import (
     set_seed,
 )
 
+from instruct.checkpoints import step_of
 from instruct.files import UserError, write_json
 from instruct.generation import own_random_state
-from instruct.runs import step_of
 from instruct.trainers.adapter_files import reward_beside, shares_base
 from instruct.trainers.ppo import math as ppo_math
 from instruct.trainers.ppo import metrics as ppo_metrics
