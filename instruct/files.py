@@ -5,15 +5,21 @@ such files, or a Hub dataset id. Outputs are written beside their final place an
 killed stage leaves no half file.
 """
 
+import atexit
 import contextlib
+import errno
 import functools
 import gzip
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+from instruct.processes import is_main_process, typed
 
 # File ending -> the loader of `datasets` that reads it.
 ENDINGS = {
@@ -29,19 +35,108 @@ class UserError(ValueError):
     """A mistake in what the user gave (file, row or flag): what is wrong and what to do."""
 
 
-def command(main: Callable) -> Callable:
-    """Decorates a `main`: a `UserError` becomes one sentence on stderr and exit code 2."""
+class _Terminated(SystemExit):
+    """SIGTERM, raised where the main thread is, so that what is half-written goes."""
 
-    # 2 is what argparse exits with on a wrong flag
+
+# what the running command gives back when it ends, however it ends
+AT_END = contextlib.ExitStack()
+atexit.register(AT_END.close)
+
+# What a user can change about the disk: {errno: what is wrong and what to do}.
+DISK = {
+    errno.ENOSPC: "no space left on this disk; free some",
+    errno.EDQUOT: "your quota on this disk is used up; free some",
+    errno.EFBIG: "larger than a file may be on this disk; give a path on another",
+    errno.EROFS: "this disk is read-only; give a path that can be written",
+    errno.EACCES: "no permission; give a path that you may read and write",
+    errno.EPERM: "not permitted there; give a path that you may read and write",
+    errno.ENOTDIR: "a part of this path is a file; give another path",
+    errno.EISDIR: "this is a folder, not a file; give another path",
+    errno.EEXIST: "this is a file, not a folder; give another path",
+    errno.ENAMETOOLONG: "this name is too long for the disk; give a shorter one",
+}
+# libraries that write by themselves tell it in words alone: Rust, DuckDB, torch's archive
+IN_WORDS = {
+    "no space left": errno.ENOSPC,
+    "os error 28": errno.ENOSPC,
+    "inline_container.cc": errno.ENOSPC,
+    "read-only file system": errno.EROFS,
+    "permission denied": errno.EACCES,
+}
+
+
+def command(main: Callable) -> Callable:
+    """Decorates a `main`: what a user can change ends in one sentence on stderr, no traceback.
+
+    Exit codes: 2 for a `UserError` or a disk that cannot be written (as argparse on a wrong flag),
+    130 for Ctrl-C, 143 for SIGTERM.
+    """
+
     @functools.wraps(main)
     def run(*args, **kwargs):
-        try:
-            return main(*args, **kwargs)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
+        with _sigterm_raises():
+            try:
+                return main(*args, **kwargs)
+            except UserError as error:
+                _leave(f"error: {error}", 2, error)
+            except KeyboardInterrupt as error:
+                _leave(f"stopped by Ctrl-C; to continue: {typed()}", 130, error)
+            except _Terminated as error:
+                _leave(f"stopped by SIGTERM; to continue: {typed()}", 143, error)
+            except Exception as error:
+                sentence = disk_sentence(error)
+                if sentence is None:
+                    raise
+                _leave(f"error: {sentence}, then run the same command again", 2, error)
+            finally:
+                AT_END.close()
 
     return run
+
+
+def _leave(line: str, code: int, error: BaseException):
+    # every process of a launched run is told to stop: one of them says so
+    if code < 128 or is_main_process():
+        print(f"{line}", file=sys.stderr, flush=True)
+    raise SystemExit(code) from error
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM unwinds the block as Ctrl-C does; a second one ends the process at once."""
+
+    def stop(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _Terminated(143)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    # a handler of the user's own stays
+    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def disk_sentence(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, from an error or what caused it; None for any other error."""
+    while error is not None:
+        if isinstance(error, OSError):
+            code, where = error.errno, error.filename2 or error.filename
+        else:
+            said = str(error).lower()
+            code = next((code for words, code in IN_WORDS.items() if words in said), None)
+            where = None
+        if code in DISK:
+            # bytes where a library asked with bytes
+            where = os.fsdecode(where) if isinstance(where, str | bytes | os.PathLike) else None
+            return f"{where}: {DISK[code]}" if where else DISK[code]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _format_of(path: Path) -> str | None:
@@ -221,10 +316,39 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside
+        # the bytes first: after a power cut the new name must not be an empty file
+        sync(beside)
         # a reader finds the old file or the new one, never half of one
         os.replace(beside, path)
+        sync_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Returns when a file's bytes are on the disk."""
+    if not path.is_file():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Returns when a folder's names are on the disk, where the file system can say so."""
+    if os.name == "nt":
+        return  # folders are not opened there
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # network and FUSE file systems that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,335 @@
+"""Who owns an output folder, what replaces it, and what a killed run left beside it.
+
+A command *claims* its output first: one run at a time, and what a dead one left is cleaned up.
+A folder is then written beside its place (`.NAME.PID.part`) and swapped in, and only ever in the
+place of a folder that this repo wrote: every file in it is listed in its `.written`.
+"""
+
+import contextlib
+import errno
+import fnmatch
+import json
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import psutil
+
+from instruct.files import AT_END, UserError, sync, sync_folder
+from instruct.processes import is_main_process
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
+WRITTEN = ".written"  # in a folder: {file: bytes} of what the command wrote; no data ending
+ENDS = ("part", "old")  # being written; moved away by a run without RENAME_EXCHANGE
+# what flock answers on a file system that has no locks
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+_held: dict[Path, int] = {}  # {lock file: its descriptor} of this process
+
+
+################
+# One run at a time
+################
+
+
+def claim(output: str | Path) -> None:
+    """Makes this process the only one that writes `output` (a folder or a file), until it ends.
+
+    Leftovers of dead runs are cleared. Under torchrun or accelerate only the main process claims;
+    claimed twice by one process is claimed once. The kernel frees the lock of a killed process.
+
+    Raises:
+        UserError: another living process has it.
+    """
+    if not is_main_process():
+        return
+    output = real(output)
+    lock = _lock_file(output)
+    if lock not in _held:
+        descriptor = _locked(lock, output)
+        _held[lock] = descriptor
+        AT_END.callback(_release, lock, os.getpid())
+    clear_leftovers(output)
+
+
+def real(output: str | Path) -> Path:
+    """The absolute path behind symlinks: one folder has one lock, and a link to it stays a link."""
+    return Path(os.path.realpath(Path(output).expanduser()))
+
+
+def _lock_file(output: Path) -> Path:
+    beside = output.parent / f".{output.name}.lock"
+    if output.is_dir() and not os.access(output.parent, os.W_OK):
+        # a mounted folder, say; Trainer pushes no `_*`
+        return output / "_lock"
+    return beside
+
+
+def _locked(lock: Path, output: Path) -> int:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if fcntl:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 20).decode() or "?"
+            os.close(descriptor)
+            raise UserError(
+                f"{output}: another run (process {holder}) is writing there; wait until it ends "
+                f"or stop it (kill {holder}), then run this again"
+            ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"{output}: this file system has no locks; start one run at a time in it")
+        # the holder before us removed the file that we opened: the next one makes a new file
+        if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+            break
+        os.close(descriptor)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    return descriptor
+
+
+def _release(lock: Path, owner: int) -> None:
+    descriptor = _held.pop(lock, None)
+    # a forked child that ends by itself: the lock is its parent's
+    if descriptor is None or os.getpid() != owner:
+        return
+    # removed while it is held, so that nobody else's is
+    lock.unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def _forget_in_child() -> None:
+    # a forked helper that outlives us would else hold the lock; closing its copy frees nothing here
+    for descriptor in _held.values():
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+################
+# What dead processes left
+################
+
+
+def clear_leftovers(output: str | Path) -> None:
+    """Of dead processes: what was being written goes, what was moved away comes back.
+
+    Beside `output` and, where it is a folder, in it. What a living process writes stays.
+    """
+    output = Path(output)
+    # newest first: of several moved away, the last one comes back
+    for left in sorted(_leftovers(output.parent, output.name), key=_mtime, reverse=True):
+        # killed between two renames: the earlier output is only here
+        if left.name.endswith(".old") and not output.exists():
+            left.rename(output)
+        else:
+            remove(left)
+    if output.is_dir():
+        for left in _leftovers(output):
+            place = output / left.name[1:].rsplit(".", 2)[0]
+            if left.name.endswith(".old") and not place.exists():
+                left.rename(place)
+            else:
+                remove(left)
+
+
+def _leftovers(folder: Path, name: str | None = None) -> list[Path]:
+    """`.NAME.PID.part` and `.NAME.PID.old` of dead processes in a folder."""
+    if not folder.is_dir():
+        return []
+    found = []
+    for path in folder.iterdir():
+        parts = path.name.rsplit(".", 2)
+        named = len(parts) == 3 and parts[1].isdigit() and parts[2] in ENDS and parts[0][:1] == "."
+        if named and (name is None or parts[0] == f".{name}") and not _writer_lives(path, parts[1]):
+            found.append(path)
+    return found
+
+
+def _writer_lives(left: Path, pid: str) -> bool:
+    try:
+        started = psutil.Process(int(pid)).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.Error, OverflowError):
+        return True  # there, but not ours to look at
+    # a process that started later only has the writer's number; 2 s: both clocks are coarse
+    return started < _mtime(left) + 2
+
+
+def _mtime(path: Path) -> float:
+    return path.lstat().st_mtime
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+################
+# Whose folder
+################
+
+
+def check_ours(
+    folder: str | Path, names: Collection[str] = (), report_keys: Collection[str] = ()
+) -> None:
+    """Refuses an output folder with anything in it that this repo did not write.
+
+    Args:
+        names: patterns of what the command writes. They count for a folder without `.written`
+            alone, as earlier versions left it.
+        report_keys: keys of the `report.json` by which such a folder is known.
+
+    Raises:
+        UserError: a foreign entry, or a place that cannot be replaced as a whole.
+    """
+    folder = real(folder)
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; give a folder that is not there yet")
+    cwd = Path.cwd()
+    if folder in (cwd, Path.home(), *cwd.parents) or os.path.ismount(folder):
+        raise UserError(
+            f"{folder} is not replaced: it is your home, the folder you are in or a whole disk; "
+            "give a new folder in it"
+        )
+    foreign = _foreign_entry(folder, names, report_keys) if folder.is_dir() else None
+    if foreign:
+        raise UserError(
+            f"{folder} holds {foreign}, which this command did not write; "
+            "give another folder, or move that away"
+        )
+
+
+def _foreign_entry(
+    folder: Path, names: Collection[str], report_keys: Collection[str]
+) -> str | None:
+    """The first thing in a folder that is not ours, and nothing where all is."""
+    files = files_in(folder)
+    written = _written(folder)
+    for name, size in files.items():
+        if written is None:
+            known = any(fnmatch.fnmatchcase(name, pattern) for pattern in names)
+        else:
+            # of another length: edited by hand since
+            known = name == WRITTEN or written.get(name) == size
+        if not known:
+            return name
+    if files and written is None and report_keys and not _has_report(folder, report_keys):
+        return next(name for name in sorted(files))
+    return None
+
+
+def files_in(folder: Path) -> dict[str, int]:
+    """{path in the folder: bytes} of all files, links and empty folders, sorted."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            if any(path.iterdir()):
+                continue
+        found[path.relative_to(folder).as_posix()] = path.lstat().st_size
+    return found
+
+
+def _written(folder: Path) -> dict[str, int] | None:
+    try:
+        listed = json.loads((folder / WRITTEN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return listed if isinstance(listed, dict) else None
+
+
+def _has_report(folder: Path, keys: Collection[str]) -> bool:
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and set(keys) <= set(report)
+
+
+################
+# A folder, whole or not at all
+################
+
+
+@contextlib.contextmanager
+def atomic_folder(
+    path: str | Path, names: Collection[str] = (), report_keys: Collection[str] = ()
+) -> Iterator[Path]:
+    """Yields an empty folder beside `path`, which takes its place when the block ends well.
+
+    Args:
+        names, report_keys: what earlier versions wrote there, see `check_ours`.
+
+    Raises:
+        UserError: `path` holds something that this repo did not write; nothing was changed.
+    """
+    path = real(path)
+    check_ours(path, names, report_keys)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # of a killed run whose pid came again
+    remove(beside)
+    beside.mkdir()
+    try:
+        yield beside
+        (beside / WRITTEN).write_text(json.dumps(files_in(beside), indent=1) + "\n", "utf-8")
+        for file in files_in(beside):
+            sync(beside / file)
+        for folder in (beside, *(p for p in beside.rglob("*") if p.is_dir())):
+            sync_folder(folder)
+        # again: the block may have taken hours
+        check_ours(path, names, report_keys)
+        swap(beside, path)
+    finally:
+        # after the swap it is the earlier output
+        if beside.exists():
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def swap(beside: Path, path: Path) -> None:
+    """Puts `beside` in the place of `path`, whose earlier content is then in `beside`."""
+    if not path.exists():
+        beside.rename(path)
+    elif not _exchange(beside, path):
+        # without that call, `clear_leftovers` brings the earlier one back after a kill between
+        old = path.with_name(f".{path.name}.{os.getpid()}.old")
+        path.rename(old)
+        beside.rename(path)
+        shutil.rmtree(old)
+    sync_folder(path.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Two names change places in one step; False where the system cannot (Linux can)."""
+    if not sys.platform.startswith("linux"):
+        return False
+    # imported here: only this call needs it
+    import ctypes
+
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False  # this file system cannot
+    raise OSError(code, os.strerror(code), str(other))
