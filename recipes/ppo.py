@@ -31,6 +31,7 @@ from instruct.arguments import ModelConfig, load_function, parse
 from instruct.cards import use_our_card
 from instruct.files import UserError, command, data_files, load_rows
 from instruct.models import load_causal_lm, save_merged
+from instruct.processes import end_with_parent
 from instruct.runs import already_finished, end_process_group, finish, train_or_resume
 from instruct.tokens import load_tokenizer
 from instruct.trainers.ppo.config import SharedBasePPOConfig
@@ -165,6 +166,7 @@ def main(
 
 @command
 def cli(argv: list[str] | None = None) -> None:
+    end_with_parent()
     main(*parse((ScriptArguments, SharedBasePPOConfig, ModelConfig), argv))
 
 

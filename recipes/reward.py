@@ -30,6 +30,7 @@ from instruct.cards import use_our_card
 from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
 from instruct.files import UserError, command, load_rows, write_json, write_rows
 from instruct.models import load_reward, load_sequence_classifier
+from instruct.processes import end_with_parent
 from instruct.ranking import key_of
 from instruct.runs import (
     already_finished,
@@ -227,6 +228,7 @@ def main(
 
 @command
 def cli(argv: list[str] | None = None) -> None:
+    end_with_parent()
     main(*parse((ScriptArguments, RankedRewardConfig, ModelConfig), argv))
 
 

@@ -26,6 +26,7 @@ from instruct.checkpoints import whole_checkpoints
 from instruct.files import UserError, command, load_rows, write_json
 from instruct.generation import generate_ids
 from instruct.models import load_causal_lm, load_policy, load_reward, save_merged
+from instruct.processes import end_with_parent
 from instruct.runs import (
     already_finished,
     end_process_group,
@@ -211,6 +212,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
 
 @command
 def cli(argv: list[str] | None = None) -> None:
+    end_with_parent()
     main(*parse((ScriptArguments, SFTConfig, ModelConfig), argv))
 
 
