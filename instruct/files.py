@@ -12,7 +12,7 @@ import functools
 import gzip
 import json
 import os
-import shutil
+import re
 import signal
 import sys
 import threading
@@ -29,6 +29,7 @@ ENDINGS = {
     ".parquet": "parquet",
     ".csv": "csv",
 }
+WRITTEN_AS = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class UserError(ValueError):
@@ -56,14 +57,9 @@ DISK = {
     errno.EEXIST: "this is a file, not a folder; give another path",
     errno.ENAMETOOLONG: "this name is too long for the disk; give a shorter one",
 }
-# libraries that write by themselves tell it in words alone: Rust, DuckDB, torch's archive
-IN_WORDS = {
-    "no space left": errno.ENOSPC,
-    "os error 28": errno.ENOSPC,
-    "inline_container.cc": errno.ENOSPC,
-    "read-only file system": errno.EROFS,
-    "permission denied": errno.EACCES,
-}
+# libraries that write by themselves tell it in words alone: Rust's and DuckDB's
+IN_WORDS = re.compile(r"os error (\d+)|errno (\d+)", re.IGNORECASE)
+FULL = ("no space left on device", "inline_container.cc")  # the second: torch.save
 
 
 def command(main: Callable) -> Callable:
@@ -122,21 +118,31 @@ def _sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def disk_sentence(error: BaseException | None) -> str | None:
+def disk_sentence(error: BaseException) -> str | None:
     """What is wrong with the disk, from an error or what caused it; None for any other error."""
-    while error is not None:
-        if isinstance(error, OSError):
-            code, where = error.errno, error.filename2 or error.filename
-        else:
-            said = str(error).lower()
-            code = next((code for words, code in IN_WORDS.items() if words in said), None)
-            where = None
-        if code in DISK:
-            # bytes where a library asked with bytes
-            where = os.fsdecode(where) if isinstance(where, str | bytes | os.PathLike) else None
+    seen: BaseException | None = error
+    caused = True
+    while seen is not None:
+        code = _errno(seen)
+        # what only happened before says nothing, unless nothing can be written any more
+        if code in DISK and (caused or code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
+            names = (getattr(seen, "filename2", None), getattr(seen, "filename", None))
+            # a descriptor's number is no name
+            where = next((os.fsdecode(n) for n in names if isinstance(n, str | bytes)), None)
             return f"{where}: {DISK[code]}" if where else DISK[code]
-        error = error.__cause__ or error.__context__
+        caused = seen.__cause__ is not None
+        seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _errno(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    said = str(error)
+    if any(words in said.lower() for words in FULL):
+        return errno.ENOSPC
+    found = IN_WORDS.search(said)
+    return int(found[1] or found[2]) if found else None
 
 
 def _format_of(path: Path) -> str | None:
@@ -283,6 +289,7 @@ def _json_object(line: str, where: str) -> dict:
 def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
     """Writes rows as JSONL (plain or gzip) or Parquet by the file's ending, whole or not at all."""
     path = Path(path)
+    check_output(path)
     name = path.name.lower()
     with atomic_file(path) as beside:
         if name.endswith(".parquet"):
@@ -291,14 +298,25 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
             import pyarrow.parquet as pq
 
             pq.write_table(pa.Table.from_pylist(list(rows)), beside)
-        elif name.endswith((".jsonl", ".jsonl.gz")):
+        else:
             opener = gzip.open if name.endswith(".gz") else open
             with opener(beside, "wt", encoding="utf-8") as out:
                 for row in rows:
                     # text a person can read, whatever its script
                     out.write(json.dumps(row, ensure_ascii=False) + "\n")
-        else:
-            raise UserError(f"{path}: rows are written as .jsonl, .jsonl.gz or .parquet")
+
+
+def check_output(path: str | Path) -> None:
+    """Refuses, before the work, a file that `write_rows` could not write after it.
+
+    Raises:
+        UserError: an unknown ending, or a folder of that name.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: {DISK[errno.EISDIR]}")
+    if not path.name.lower().endswith(WRITTEN_AS):
+        raise UserError(f"{path}: rows are written as {', '.join(WRITTEN_AS)}")
 
 
 def write_json(path: str | Path, value) -> None:
@@ -349,25 +367,3 @@ def sync_folder(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`, which takes its place when the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # by pid, as above: two runs at once do not share it
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    # of a killed run whose pid came again
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        yield beside
-        # a folder cannot be renamed onto one that holds something
-        if path.exists():
-            path.rename(old)
-        beside.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

@@ -27,6 +27,22 @@ except ImportError:  # not on Windows
 
 WRITTEN = ".written"  # in a folder: {file: bytes} of what the command wrote; no data ending
 ENDS = ("part", "old")  # being written; moved away by a run without RENAME_EXCHANGE
+# what `save_pretrained` of a model and its tokenizer writes
+MODEL_FILES = (
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "additional_chat_templates/*",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "*.py",
+)
 # what flock answers on a file system that has no locks
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
@@ -231,8 +247,8 @@ def _foreign_entry(
             known = name == WRITTEN or written.get(name) == size
         if not known:
             return name
-    if files and written is None and report_keys and not _has_report(folder, report_keys):
-        return next(name for name in sorted(files))
+    if files and written is None and report_keys and not set(report_keys) <= set(report_in(folder)):
+        return next(iter(files))
     return None
 
 
@@ -255,12 +271,13 @@ def _written(folder: Path) -> dict[str, int] | None:
     return listed if isinstance(listed, dict) else None
 
 
-def _has_report(folder: Path, keys: Collection[str]) -> bool:
+def report_in(folder: Path) -> dict:
+    """The `report.json` of a folder, empty where there is none that can be read."""
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(report, dict) and set(keys) <= set(report)
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 ################

@@ -22,7 +22,8 @@ from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import pad, selective_log_softmax
 
 from instruct.arguments import ModelConfig
-from instruct.files import UserError, atomic_folder
+from instruct.files import UserError
+from instruct.folders import MODEL_FILES, atomic_folder
 from instruct.generation import base_of, left_pad
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
 
@@ -145,7 +146,7 @@ def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) 
     unset_hf_deepspeed_config()
     model, tokenizer = load_policy(adapter, "auto", trust_remote_code)
     # whole or not at all: the next step starts from whatever lies there
-    with atomic_folder(Path(output_dir) / "merged") as beside:
+    with atomic_folder(Path(output_dir) / "merged", MODEL_FILES) as beside:
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
 

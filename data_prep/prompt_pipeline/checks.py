@@ -8,6 +8,7 @@ from pathlib import Path
 from data_prep.pii import check_regions
 from data_prep.prompt_pipeline.engine import NO_SPARK
 from instruct.files import UserError
+from instruct.folders import check_ours, report_in
 
 # 9 words: see `overlap.ALIGNED`
 LEAST = {"prefix_chars": 1, "max_per_user": 1, "num_proc": 1, "exclude_words": 9}
@@ -67,16 +68,19 @@ def check_flags(args: argparse.Namespace) -> dict[str, float]:
     if args.pii != "keep":
         # asks phonenumbers, which --pii keep does without
         args.phone_regions = check_regions(args.phone_regions)
-    _check_output_dir(args.output_dir)
+    # before the work, not after it
+    check_ours(args.output_dir, **names_of(args.output_dir))
     return splits
 
 
-def _check_output_dir(out: Path) -> None:
-    """A folder of something else is never replaced."""
-    # report.json is the sign of an earlier run, which may be replaced
-    others = out.is_dir() and any(out.iterdir()) and not (out / "report.json").exists()
-    if out.is_file() or others:
-        raise UserError(
-            f"--output_dir {out}: there is something else in it; "
-            "name a new folder or one of an earlier run"
-        )
+def names_of(out: Path) -> dict:
+    """What an earlier version wrote to this folder, for `check_ours`; the splits as it names them.
+
+    A folder without its report holds nothing of ours.
+    """
+    report = report_in(out)
+    files = [f"{name}.parquet" for name in (*report.get("splits", ()), "removed")]
+    return {
+        "names": (*files, "report.json", "README.md"),
+        "report_keys": ("in", "kept", "removed", "splits", "steps"),
+    }

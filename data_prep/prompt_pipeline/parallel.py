@@ -2,8 +2,8 @@
 
 import multiprocessing
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -67,12 +67,13 @@ def _context() -> BaseContext:
 
 def _leave_with_parent() -> None:
     """A worker ends when the main process is gone (killed), whatever it waits for."""
-    # the fork server, which ends with the main process; or the main process itself
-    parent = os.getppid()
+    # Ctrl-C reaches workers too; the main process tells it, once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # the main process, not the fork server: that one waits for its workers' end
+    main_process = multiprocessing.parent_process()
 
     def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        main_process.join()
         # not sys.exit, which would end this thread alone
         os._exit(1)
 

@@ -4,7 +4,8 @@ import gzip
 
 import pytest
 
-from instruct.files import UserError, atomic_folder, command, load_rows, write_rows
+from instruct.files import UserError, command, load_rows, write_rows
+from instruct.folders import atomic_folder
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])

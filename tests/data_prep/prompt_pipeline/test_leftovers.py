@@ -10,7 +10,7 @@ import time
 from conftest import REPO
 from prompt_tools import SPLITS, adds_up, random_log, rows_of, write_lines
 
-from data_prep.prompt_pipeline.leftovers import clear_leftovers
+from instruct.folders import clear_leftovers
 
 
 def test_a_folder_moved_away_by_a_killed_run_comes_back(tmp_path):
