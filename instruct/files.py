@@ -29,6 +29,7 @@ ENDINGS = {
     ".parquet": "parquet",
     ".csv": "csv",
 }
+NOT_ROWS = ("report.json", "run.json")  # notes of a command beside its rows
 WRITTEN_AS = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -104,8 +105,13 @@ def _sigterm_raises() -> Iterator[None]:
 
     def stop(number, frame):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # a forked helper has the handler too: it ends as if it had none
+        if os.getpid() != owner:
+            os.kill(os.getpid(), number)
+            return
         raise _Terminated(143)
 
+    owner = os.getpid()
     main_thread = threading.current_thread() is threading.main_thread()
     # a handler of the user's own stays
     if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -166,7 +172,7 @@ def data_files(source: str | Path, split: str | None = None) -> list[Path]:
         return []
     # report.json and removed.parquet are what data_prep/prompts.py writes beside its splits
     found = sorted(
-        p for p in path.iterdir() if p.is_file() and _format_of(p) and p.name != "report.json"
+        p for p in path.iterdir() if p.is_file() and _format_of(p) and p.name not in NOT_ROWS
     )
     of_split = [p for p in found if split and p.name.startswith(split)]
     found = of_split or [p for p in found if p.stem != "removed"]
@@ -221,7 +227,10 @@ def _looks_like_a_path(source: str) -> bool:
 def _load_files(source: str | Path, files: list[Path]):
     # imported here: `datasets` takes a second, and every command imports this module
     from datasets import Dataset, load_dataset
+    from datasets.config import HF_DATASETS_CACHE
     from datasets.exceptions import DatasetGenerationError
+
+    from instruct.fingerprints import files_hash
 
     kinds = sorted({_format_of(p) for p in files})
     if len(kinds) > 1:
@@ -231,7 +240,13 @@ def _load_files(source: str | Path, files: list[Path]):
     if all(p.name.lower().endswith((".jsonl", ".jsonl.gz")) for p in files):
         return Dataset.from_list([row for p in files for row in read_jsonl(p)])
     try:
-        return load_dataset(kind, data_files=[str(p) for p in files], split="train")
+        return load_dataset(
+            kind,
+            data_files=[str(p) for p in files],
+            split="train",
+            # its cache goes by path and time: rows of a file that was replaced would come back
+            cache_dir=str(Path(HF_DATASETS_CACHE) / "by-content" / files_hash(files)[:32]),
+        )
     except (DatasetGenerationError, OSError, ValueError) as error:
         cause = error.__cause__ or error
         raise UserError(f"{source}: cannot be read as {kind}: {cause}") from error

@@ -76,7 +76,7 @@ def claim(output: str | Path) -> None:
 
 def real(output: str | Path) -> Path:
     """The absolute path behind symlinks: one folder has one lock, and a link to it stays a link."""
-    return Path(os.path.realpath(Path(output).expanduser()))
+    return Path(os.path.realpath(output))
 
 
 def _lock_file(output: Path) -> Path:
@@ -105,9 +105,11 @@ def _locked(lock: Path, output: Path) -> int:
             if error.errno not in NO_LOCKS:
                 raise
             print(f"{output}: this file system has no locks; start one run at a time in it")
-        # the holder before us removed the file that we opened: the next one makes a new file
-        if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
-            break
+        try:
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                break
+        except FileNotFoundError:
+            pass  # the holder before us removed the file that we opened
         os.close(descriptor)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -119,8 +121,10 @@ def _release(lock: Path, owner: int) -> None:
     # a forked child that ends by itself: the lock is its parent's
     if descriptor is None or os.getpid() != owner:
         return
-    # removed while it is held, so that nobody else's is
-    lock.unlink(missing_ok=True)
+    # removed while it is held, so that nobody else's is; one that stays (a disk that became
+    # read-only) is free all the same
+    with contextlib.suppress(OSError):
+        lock.unlink()
     os.close(descriptor)
 
 
@@ -227,40 +231,41 @@ def check_ours(
         )
     foreign = _foreign_entry(folder, names, report_keys) if folder.is_dir() else None
     if foreign:
-        raise UserError(
-            f"{folder} holds {foreign}, which this command did not write; "
-            "give another folder, or move that away"
-        )
+        raise UserError(f"{folder} {foreign}; give another folder, or move that away")
 
 
 def _foreign_entry(
     folder: Path, names: Collection[str], report_keys: Collection[str]
 ) -> str | None:
-    """The first thing in a folder that is not ours, and nothing where all is."""
-    files = files_in(folder)
+    """What is in a folder that is not ours, in words; None where all is."""
     written = _written(folder)
-    for name, size in files.items():
-        if written is None:
-            known = any(fnmatch.fnmatchcase(name, pattern) for pattern in names)
-        else:
-            # of another length: edited by hand since
-            known = name == WRITTEN or written.get(name) == size
+    known = written is not None or set(report_keys) <= set(report_in(folder))
+    # one by one: somebody's home may hold millions
+    for name, size in walk(folder):
         if not known:
-            return name
-    if files and written is None and report_keys and not set(report_keys) <= set(report_in(folder)):
-        return next(iter(files))
+            return f"holds {name}, which this command did not write (no report of it)"
+        if name == WRITTEN:
+            continue
+        if written is None:
+            listed = any(fnmatch.fnmatchcase(name, pattern) for pattern in names)
+        else:
+            listed = name in written
+        if not listed:
+            return f"holds {name}, which this command did not write"
+        if written is not None and written[name] != size:
+            return f"holds {name}, which was changed by hand since"
     return None
 
 
-def files_in(folder: Path) -> dict[str, int]:
-    """{path in the folder: bytes} of all files, links and empty folders, sorted."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            if any(path.iterdir()):
-                continue
-        found[path.relative_to(folder).as_posix()] = path.lstat().st_size
-    return found
+def walk(folder: Path) -> Iterator[tuple[str, int]]:
+    """(path in the folder, bytes) of all files, links and empty folders; links are not followed."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if is_folder and any(os.scandir(path)):
+            yield from ((f"{entry.name}/{name}", size) for name, size in walk(path))
+        else:
+            yield entry.name, 0 if is_folder else entry.stat(follow_symlinks=False).st_size
 
 
 def _written(folder: Path) -> dict[str, int] | None:
@@ -306,8 +311,8 @@ def atomic_folder(
     beside.mkdir()
     try:
         yield beside
-        (beside / WRITTEN).write_text(json.dumps(files_in(beside), indent=1) + "\n", "utf-8")
-        for file in files_in(beside):
+        (beside / WRITTEN).write_text(json.dumps(dict(walk(beside)), indent=1) + "\n", "utf-8")
+        for file, _ in walk(beside):
             sync(beside / file)
         for folder in (beside, *(p for p in beside.rglob("*") if p.is_dir())):
             sync_folder(folder)

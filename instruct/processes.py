@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-# what the command lines of launchers hold, as a word of its own or at a word's end
+# programs and modules that start trainers
 LAUNCHERS = (
     "accelerate",
     "accelerate-launch",
@@ -50,12 +50,23 @@ def command_line(pid: int) -> list[str]:
 
 def is_launcher(pid: int) -> bool:
     """Whether a process is accelerate launch, torchrun or deepspeed."""
-    # the interpreter, its flags and the program; what comes after are the script's own words
-    words = command_line(pid)[:4]
-    return any(
-        Path(word).name in LAUNCHERS or word.endswith(("accelerate/commands/launch.py",))
-        for word in words
-    )
+    program = _program(command_line(pid))
+    return Path(program).name in LAUNCHERS or program.endswith("accelerate/commands/launch.py")
+
+
+def _program(words: list[str]) -> str:
+    """What a command line runs: the script or module of an interpreter, else its first word."""
+    if not words or not Path(words[0]).name.startswith("python"):
+        return words[0] if words else ""
+    rest = iter(words[1:])
+    for word in rest:
+        if word in ("-m", "-X", "-W"):
+            value = next(rest, "")
+            if word == "-m":
+                return value
+        elif not word.startswith("-"):
+            return word
+    return ""
 
 
 def typed() -> str:
@@ -66,9 +77,9 @@ def typed() -> str:
         if "token" in word and word.startswith("--"):
             # its value, as the next word or after "="
             if "=" in word:
-                words[at] = word.split("=")[0] + "=…"
+                words[at] = word.split("=")[0] + "=HIDDEN"
             elif at + 1 < len(words):
-                words[at + 1] = "…"
+                words[at + 1] = "HIDDEN"
     return shlex.join(words)
 
 

@@ -38,6 +38,9 @@ def test_wheel_is_checked_cached_and_reused_offline(wheel_index):
     wheel, digest, cache = wheel_index
     path = embedded.fetch("toy-data==1.0", digest, cache)
     assert path.parent == cache / digest and path.read_bytes() == wheel.read_bytes()
+    # cut off since: fetched again
+    path.write_bytes(b"half")
+    assert embedded.fetch("toy-data==1.0", digest, cache).read_bytes() == wheel.read_bytes()
     wheel.unlink()  # no index any more
     assert embedded.fetch("toy-data==1.0", digest, cache) == path
 

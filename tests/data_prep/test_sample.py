@@ -55,7 +55,7 @@ def test_killed_and_run_again_samples_are_the_same(tiny_model, tmp_path, monkeyp
         return original(*args, **kwargs)
 
     monkeypatch.setattr(generation, "generate_ids", dies_at_the_fourth)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         sample.main([*sample_argv(tiny_model, tmp_path), "--output", str(again)])
     assert not again.exists()
     with (tmp_path / "again.jsonl.partial").open("a") as partial:
@@ -81,7 +81,7 @@ def test_partial_of_other_prompts_kept_is_not_used(tiny_model, tmp_path, monkeyp
 
     monkeypatch.setattr(generation, "generate_ids", dies_at_the_third)
     argv = [*sample_argv(tiny_model, tmp_path), "--output", str(tmp_path / "s.jsonl")]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit):
         sample.main(argv)
     sample.main([*argv, "--max_prompt_tokens", "400"])
     assert len(calls) == 3 + 8  # all eight batches again

@@ -1,11 +1,18 @@
 """Rows through every format, bad rows by file and line, outputs whole or not at all."""
 
+import errno
 import gzip
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
+from conftest import SCRIPT_ENV
 
-from instruct.files import UserError, command, load_rows, write_rows
+from instruct.files import UserError, atomic_file, check_output, command, load_rows, write_rows
 from instruct.folders import atomic_folder
+from instruct.processes import typed
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
@@ -65,3 +72,140 @@ def test_command_turns_a_user_error_into_one_sentence(capsys):
     assert (
         stop.value.code == 2 and capsys.readouterr().err == "error: rows.jsonl, line 3: no prompt\n"
     )
+
+
+################
+# A command's end
+################
+
+
+@command
+def fails_with(error: BaseException):
+    raise error
+
+
+def ends(error: BaseException, capsys) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stop:
+        fails_with(error)
+    return stop.value.code, capsys.readouterr().err
+
+
+def from_a_library(error: Exception) -> RuntimeError:
+    wrapped = RuntimeError("could not save")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left", "/d/out.jsonl"), "/d/out.jsonl: no space left"),
+        (OSError(errno.ENOSPC, "x", "/d/.o.1.part", None, "/d/o"), "/d/o: no space left"),
+        (OSError(errno.EDQUOT, "x"), "your quota on this disk is used up"),
+        (OSError(errno.EROFS, "x", "/d/o"), "/d/o: this disk is read-only"),
+        (PermissionError(errno.EACCES, "x", "/d/o"), "/d/o: no permission"),
+        (NotADirectoryError(errno.ENOTDIR, "x", "/d/o"), "/d/o: a part of this path is a file"),
+        (FileExistsError(errno.EEXIST, "x", "/d"), "/d: this is a file, not a folder"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "no space left"),
+        (RuntimeError("enforce fail at inline_container.cc:664] . unexpected pos"), "no space"),
+        (from_a_library(OSError(errno.ENOSPC, "x")), "no space left"),
+        (from_a_library(RuntimeError("write failed (os error 30)")), "this disk is read-only"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_one_sentence(error, sentence, capsys):
+    code, said = ends(error, capsys)
+    assert code == 2 and said.startswith(f"error: {sentence}") and said.count("\n") == 1
+    assert said.endswith("then run the same command again\n")
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        fails_with(ZeroDivisionError())
+    # met and dealt with before: it says nothing of what came later
+    bug = KeyError("x")
+    bug.__context__ = PermissionError(errno.EACCES, "x", "/d/o")
+    with pytest.raises(KeyError):
+        fails_with(bug)
+
+
+def test_ctrl_c_is_one_line_that_ends_in_what_to_type(capsys):
+    code, said = ends(KeyboardInterrupt(), capsys)
+    assert code == 130 and said == f"stopped by Ctrl-C; to continue: {typed()}\n"
+
+
+WAITS = """
+import sys, time
+from pathlib import Path
+from instruct.files import atomic_file, command
+from instruct.folders import atomic_folder, claim
+@command
+def main():
+    claim(sys.argv[1])
+    with atomic_folder(sys.argv[1]) as beside, atomic_file(sys.argv[1] + ".json") as file:
+        (beside / "x").write_text("half")
+        file.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "line"),
+    [(signal.SIGINT, 130, "stopped by Ctrl-C"), (signal.SIGTERM, 143, "stopped by SIGTERM")],
+)
+def test_a_signal_leaves_nothing_half_written_and_no_traceback(tmp_path, number, code, line):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITS, str(tmp_path / "out")],
+        env=SCRIPT_ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    process.send_signal(number)
+    said = process.communicate()[1]
+    assert process.returncode == code and list(tmp_path.iterdir()) == []
+    assert said.startswith(f"{line}; to continue: ") and said.endswith(f" {tmp_path / 'out'}\n")
+
+
+def full_disk(*args, **more):
+    raise OSError(errno.ENOSPC, "No space left on device", "somewhere")
+
+
+@pytest.mark.parametrize("broken", ["replace", "fsync"])
+def test_on_a_full_disk_the_old_file_stays_and_nothing_is_beside(tmp_path, monkeypatch, broken):
+    write_rows(tmp_path / "r.jsonl", [{"a": 1}])
+    monkeypatch.setattr(f"instruct.files.os.{broken}", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_rows(tmp_path / "r.jsonl", [{"a": 2}])
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
+    assert load_rows(tmp_path / "r.jsonl")["a"] == [1]
+
+
+def test_files_and_names_are_on_disk_before_a_command_goes_on(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr("instruct.files.os.fsync", noted)
+    with atomic_file(tmp_path / "a.json") as beside:
+        beside.write_text("{}")
+    assert synced == [str(beside), str(tmp_path)]
+    synced.clear()
+    with atomic_folder(tmp_path / "out") as beside:
+        (beside / "sub").mkdir()
+        (beside / "sub/x").write_text("1")
+    assert {str(beside / "sub/x"), str(beside / "sub"), str(beside)} < set(synced)
+    assert synced[-1] == str(tmp_path)
+
+
+def test_a_file_that_could_not_be_written_is_told_before_the_work(tmp_path):
+    for name in ("rows.csv", "rows"):
+        with pytest.raises(UserError, match="rows are written as"):
+            check_output(tmp_path / name)
+    with pytest.raises(UserError, match="this is a folder"):
+        check_output(tmp_path)

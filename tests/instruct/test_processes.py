@@ -1,0 +1,103 @@
+"""A trainer ends with its launcher and with nobody else; what a user is told to type."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from conftest import SCRIPT_ENV
+
+from instruct import processes
+
+TRAINER = """
+import os, sys, time
+from instruct.processes import end_with_parent
+end_with_parent()
+print(os.getpid(), flush=True)
+time.sleep(120)
+"""
+LAUNCHER = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1]]).wait()
+"""
+
+
+def started(command, **env) -> tuple[subprocess.Popen, psutil.Process]:
+    """What was started, and the trainer that it started."""
+    process = subprocess.Popen(
+        command, env={**SCRIPT_ENV, **env}, stdout=subprocess.PIPE, text=True
+    )
+    return process, psutil.Process(int(process.stdout.readline()))
+
+
+def ends_within(trainer: psutil.Process, seconds: float) -> bool:
+    try:
+        trainer.wait(seconds)
+    except psutil.TimeoutExpired:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("name", ["torchrun", "accelerate"])
+def test_a_trainer_ends_with_its_launcher(tmp_path, name, number):
+    (tmp_path / name).write_text(LAUNCHER)
+    launcher, trainer = started([sys.executable, str(tmp_path / name), TRAINER])
+    launcher.send_signal(number)
+    launcher.wait()
+    assert ends_within(trainer, 4)
+
+
+def test_one_that_blocks_the_signal_is_ended_all_the_same(tmp_path):
+    (tmp_path / "torchrun").write_text(LAUNCHER)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + TRAINER
+    launcher, trainer = started([sys.executable, str(tmp_path / "torchrun"), deaf])
+    launcher.kill()
+    launcher.wait()
+    assert ends_within(trainer, processes.GRACE + 3)
+
+
+# exported by hand, the launchers' variables say nothing
+@pytest.mark.parametrize("env", [{}, {"LOCAL_RANK": "0", "ACCELERATE_MIXED_PRECISION": "no"}])
+def test_a_trainer_outlives_the_shell_that_started_it(env):
+    in_background = f"{sys.executable} -c '{TRAINER}' & sleep 100"
+    shell, trainer = started(["bash", "-c", in_background], **env)
+    shell.kill()
+    shell.wait()
+    time.sleep(processes.GRACE + 1)
+    assert trainer.is_running()
+    trainer.kill()
+
+
+def test_what_to_type_names_the_launcher_and_no_token(monkeypatch):
+    lines = {os.getppid(): ["python", "/bin/accelerate", "launch", "sft.py", "--x", "a b"]}
+    lines[os.getppid()] += ["--hub_token", "hf_secret", "--hub_token=hf_secret"]
+    monkeypatch.setattr(processes, "command_line", lines.get)
+    assert processes.typed() == (
+        "python /bin/accelerate launch sft.py --x 'a b' --hub_token HIDDEN --hub_token=HIDDEN"
+    )
+    # started by something else, the process' own words
+    lines[os.getppid()] = ["bash", "demo.sh"]
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "data_prep.prompts"])
+    assert processes.typed() == "python -m data_prep.prompts"
+
+
+@pytest.mark.parametrize(
+    ("words", "launches"),
+    [
+        (["/v/bin/python", "/v/bin/accelerate", "launch", "recipes/sft.py"], True),
+        (["python", "-m", "accelerate.commands.launch", "recipes/sft.py"], True),
+        (["python3", "-u", "/v/bin/torchrun", "--nproc_per_node", "2", "sft.py"], True),
+        (["python", "-m", "torch.distributed.run", "sft.py"], True),
+        (["bash", "recipes/demo.sh"], False),
+        (["python", "-X", "dev", "mine.py", "accelerate"], False),
+        (["make", "accelerate"], False),
+        ([], False),
+    ],
+)
+def test_launchers_by_their_command_line(monkeypatch, words, launches):
+    monkeypatch.setattr(processes, "command_line", lambda pid: words)
+    assert processes.is_launcher(1) is launches
