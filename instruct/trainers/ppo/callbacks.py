@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
-from instruct.files import UserError
+from instruct.files import UserError, atomic_file
 from instruct.trainers.ppo.rollout import Rollout
 
 # ---- watchdog ------------------------------------------------------------------------------------
@@ -234,15 +234,19 @@ class SampleTable:
                     print(f"[{row['score']:+.2f}] {asked!r} -> {answered!r}")
 
     def drop_from(self, step: int) -> None:
-        """Drops rows of `step` and later, which a resumed run writes again, and a half-written last
-        line.
+        """Drops rows of `step` and later, which a resumed run writes again, and lines that are no
+        rows: a killed run leaves half of one.
         """
         if not self.file.is_file():
             return
-        lines = self.file.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        kept = [line for line in whole if json.loads(line)["step"] < step]
-        self.file.write_text("".join(kept), encoding="utf-8")
+        kept = []
+        for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(json.JSONDecodeError, KeyError, TypeError):
+                if json.loads(line)["step"] < step:
+                    kept.append(line + "\n")
+        # beside, then renamed: killed in the middle, all of them would be gone
+        with atomic_file(self.file) as beside:
+            beside.write_text("".join(kept), encoding="utf-8")
 
 
 class RewardAndKLBar(ProgressCallback):

@@ -49,12 +49,13 @@ from instruct.trainers.ppo.batches import (
 from instruct.trainers.ppo.callbacks import PolicyAverage, RewardAndKLBar, SampleTable, Watchdog
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.rollout import Rollout, RolloutWorker
-from instruct.trainers.ppo.trl_ppo import PPOParent
+from instruct.trainers.ppo.trl_ppo import PlainPPOParent
 from instruct.trainers.ppo.updates import cut_into_micro_batches
+from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_base import SharedBase
 
 
-class SharedBasePPOTrainer(PPOParent):
+class SharedBasePPOTrainer(Resumable, PlainPPOParent):
     """PPO with policy, reference, reward and value on one base model.
 
     Args:
@@ -72,6 +73,7 @@ class SharedBasePPOTrainer(PPOParent):
         peft_config: LoRA of the policy; None trains every weight.
     """
 
+    checkpoint_files = ("ppo_state.json", "value/value_head.safetensors")
     loss_is_scaled_for_ga = True  # `compute_loss` gives a share of the mean over the mini-batch
 
     def __init__(
@@ -319,7 +321,7 @@ class SharedBasePPOTrainer(PPOParent):
             logs["episode"] = rollouts * self.batches.rollout_size
             logs["time/update"] = time.perf_counter() - self._update_started
             self._metrics = {}
-        Trainer.log(self, logs, start_time)
+        super().log(logs, start_time)
 
     def evaluate(
         self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
@@ -361,14 +363,10 @@ class SharedBasePPOTrainer(PPOParent):
         if self.is_world_process_zero():
             done = step_of(resume_from_checkpoint) if resume_from_checkpoint else 0
             self.samples.drop_from(done)
-        result = Trainer.train(self, resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         if self.average is not None:
             self.average.settle()
         return result
-
-    def _save_checkpoint(self, model, trial) -> None:
-        # PPOTrainer's own would also write a model card with every checkpoint
-        Trainer._save_checkpoint(self, model, trial)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Writes the policy (plain PEFT, or a plain model), `value/` and the tokenizer.

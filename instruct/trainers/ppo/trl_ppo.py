@@ -2,6 +2,7 @@
 
 import warnings
 
+from transformers import Trainer
 from trl.trainer.base_trainer import _BaseTrainer
 
 from instruct.files import UserError
@@ -16,8 +17,19 @@ except ModuleNotFoundError as error:
         raise  # TRL has it, and something it needs is missing
     PPOConfig = PPOTrainer = None
 
-# What `SharedBasePPOTrainer` subclasses: its callers may ask `isinstance(trainer, PPOTrainer)`.
-PPOParent = PPOTrainer or _BaseTrainer
+
+class PlainPPOParent(PPOTrainer or _BaseTrainer):
+    """What `SharedBasePPOTrainer` subclasses: TRL's trainer by name, Trainer's own loop.
+
+    Its callers may ask `isinstance(trainer, PPOTrainer)`.
+    """
+
+    def train(self, **kwargs):
+        return Trainer.train(self, **kwargs)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        # PPOTrainer's own would also write a model card with every checkpoint
+        Trainer._save_checkpoint(self, model, trial)
 
 
 def stock_ppo() -> tuple[type, type]:
