@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from instruct.processes import is_main_process, typed
+from instruct.processes import is_main_process, launcher_is_gone, typed
 
 # File ending -> the loader of `datasets` that reads it.
 ENDINGS = {
@@ -95,7 +95,11 @@ def command(main: Callable) -> Callable:
 def _leave(line: str, code: int, error: BaseException):
     # every process of a launched run is told to stop: one of them says so
     if code < 128 or is_main_process():
-        print(f"{line}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
+    # torch takes seconds to unload; the next run may have begun already
+    if launcher_is_gone():
+        AT_END.close()
+        os._exit(code)
     raise SystemExit(code) from error
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 # programs and modules that start trainers
 LAUNCHERS = (
@@ -23,6 +24,16 @@ LAUNCHERS = (
 # set by accelerate launch and by torchrun for what they start, and by nobody else
 LAUNCHED = ("ACCELERATE_DYNAMO_MODE", "TORCHELASTIC_RUN_ID")
 GRACE = 2  # seconds from SIGTERM to the hard end
+
+
+class Launcher(NamedTuple):
+    """What started this process and is watched by it."""
+
+    pid: int
+    words: list[str]  # its command line
+
+
+_launcher: Launcher | None = None
 
 
 def is_main_process() -> bool:
@@ -71,8 +82,8 @@ def _program(words: list[str]) -> str:
 
 def typed() -> str:
     """What a user types to start this command again, launcher included, without a token."""
-    words = command_line(os.getppid()) if is_launcher(os.getppid()) else []
-    words = list(words or sys.orig_argv)
+    # kept from the start: by now it may be gone
+    words = list(_launcher.words if _launcher else sys.orig_argv)
     for at, word in enumerate(words):
         if "token" in word and word.startswith("--"):
             # its value, as the next word or after "="
@@ -89,6 +100,7 @@ def end_with_parent() -> None:
     Without it a trainer whose launcher was killed would write on, beside the next one. A process
     that a shell started (also with nohup, setsid or &) outlives that shell.
     """
+    global _launcher
     parent = os.getppid()
     launched = any(name in os.environ for name in LAUNCHED)
     if not is_launcher(parent):
@@ -97,10 +109,16 @@ def end_with_parent() -> None:
             print("the launcher of this run was killed, so it ends too", file=sys.stderr)
             raise SystemExit(143)
         return
+    _launcher = Launcher(pid=parent, words=command_line(parent))
     if sys.platform.startswith("linux"):
         _signal_at_parents_death()
     # elsewhere the only one, here for a main thread that is deep in a long call
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def launcher_is_gone() -> bool:
+    """Whether this process was launched, and only it is left."""
+    return _launcher is not None and os.getppid() != _launcher.pid
 
 
 def _signal_at_parents_death(number: int = signal.SIGTERM) -> None:

@@ -1,6 +1,5 @@
 """A trainer ends with its launcher and with nobody else; what a user is told to type."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -73,14 +72,14 @@ def test_a_trainer_outlives_the_shell_that_started_it(env):
 
 
 def test_what_to_type_names_the_launcher_and_no_token(monkeypatch):
-    lines = {os.getppid(): ["python", "/bin/accelerate", "launch", "sft.py", "--x", "a b"]}
-    lines[os.getppid()] += ["--hub_token", "hf_secret", "--hub_token=hf_secret"]
-    monkeypatch.setattr(processes, "command_line", lines.get)
+    words = ["python", "/bin/accelerate", "launch", "sft.py", "--x", "a b"]
+    words += ["--hub_token", "hf_secret", "--hub_token=hf_secret"]
+    monkeypatch.setattr(processes, "_launcher", processes.Launcher(pid=1, words=words))
     assert processes.typed() == (
         "python /bin/accelerate launch sft.py --x 'a b' --hub_token HIDDEN --hub_token=HIDDEN"
     )
     # started by something else, the process' own words
-    lines[os.getppid()] = ["bash", "demo.sh"]
+    monkeypatch.setattr(processes, "_launcher", None)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "data_prep.prompts"])
     assert processes.typed() == "python -m data_prep.prompts"
 
