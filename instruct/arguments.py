@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 import trl
-from trl import TrlParser
+from peft import PeftConfig
+from trl import TrlParser, get_peft_config
 
 from instruct.files import UserError
 
@@ -36,10 +37,16 @@ class ModelConfig(trl.ModelConfig):
 
 @dataclass
 class HardwareDefaults:
-    """For a TRL config: bf16 only where a GPU has it, and no activation checkpointing.
+    """For a TRL config: bf16 only where a GPU has it, no activation checkpointing; starting over.
 
-    TRL would turn both on everywhere. They stay flags: `--bf16`, `--gradient_checkpointing` win.
+    TRL would turn the first two on everywhere. They stay flags: `--bf16`,
+    `--gradient_checkpointing` win.
     """
+
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Remove what an earlier run wrote to --output_dir, and start over."},
+    )
 
     gradient_checkpointing: bool = field(
         default=False, metadata={"help": "Recompute activations to save memory."}
@@ -70,9 +77,26 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
     """
     # TrlParser raises plain errors; the recipes end in one sentence, not in a traceback
     try:
-        return TrlParser(dataclasses).parse_args_and_config(args=argv)
+        parsed = TrlParser(dataclasses).parse_args_and_config(args=argv)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
+    for arguments in parsed:
+        if getattr(arguments, "hub_token", None):
+            # where the Hub client looks itself: arguments are saved, shown and pushed, a token not
+            os.environ["HF_TOKEN"] = arguments.hub_token
+            arguments.hub_token = None
+    return parsed
+
+
+def lora_config(model_args: trl.ModelConfig) -> PeftConfig | None:
+    """`get_peft_config`, with the base model's revision where it is not the default one.
+
+    Who loads the adapter finds the weights it was trained on. None without `--use_peft`.
+    """
+    config = get_peft_config(model_args)
+    if config is not None and model_args.model_revision != "main":
+        config.revision = model_args.model_revision
+    return config
 
 
 def parse_models(pairs: list[str]) -> dict[str, str]:

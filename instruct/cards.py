@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from instruct.files import atomic_file
+from instruct.run_record import read_record
 
 # What a card shows of a run's log: the last value, and of FIRST_TOO the first beside it.
 LOGGED = (
@@ -49,14 +50,30 @@ model = AutoPeftModelForCausalLM.from_pretrained("{name}")""",
 }
 
 
+def _without_token(argv: list[str]) -> list[str]:
+    """A command line less `--hub_token` and its value, however argparse lets it be written."""
+    kept, is_value = [], False
+    for word in argv:
+        flag, equals, _ = word.partition("=")
+        # --hub-token, --hub_token=…, and every beginning of it that stands for no other flag
+        names_token = flag.replace("-", "_").startswith("__hub_t")
+        if not names_token and not is_value:
+            kept.append(word)
+        is_value = names_token and not equals
+    return kept
+
+
 def exact_command() -> str:
-    """The command line of this process, its script named as seen from where it was started."""
+    """The command line of this process, its script named as seen from where it was started.
+
+    A token is left out.
+    """
     # an absolute path says where it lay here, and nothing to a stranger
     script = os.path.relpath(sys.argv[0]) if os.path.exists(sys.argv[0]) else sys.argv[0]
     # the batch size depends on it, and a launcher's own flags are not in argv
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     count = ["--num_processes", str(processes)] if processes > 1 else []
-    return shlex.join(["accelerate", "launch", *count, script, *sys.argv[1:]])
+    return shlex.join(["accelerate", "launch", *count, script, *_without_token(sys.argv[1:])])
 
 
 def metrics_of(output_dir: str | Path, log_history: list[dict]) -> dict[str, float]:
@@ -84,6 +101,7 @@ def write_model_card(
     command: str,
     step: str = "sft",
     name: str | None = None,
+    record: dict | None = None,
 ) -> None:
     """Writes `README.md` into a model folder.
 
@@ -94,6 +112,7 @@ def write_model_card(
         command: what was typed.
         step: sft, reward or ppo.
         name: Hub id of the model, where it has one.
+        record: the folder's `run.json`.
     """
     is_adapter = (Path(output_dir) / "adapter_config.json").is_file()
     # the Hub refuses a card whose metadata name something it cannot know
@@ -117,7 +136,7 @@ def write_model_card(
 Made by {TITLES[step]} with instruct-recipes.
 
 - Base model: `{base_model}`{where}
-{_lines(f"- Data: `{source}`" for source in datasets)}
+{_lines(f"- Data: `{source}`" for source in datasets)}{_lines(_recorded(record or {}))}
 ## Metrics
 
 {_table(metrics)}
@@ -136,6 +155,19 @@ Made by {TITLES[step]} with instruct-recipes.
     # a run killed while it writes leaves the card before
     with atomic_file(Path(output_dir) / "README.md") as beside:
         ModelCard(text).save(beside)
+
+
+def _recorded(record: dict) -> list[str]:
+    """What a run's record says beyond names: which commits, who ranked."""
+    named = {"base model": record.get("base"), **record.get("data", {})}
+    lines = [
+        f"- Commit of the {flag}: `{found['commit']}`"
+        for flag, found in named.items()
+        if found and found.get("commit")
+    ]
+    if record.get("labelers"):
+        lines.append(f"- Ranked by: {', '.join(record['labelers'])}")
+    return lines
 
 
 def _is_hub_id(source: str) -> bool:
@@ -171,6 +203,7 @@ def use_our_card(trainer, step: str, base_model: str, datasets: list[str | None]
             command=exact_command(),
             step=step,
             name=trainer.hub_model_id,
+            record=read_record(output_dir),
         )
 
     trainer.create_model_card = create_model_card

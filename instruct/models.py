@@ -68,7 +68,7 @@ def _from_pretrained(
         dtype = getattr(torch, dtype)
     name = model_args.model_name_or_path
     try:
-        return auto_class.from_pretrained(
+        loaded = auto_class.from_pretrained(
             name,
             dtype=dtype,
             attn_implementation=model_args.attn_implementation,
@@ -81,6 +81,15 @@ def _from_pretrained(
         raise UserError(
             f"{name}: cannot be loaded as {auto_class.__name__}: {_first_line(error)}"
         ) from error
+    # with output_loading_info it is a pair
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model.loaded_revision = model_args.model_revision
+    return loaded
+
+
+def revision_of(model: PreTrainedModel) -> str | None:
+    """The revision that a model was loaded at by this module."""
+    return getattr(model, "loaded_revision", None)
 
 
 def load_causal_lm(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -117,6 +126,16 @@ def load_sequence_classifier(
     return model
 
 
+def _base_of(adapter, path: str, dtype: str, base: str | None = None) -> ModelConfig:
+    """The model to load: an adapter's base, at the revision it was trained on, else `path`."""
+    if adapter is None:
+        return ModelConfig(model_name_or_path=base or path, dtype=dtype)
+    name = base or adapter.base_model_name_or_path
+    # a base that has moved has no such revision
+    revision = adapter.revision if base is None else None
+    return ModelConfig(model_name_or_path=name, model_revision=revision or "main", dtype=dtype)
+
+
 def load_policy(
     path: str, dtype: str = "float32", trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -127,10 +146,11 @@ def load_policy(
     # imported here: a plain model needs no PEFT
     from peft import PeftConfig, PeftModel
 
-    adapter = (Path(path) / "adapter_config.json").is_file()
-    base = PeftConfig.from_pretrained(path).base_model_name_or_path if adapter else path
-    model = load_causal_lm(ModelConfig(model_name_or_path=base, dtype=dtype), trust_remote_code)
-    if adapter:
+    adapter = None
+    if (Path(path) / "adapter_config.json").is_file():
+        adapter = PeftConfig.from_pretrained(path)
+    model = load_causal_lm(_base_of(adapter, path, dtype), trust_remote_code)
+    if adapter is not None:
         # merged: sampling token by token would pay for the adapter at each of them
         model = PeftModel.from_pretrained(model, path).merge_and_unload()
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
@@ -291,14 +311,13 @@ def load_reward(
         peft_config = PeftConfig.from_pretrained(path)
     except ValueError:
         peft_config = None  # a full model
-    base = base or (peft_config.base_model_name_or_path if peft_config else path)
+    source = _base_of(peft_config, path, dtype, base)
     # the head this makes is random: the adapter, or the checkpoint, brings the trained one
-    model = load_sequence_classifier(
-        ModelConfig(model_name_or_path=base, dtype=dtype), trust_remote_code
-    )
+    model = load_sequence_classifier(source, trust_remote_code)
     if peft_config is not None:
         model = PeftModel.from_pretrained(model, path)
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     # transformers' own forward refuses a batch without it
     model.config.pad_token_id = tokenizer.pad_token_id
-    return RewardModel(model.to(device) if device else model, tokenizer, reward_bias(path), base)
+    model = model.to(device) if device else model
+    return RewardModel(model, tokenizer, reward_bias(path), source.model_name_or_path)

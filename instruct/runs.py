@@ -1,20 +1,43 @@
-"""A run from start to end: is it finished, where does it resume, and what is on disk before a push.
+"""A run from start to end: whose folder is it, where does it resume, what is on disk before a push.
 
 Every recipe run again with the same `--output_dir` continues from its last whole checkpoint.
 A recipe asks `already_finished`, trains by `train_or_resume` and ends in `finish`.
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import transformers.trainer
 from accelerate import PartialState
+from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from instruct.checkpoints import checkpoint_to_resume
-from instruct.files import write_json
+from instruct.files import UserError, write_json
+from instruct.fingerprints import is_same
+from instruct.folders import claim
+from instruct.run_record import (
+    differences,
+    on_main,
+    other_versions,
+    read_record,
+    remove_written,
+    would_be_overwritten,
+    write_record,
+)
 
 FINISHED = "finished.json"
+PUSHED = "pushed.json"
+# By one of these a folder is known as one of ours, where an older version wrote no run.json.
+MARKS = (FINISHED, "trainer_state.json", "training_args.bin", "adapter_config.json")
+# Besides Trainer's own `_*` and checkpoints: notes of a run, rows with what people wrote (samples,
+# scored rows), locks and files that a killed process left half-written.
+NOT_PUSHED = (
+    "run.json", PUSHED, "*.jsonl", "*.jsonl.gz", "*.parquet", "*.csv", "*.lock", "*.part", "*.old",
+    ".*", "*/.*",
+)  # fmt: skip
 
 ################
 # Start
@@ -26,17 +49,90 @@ def is_finished(output_dir: str | Path) -> bool:
     return (Path(output_dir) / FINISHED).is_file()
 
 
-def already_finished(args: TrainingArguments) -> bool:
-    """`is_finished`, said to the user."""
-    if not is_finished(args.output_dir):
+def already_finished(args: TrainingArguments, record: dict) -> bool:
+    """Whether the run asked for is done. Pushes it where only that is left to do.
+
+    With `--overwrite_output_dir` the earlier run is removed, and nothing is done.
+
+    Raises:
+        UserError: the folder holds another run than `record`, or what is no run; a push failed.
+    """
+    finished = on_main(lambda: _look_into(args, record))
+    if finished and args.push_to_hub and not _is_pushed(args):
+        push(args)
+    return finished
+
+
+def _look_into(args: TrainingArguments, record: dict) -> bool:
+    folder = Path(args.output_dir)
+    claim(folder)  # held until the command ends
+    base = record["base"]
+    if base is not None and Path(base["name"]).is_dir() and folder.is_dir():
+        if Path(base["name"]).samefile(folder):
+            raise UserError(f"--output_dir {folder} is the base model; give a folder of its own")
+    _check_checkpoint(args.resume_from_checkpoint, record)
+    found = read_record(folder)
+    if found is None:
+        _check_unrecorded(folder, args.overwrite_output_dir)
+    elif args.overwrite_output_dir:
+        remove_written(folder, found)
+    else:
+        _check_same(folder, found, record)
+    if not is_finished(folder):
         return False
-    print(f"{args.output_dir} holds a finished run; delete it to train again")
+    print(f"{folder} holds a finished run; --overwrite_output_dir True trains it again")
     return True
 
 
-def train_or_resume(trainer: Trainer) -> None:
-    """Trains to the end, from the last whole checkpoint where there is one."""
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(trainer.args))
+def _check_checkpoint(asked: str | None, record: dict) -> None:
+    """A checkpoint of another folder by `--resume_from_checkpoint` is of the same base model."""
+    # the flag's other values are the words true and false
+    found = read_record(Path(asked).parent) if asked and Path(asked).is_dir() else None
+    if found is not None and not is_same(found["base"], record["base"]):
+        was = (found["base"] or {}).get("name")
+        raise UserError(
+            f"--resume_from_checkpoint {asked} is of another base model, {was}; "
+            "give that by --model_name_or_path, or another checkpoint"
+        )
+
+
+def _check_unrecorded(folder: Path, overwrite: bool) -> None:
+    """A folder without `run.json`: empty, of an older version of this repo, or somebody's own."""
+    there = would_be_overwritten(folder)
+    if not there:
+        return
+    ours = [name for name in there if name in MARKS or name.startswith("checkpoint-")]
+    if not ours:
+        raise UserError(
+            f"--output_dir {folder} holds {', '.join(there[:3])}, which no run of this repo wrote; "
+            "give another folder"
+        )
+    if overwrite:
+        raise UserError(
+            f"{folder} has no run.json that says what its run wrote, so nothing is removed; "
+            "delete it, or give another --output_dir"
+        )
+    print(f"{folder} has no run.json: nothing is recorded of its base, data and flags")
+
+
+def _check_same(folder: Path, found: dict, record: dict) -> None:
+    if changes := differences(found, record):
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        raise UserError(
+            f"{folder} holds another run: {'; '.join(changes[:3])}{more}; to start over add "
+            "--overwrite_output_dir True, or give another --output_dir"
+        )
+    if versions := other_versions(found, record):
+        print(f"{folder} was begun with other versions: {'; '.join(versions)}")
+
+
+def train_or_resume(trainer: Trainer, record: dict) -> None:
+    """Writes `run.json`, then trains to the end, from the last whole checkpoint where one is."""
+    if trainer.is_world_process_zero():
+        write_record(trainer.args.output_dir, record)
+    with private_files_kept():
+        checkpoint = checkpoint_to_resume(trainer.args, trainer.checkpoint_files)
+        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 ################
@@ -65,7 +161,8 @@ def _push_held_back(args: TrainingArguments) -> Iterator[None]:
 def finish(trainer: Trainer, save_extras: Callable[[Path], None] | None = None) -> None:
     """Writes everything a run leaves behind, then pushes it where `--push_to_hub` is on.
 
-    The push comes last, so that a Hub that cannot be reached costs nothing that was trained.
+    The push comes last: a Hub that cannot be reached costs nothing that was trained, and the same
+    command then only pushes.
 
     Args:
         save_extras: called with the output folder, on one process, for what only this recipe
@@ -83,7 +180,78 @@ def finish(trainer: Trainer, save_extras: Callable[[Path], None] | None = None) 
         trainer.create_model_card()  # after the extras: it shows their numbers
         mark_finished(output_dir)
     if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        push(trainer.args, trainer)
+
+
+################
+# Push
+################
+
+
+def _nothing(*args, **kwargs) -> None:
+    """In the place of what Trainer writes before it pushes."""
+
+
+class _PublicHub:
+    """A client of the Hub that uploads no file of `NOT_PUSHED`."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def __getattr__(self, name: str):
+        return getattr(self.client, name)
+
+    def upload_folder(self, *args, ignore_patterns=None, **kwargs):
+        patterns = [*(ignore_patterns or []), *NOT_PUSHED]
+        return self.client.upload_folder(*args, ignore_patterns=patterns, **kwargs)
+
+
+@contextlib.contextmanager
+def private_files_kept() -> Iterator[None]:
+    """In this block, none of Trainer's uploads (at a save, at the end) takes a private file along.
+
+    Its list of what stays is written into two of its methods; both ask this function for a client.
+    """
+    client_of = transformers.trainer.hf_api
+    transformers.trainer.hf_api = lambda: _PublicHub(client_of())
+    try:
+        yield
+    finally:
+        transformers.trainer.hf_api = client_of
+
+
+def _is_pushed(args: TrainingArguments) -> bool:
+    file = Path(args.output_dir) / PUSHED
+    return file.is_file() and json.loads(file.read_text()) == {"hub_model_id": args.hub_model_id}
+
+
+def push(args: TrainingArguments, trainer: Trainer | None = None) -> None:
+    """Pushes the output folder of a finished run as it is, and notes that it was.
+
+    Args:
+        trainer: the one that trained it, where this process has it.
+
+    Raises:
+        UserError: the Hub did not take it; the run stays finished.
+    """
+
+    def upload() -> None:
+        try:
+            pusher = trainer or Trainer(model=nn.Linear(1, 1), args=args)
+            # it would save again before it uploads: what is on disk is what was meant
+            pusher.save_model = pusher.create_model_card = _nothing
+            with private_files_kept():
+                pusher.push_to_hub()
+        # the Hub client raises many unrelated types; all mean "not pushed"
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{args.output_dir} is finished and complete, but could not be pushed to the Hub "
+                f"({reason}); the same command pushes it, without training again"
+            ) from error
+        write_json(Path(args.output_dir) / PUSHED, {"hub_model_id": args.hub_model_id})
+
+    on_main(upload)
 
 
 def end_process_group() -> None:

@@ -11,7 +11,9 @@ Killed and run again, models that have answered are not asked again.
 """
 
 import argparse
+import json
 import random
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,18 +22,19 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from data_prep.embedded import MODEL_NAME
 from instruct.arguments import load_function, parse_models
-from instruct.evaluation.report import write_report
+from instruct.evaluation.report import base_of_run, write_report
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
 from instruct.files import command, load_rows, read_jsonl, write_rows
+from instruct.fingerprints import content_of, data_identity, file_hash, hash_of, model_identity
+from instruct.folders import claim
 from instruct.generation import generate_ids
 from instruct.models import completion_logprobs, load_policy, load_reward
+from instruct.run_record import versions, write_record
 from instruct.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer
 
-# Flags that decide what a model answers and what it scores: kept answers are asked anew when one
-# of them changed.
-ASKED = ("limit", "max_new_tokens", "temperature", "seed", "input", "judge", "dtype")
+# Flags that decide what a model answers and what it scores; a batch shares its random numbers.
+ASKED = ("max_new_tokens", "temperature", "batch_size", "seed", "judge", "dtype")
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -118,15 +121,43 @@ def answer(name: str, path: str, rows: list[dict], args: argparse.Namespace) -> 
     return [answers[i] for i in range(len(rows))]
 
 
+def source_hash(judge: Callable) -> str | None:
+    """The hash of the module that a judge is written in; None where it has no source."""
+    file = getattr(sys.modules.get(judge.__module__), "__file__", None)
+    return file and file_hash(file)
+
+
+def write_run_record(models: dict[str, str], args: argparse.Namespace) -> None:
+    """`run.json`: which models, on which prompts, with which flags."""
+    flags = {name: value for name, value in vars(args).items() if name not in ("models", "input")}
+    record = {
+        "step": "evaluate",
+        "models": {name: model_identity(path) for name, path in models.items()},
+        "reward": model_identity(args.reward),
+        "data": {"input": data_identity(args.input, "test")},
+        "flags": json.loads(json.dumps(flags, default=str)),
+        "versions": versions(),
+    }
+    write_record(args.output_dir, record)
+
+
 def kept_or_new_answers(
     name: str, path: str, rows: list[dict], judge: Callable, args: argparse.Namespace
 ) -> list[dict]:
     """Answers with their `gold` score: of an earlier run that asked the same, else new ones."""
     file = args.output_dir / "answers" / f"{name}.jsonl"
-    asked = [path, *(getattr(args, flag) for flag in ASKED)]
+    # the model and the prompts by content: what lies at the same path may be another one
+    asked = hash_of(
+        {
+            "model": content_of(model_identity(path)),
+            "prompts": rows,
+            "judge": source_hash(judge),
+            **{flag: getattr(args, flag) for flag in ASKED},
+        }
+    )
     if file.is_file():
         kept = read_jsonl(file)
-        if kept[0].get("asked") == asked:
+        if kept and kept[0].get("asked") == asked:
             return kept
     answers = answer(name, path, rows, args)
     # the judge called as a reward function: one signature for both
@@ -225,9 +256,11 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     models, judge = parse_models(args.models), load_function(args.judge, "--judge")
     started = time.monotonic()
+    claim(args.output_dir)
 
     # 1. The same prompts for every model
     prompts = held_out_prompts(args.input, args.limit, args.seed)
+    write_run_record(models, args)
     answers = {
         name: kept_or_new_answers(name, path, prompts, judge, args) for name, path in models.items()
     }
@@ -248,9 +281,7 @@ def main(argv: list[str] | None = None) -> None:
         result["win_rate_by_reward_model"] = win_rates(answers, users, lambda row: row["reward"])
     result["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
 
-    # only the demo's runs have that folder, and its model is the base of all three steps
-    is_demo = args.run_dir is not None and (args.run_dir / "embedded").is_dir()
-    base = MODEL_NAME if is_demo else None
+    base = base_of_run(args.run_dir) if args.run_dir is not None else None
     write_report(args.output_dir, result, answers, args.run_dir, base)
 
 

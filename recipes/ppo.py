@@ -25,13 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trl
-from trl import get_peft_config
 
-from instruct.arguments import ModelConfig, load_function, parse
+from instruct.arguments import ModelConfig, load_function, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.files import UserError, command, data_files, load_rows
 from instruct.models import load_causal_lm, save_merged
 from instruct.processes import end_with_parent
+from instruct.run_record import on_main, read_record, record_of, write_record
 from instruct.runs import already_finished, end_process_group, finish, train_or_resume
 from instruct.tokens import load_tokenizer
 from instruct.trainers.ppo.config import SharedBasePPOConfig
@@ -71,15 +71,20 @@ class ScriptArguments(trl.ScriptArguments):
     )
 
 
+def held_out_source(script_args: ScriptArguments) -> str:
+    """`--eval_dataset`, else where --dataset_name lies."""
+    source = script_args.eval_dataset or script_args.dataset_name
+    if script_args.eval_dataset is None and Path(source).is_file():
+        return str(Path(source).parent)
+    return source
+
+
 def held_out_prompts(script_args: ScriptArguments):
     """The first `--eval_prompts` rows of `--eval_dataset`.
 
     Where that is not given: of the validation split beside a single training file.
     """
-    source = script_args.eval_dataset or script_args.dataset_name
-    split = script_args.dataset_test_split
-    if script_args.eval_dataset is None and Path(source).is_file():
-        source = Path(source).parent
+    source, split = held_out_source(script_args), script_args.dataset_test_split
     # a folder without that split would give its training rows
     if Path(source).is_dir() and not any(
         file.name.startswith(split) for file in data_files(source, split)
@@ -92,6 +97,24 @@ def held_out_prompts(script_args: ScriptArguments):
     return rows.select(range(min(len(rows), script_args.eval_prompts)))
 
 
+def data_of(script_args: ScriptArguments, training_args: SharedBasePPOConfig) -> dict:
+    """{flag: (source, split)} of what a training run reads."""
+    held_out, split = None, script_args.dataset_test_split
+    if training_args.eval_strategy != "no":
+        held_out = held_out_source(script_args)
+    return {
+        "dataset_name": (script_args.dataset_name, script_args.dataset_train_split),
+        "eval_dataset": (held_out, split),
+        "ptx_dataset": (script_args.ptx_dataset, "train"),
+    }
+
+
+def merge(training_args: SharedBasePPOConfig) -> None:
+    """Writes `merged/` from what lies in the output folder."""
+    folder = training_args.output_dir
+    save_merged(folder, folder, training_args.trust_remote_code)
+
+
 def main(
     script_args: ScriptArguments, training_args: SharedBasePPOConfig, model_args: ModelConfig
 ) -> None:
@@ -99,7 +122,13 @@ def main(
         raise UserError(
             "--dataset_name is missing: prompts as a file, a folder or a Hub dataset id"
         )
-    if already_finished(training_args):
+    parsed = (script_args, training_args, model_args)
+    adapters = {"reward_model_path": training_args.reward_model_path}
+    record = record_of("ppo", parsed, data_of(script_args, training_args), adapters)
+    if already_finished(training_args, record):
+        # asked for later: it needs no training
+        if script_args.save_merged and not (Path(training_args.output_dir) / "merged").is_dir():
+            on_main(lambda: merge(training_args))
         return
     if script_args.stock:
         stock_ppo()  # says at once where this TRL has none
@@ -130,6 +159,7 @@ def main(
     model_args.lora_dropout = 0.0
     model = load_causal_lm(model_args, training_args.trust_remote_code)
     if script_args.stock:
+        on_main(lambda: write_record(training_args.output_dir, record))
         return train_stock(
             model, tokenizer, rows, training_args, model_args, script_args.stock_value
         )
@@ -148,18 +178,22 @@ def main(
         reward_model=training_args.reward_model_path,
         reward_funcs=reward_funcs,
         ptx_dataset=ptx_rows,
-        peft_config=get_peft_config(model_args),
+        peft_config=lora_config(model_args),
     )
     sources = [script_args.dataset_name, training_args.reward_model_path, script_args.ptx_dataset]
     use_our_card(trainer, "ppo", model_args.model_name_or_path, sources)
-    train_or_resume(trainer)
+    if training_args.reward_model_path:
+        # who ranked what this reward model learned from
+        learned = read_record(training_args.reward_model_path) or {}
+        record["labelers"] = learned.get("labelers")
+    train_or_resume(trainer, record)
 
     ################
     # Save
     ################
     def save_extras(output_dir: Path) -> None:
-        if script_args.save_merged and model_args.use_peft:
-            save_merged(str(output_dir), str(output_dir), training_args.trust_remote_code)
+        if script_args.save_merged:
+            merge(training_args)
 
     finish(trainer, save_extras)
 

@@ -22,16 +22,16 @@ import trl
 from accelerate import PartialState
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
-from trl import get_peft_config
 
-from data_prep.formats.rankings import load_train_and_eval
-from instruct.arguments import ModelConfig, parse
+from data_prep.formats.rankings import held_out_source, load_train_and_eval
+from instruct.arguments import ModelConfig, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
 from instruct.files import UserError, command, load_rows, write_json, write_rows
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
 from instruct.ranking import key_of
+from instruct.run_record import labelers_of, record_of
 from instruct.runs import (
     already_finished,
     end_process_group,
@@ -134,6 +134,20 @@ def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
     return metrics
 
 
+def data_of(script_args: ScriptArguments, training_args: RankedRewardConfig) -> dict:
+    """{flag: (source, split)} of what a training run reads."""
+    source = script_args.dataset_name
+    return {
+        "dataset_name": (source, script_args.dataset_train_split),
+        "dataset_test_split": (
+            held_out_source(source, script_args.dataset_test_split),
+            script_args.dataset_test_split,
+        ),
+        "demonstrations": (script_args.demonstrations, "train"),
+        "chat_template_path": (training_args.chat_template_path, None),
+    }
+
+
 def main(
     script_args: ScriptArguments, training_args: RankedRewardConfig, model_args: ModelConfig
 ) -> None:
@@ -143,7 +157,9 @@ def main(
         raise UserError(
             "--dataset_name is missing: rankings as a file, a folder or a Hub dataset id"
         )
-    if already_finished(training_args):
+    parsed = (script_args, training_args, model_args)
+    record = record_of("reward", parsed, data_of(script_args, training_args))
+    if already_finished(training_args, record):
         return
 
     ################
@@ -196,12 +212,13 @@ def main(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=lora_config(model_args),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
     )
     sources = [script_args.dataset_name, script_args.demonstrations]
     use_our_card(trainer, "reward", model_args.model_name_or_path, sources)
-    train_or_resume(trainer)
+    record["labelers"] = labelers_of(train_dataset, eval_dataset)
+    train_or_resume(trainer, record)
 
     ################
     # Evaluate and save
@@ -215,6 +232,8 @@ def main(
     def save_extras(output_dir: Path) -> None:
         base, pad_token_id = model_args.model_name_or_path, tokenizer.pad_token_id
         head = {"bias": bias, "pad_token_id": pad_token_id, "base": base}
+        if model_args.model_revision != "main":
+            head["base_revision"] = model_args.model_revision
         write_json(output_dir / "reward_head.json", head)
         if metrics:
             write_json(output_dir / "metrics.json", metrics)

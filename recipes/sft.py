@@ -12,28 +12,41 @@ dropout stands in), and the checkpoint picked by reward-model score on validatio
 (`--select_by_reward`).
 """
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import trl
 from transformers import set_seed
-from trl import SFTTrainer, get_peft_config
 
-from instruct.arguments import HardwareDefaults, ModelConfig, parse
+from instruct.arguments import HardwareDefaults, ModelConfig, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.checkpoints import whole_checkpoints
-from instruct.files import UserError, command, load_rows, write_json
+from instruct.files import UserError, atomic_file, command, load_rows, write_json
+from instruct.folders import claim
 from instruct.generation import generate_ids
 from instruct.models import load_causal_lm, load_policy, load_reward, save_merged
 from instruct.processes import end_with_parent
+from instruct.run_record import record_of
 from instruct.runs import (
     already_finished,
     end_process_group,
     finish,
+    is_finished,
+    push,
     train_or_resume,
 )
 from instruct.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
+from instruct.trainers.sft import ResumableSFTTrainer
+
+# What a checkpoint and the output folder both hold: a model, or the adapter of one.
+WEIGHTS = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+)
 
 
 @dataclass
@@ -135,6 +148,7 @@ def mean_rewards(
 def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> None:
     """Keeps the saved checkpoint whose answers the reward model likes best, as the paper did."""
     output_dir = Path(training_args.output_dir)
+    claim(output_dir)
     # a run killed while saving leaves half a one
     checkpoints = whole_checkpoints(output_dir)
     if not checkpoints:
@@ -144,11 +158,25 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
     means = mean_rewards(checkpoints, script_args, training_args)
     best = max(means, key=means.get)
     # copied: the checkpoints stay, to select again by another reward model
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        if (output_dir / best / name).is_file():
-            (output_dir / name).write_bytes((output_dir / best / name).read_bytes())
+    for pattern in WEIGHTS:
+        for chosen in sorted((output_dir / best).glob(pattern)):
+            # whole or not at all: the folder holds a model at every moment
+            with atomic_file(output_dir / chosen.name) as beside:
+                shutil.copyfile(chosen, beside)
     save_merged(str(output_dir / best), training_args.output_dir, training_args.trust_remote_code)
     write_json(output_dir / "selected_by_reward.json", {"checkpoint": best, "mean_reward": means})
+    if training_args.push_to_hub and is_finished(output_dir):
+        push(training_args)
+
+
+def data_of(script_args: ScriptArguments, training_args: SFTConfig) -> dict:
+    """{flag: (source, split)} of what a training run reads."""
+    source, evaluates = script_args.dataset_name, training_args.eval_strategy != "no"
+    return {
+        "dataset_name": (source, script_args.dataset_train_split),
+        "dataset_test_split": (source if evaluates else None, script_args.dataset_test_split),
+        "chat_template_path": (training_args.chat_template_path, None),
+    }
 
 
 def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
@@ -159,7 +187,9 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     # before `already_finished`: it comes after training, in the same folder
     if script_args.select_by_reward:
         return select_by_reward(script_args, training_args)
-    if already_finished(training_args):
+    parsed = (script_args, training_args, model_args)
+    record = record_of("sft", parsed, data_of(script_args, training_args))
+    if already_finished(training_args, record):
         return
 
     ################
@@ -190,16 +220,16 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     model_args.lora_task_type = "CAUSAL_LM"
     # LoRA's first weights are random, and drawn before Trainer sets its seed
     set_seed(training_args.seed)
-    trainer = SFTTrainer(
+    trainer = ResumableSFTTrainer(
         model=load_causal_lm(model_args, training_args.trust_remote_code),
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        peft_config=get_peft_config(model_args),
+        peft_config=lora_config(model_args),
     )
     use_our_card(trainer, "sft", model_args.model_name_or_path, [script_args.dataset_name])
-    train_or_resume(trainer)
+    train_or_resume(trainer, record)
 
     ################
     # Save

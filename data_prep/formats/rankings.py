@@ -22,6 +22,19 @@ def load_rankings(source: str, split: str = "train", name: str | None = None) ->
     )
 
 
+def held_out_source(source: str, test_split: str) -> str | None:
+    """Where the held-out rankings of `test_split` lie, None where there is no such place.
+
+    A file or folder of that name, else `source`, where it has the split or is on the Hub.
+    """
+    if Path(test_split).exists():
+        return test_split
+    if Path(source).is_dir():
+        found = data_files(source, test_split)
+        return source if any(p.name.startswith(test_split) for p in found) else None
+    return None if Path(source).exists() else source
+
+
 def load_train_and_eval(
     source: str,
     train_split: str,
@@ -36,15 +49,14 @@ def load_train_and_eval(
     or a `fraction` of the prompts (all rankings of a prompt on one side; 0 holds nothing out).
     """
     train = load_rankings(source, train_split, name)
+    place = held_out_source(source, test_split)
     # 1. a file or folder of its own
-    if Path(test_split).exists():
+    if place == test_split:
         return train, load_rankings(test_split)
     # 2. a split of that name: in the folder, or on the Hub
-    if Path(source).is_dir() and any(
-        p.name.startswith(test_split) for p in data_files(source, test_split)
-    ):
+    if place and Path(place).is_dir():
         return train, load_rankings(source, test_split)
-    if not Path(source).exists():
+    if place:
         try:
             return train, load_rankings(source, test_split, name)
         except UserError as error:

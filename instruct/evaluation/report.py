@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from instruct.files import atomic_file, write_json, write_rows
+from instruct.run_record import read_record
 
 # Our name of a curve -> the trainer's name in its log.
 PPO_KEYS = {
@@ -24,6 +25,7 @@ PPO_TITLES = {
     "length": "response tokens",
     "eos_rate": "share of responses that end",
 }
+SHOWN_LABELERS = 5  # names in a sentence
 SHOWN_ANSWERS = 12  # prompts in the table of answers side by side
 
 ################
@@ -41,6 +43,31 @@ def _logged(step_dir: Path, key: str) -> list[dict]:
     """The entries of a trainer's log that hold `key`."""
     history = _read(step_dir / "trainer_state.json").get("log_history", [])
     return [entry for entry in history if key in entry]
+
+
+def _ranked_by(run_dir: Path) -> str | None:
+    """Who ranked what the reward model learned from, as its run recorded; None: not recorded."""
+    labelers = (read_record(run_dir / "reward") or {}).get("labelers")
+    if not labelers:
+        return None
+    names = ["the scripted labeler" if name == "scripted" else name for name in labelers]
+    more = f" and {len(names) - SHOWN_LABELERS} more" if len(names) > SHOWN_LABELERS else ""
+    return ", ".join(names[:SHOWN_LABELERS]) + more
+
+
+def base_of_run(run_dir: Path) -> str | None:
+    """What a report says of the base model, as the first step recorded it; None: not recorded."""
+    steps = (run_dir / step for step in ("sft", "reward", "ppo"))
+    first = next((step for step in steps if read_record(step)), None)
+    base = (read_record(first) or {}).get("base") if first else None
+    if base is None:
+        return None
+    # a model that one of our commands made is described beside it
+    made = read_record((first / base["path"]).parent) if "path" in base else None
+    made = (made or {}).get("model") or {"name": base["name"], "instruction_tuned": False}
+    commit = f" at commit `{base['commit']}`" if base.get("commit") else ""
+    tuned = ", so already instruction-tuned before step 1" if made["instruction_tuned"] else ""
+    return f"**{made['name']}**{commit}{tuned}"
 
 
 def _seconds(file: Path) -> dict[str, float]:
@@ -72,6 +99,7 @@ def collect_run(run_dir: Path) -> dict:
         "data": {key: prompts[key] for key in wanted if key in prompts},
         "sft": losses,
         "reward": _read(run_dir / "reward" / "metrics.json"),
+        "ranked_by": _ranked_by(run_dir),
         "ppo": {"steps": steps},
         "seconds": _seconds(run_dir / "seconds.tsv"),
     }
@@ -144,11 +172,12 @@ def _steps_section(report: dict) -> list[str]:
         accuracy, low, high = (
             100 * reward[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
         )
+        ranked_by = report.get("ranked_by") or "labelers that were not recorded"
         lines += [
             "## Step 2: reward model",
             "",
             f"Held-out accuracy {accuracy:.1f} % [{low:.1f}, {high:.1f}] "
-            f"on {reward['n_pairs']} pairs ranked by {report['judge']}.",
+            f"on {reward['n_pairs']} pairs ranked by {ranked_by}.",
             "",
         ]
     if steps := report.get("ppo", {}).get("steps"):
@@ -207,7 +236,7 @@ def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> 
     lines = ["# From prompt log to PPO: what this run did", ""]
     # said first: what such a model can do is not the work of these steps
     if base:
-        lines += [f"Base model: **{base}**, so already instruction-tuned before step 1.", ""]
+        lines += [f"Base model: {base}.", ""]
     lines += _steps_section(report) + _comparison_section(report) + _answers_section(answers)
     if seconds := report.get("seconds"):
         lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
@@ -253,7 +282,7 @@ def write_report(
         result: what the evaluation found (`judge`, `models`, `win_rate`…, `seconds`).
         answers: {model: rows}.
         run_dir: the run whose steps are told as well.
-        base: name of an instruction-tuned base model, to be said at the top.
+        base: what is said of the base model at the top, see `base_of_run`.
     """
     # 1. What the steps left, under what the evaluation found
     run = collect_run(run_dir) if run_dir else {}
@@ -262,14 +291,15 @@ def write_report(
     # 2. Files for machines and for people
     if report.get("ppo", {}).get("steps"):
         plot_ppo(report["ppo"]["steps"], output_dir / "ppo.png")
+    write_json(output_dir / "report.json", report)
+    with atomic_file(output_dir / "report.md") as beside:
+        beside.write_text(markdown(report, answers, base), encoding="utf-8")
     # `asked` is the cache's own note
     rows = [
         {k: v for k, v in r.items() if k != "asked"} for found in answers.values() for r in found
     ]
+    # last of all: demo.sh takes it for the sign that the rest is there
     write_rows(output_dir / "answers.jsonl", rows)
-    write_json(output_dir / "report.json", report)
-    with atomic_file(output_dir / "report.md") as beside:
-        beside.write_text(markdown(report, answers, base), encoding="utf-8")
     # 3. The terminal
     print_summary(report)
     print(f"report: {output_dir / 'report.md'}")

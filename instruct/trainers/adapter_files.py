@@ -8,7 +8,8 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from instruct.models import load_reward
+from instruct.fingerprints import hub_commit
+from instruct.models import load_reward, revision_of
 
 
 def part_of(state: dict | None, prefix: str) -> dict | None:
@@ -42,7 +43,14 @@ def shares_base(reward_path: str, model: PreTrainedModel) -> bool:
         config = PeftConfig.from_pretrained(reward_path)
     except ValueError:
         return False  # a full model
-    return _same_place(config.base_model_name_or_path, model.name_or_path)
+    if not _same_place(config.base_model_name_or_path, model.name_or_path):
+        return False
+    if Path(model.name_or_path).is_dir():
+        return True
+    # on the Hub, one name stands for several models
+    revisions = [revision or "main" for revision in (config.revision, revision_of(model))]
+    theirs, ours = (hub_commit(model.name_or_path, name) or name for name in revisions)
+    return theirs == ours
 
 
 def reward_beside(reward_model, base: PreTrainedModel, device):

@@ -105,6 +105,42 @@ def test_the_three_steps_push_with_cards_that_say_how(
     assert (tmp_path / "hub/me/tiny-ppo/value/value_head.safetensors").is_file()
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_no_upload_takes_private_files_along(
+    tmp_path, hub, monkeypatch, tiny_model, demonstrations
+):
+    """At each save and at the end: rows with what people wrote, notes of the run, half a file."""
+    data, out = write_jsonl(tmp_path / "d.jsonl", demonstrations), tmp_path / "out"
+    out.mkdir()
+    private = ("samples.jsonl", "scored.jsonl", "run.json", ".model.safetensors.7.part", "x.lock")
+    for name in private:
+        if name != "run.json":
+            (out / name).write_text("private")
+    seen, original = [], hub.upload_folder
+
+    def upload_folder(**kwargs):
+        done = original(**kwargs)
+        seen.append({path.name for path in (hub.folder / kwargs["repo_id"]).rglob("*")})
+        return done
+
+    hub.upload_folder = upload_folder
+    # notes of an earlier version's run: the folder is ours
+    (out / "trainer_state.json").write_text("{}")
+    sft.cli([
+        "--model_name_or_path", tiny_model, "--dataset_name", data, "--output_dir", str(out),
+        "--push_to_hub", "--hub_model_id", "me/tiny", "--save_strategy", "steps",
+        "--save_steps", "1", "--report_to", "none", *COMMON,
+    ])  # fmt: skip
+    assert len(seen) == 2 and "adapter_model.safetensors" in seen[0] & seen[1]
+    assert (out / "run.json").is_file() and not (seen[0] | seen[1]) & set(private)
+
+
+def test_a_token_is_left_out_of_the_command(monkeypatch):
+    for way in (["--hub_token", "hf_x"], ["--hub-token=hf_x"], ["--hub_tok", "hf_x"]):
+        monkeypatch.setattr(sys, "argv", ["recipes/sft.py", "--a", "1", *way, "--b", "2"])
+        assert exact_command() == "accelerate launch recipes/sft.py --a 1 --b 2"
+
+
 def test_hub_ids_become_metadata(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setattr(sys, "argv", ["recipes/sft.py", "--output_dir", "a b"])

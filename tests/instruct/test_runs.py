@@ -8,25 +8,33 @@ from types import SimpleNamespace
 import pytest
 from conftest import REPO, SCRIPT_ENV, write_jsonl
 
+from instruct.files import UserError
 from instruct.runs import already_finished, finish, mark_finished
 
 
-def arguments(folder, resume_from_checkpoint=None):
-    return SimpleNamespace(output_dir=str(folder), resume_from_checkpoint=resume_from_checkpoint)
-
-
 def test_a_finished_run_is_said_to_be_one(tmp_path, capsys):
-    assert not already_finished(arguments(tmp_path)) and capsys.readouterr().out == ""
-    mark_finished(tmp_path)
-    assert already_finished(arguments(tmp_path))
-    assert "holds a finished run; delete it to train again" in capsys.readouterr().out
+    record = {"step": "sft", "base": None}
+    args = SimpleNamespace(
+        output_dir=str(tmp_path / "run"),
+        resume_from_checkpoint=None,
+        overwrite_output_dir=False,
+        push_to_hub=False,
+    )
+    assert not already_finished(args, record) and capsys.readouterr().out == ""
+    mark_finished(tmp_path / "run")
+    assert already_finished(args, record)
+    said = capsys.readouterr().out
+    assert "holds a finished run; --overwrite_output_dir True trains it again" in said
+    assert "has no run.json: nothing is recorded" in said  # of an earlier version
 
 
 class Recorder:
     """A trainer that writes down what it is asked for; as Trainer does, it pushes when it saves."""
 
     def __init__(self, folder, push_to_hub: bool, rank: int = 0):
-        self.args = SimpleNamespace(output_dir=str(folder), push_to_hub=push_to_hub)
+        self.args = SimpleNamespace(
+            output_dir=str(folder), push_to_hub=push_to_hub, hub_model_id="you/name"
+        )
         self.rank, self.folder, self.calls = rank, folder, []
 
     def save_model(self):
@@ -63,7 +71,7 @@ def test_a_push_that_fails_leaves_a_finished_run(tmp_path):
         raise ConnectionError("the Hub is away")
 
     trainer.push_to_hub = away
-    with pytest.raises(ConnectionError):
+    with pytest.raises(UserError, match="the Hub is away.*; the same command pushes it"):
         finish(trainer)
     assert trainer.calls == ["model", "state", "card"]
     assert (tmp_path / "finished.json").is_file()

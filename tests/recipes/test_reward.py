@@ -59,7 +59,7 @@ def test_files_metrics_and_what_is_learned(
     assert {p.name for p in out.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors",
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-        "reward_head.json", "metrics.json", "finished.json", "README.md",
+        "reward_head.json", "metrics.json", "finished.json", "README.md", "run.json",
         "trainer_state.json", "training_args.bin",
         "checkpoint-3", "checkpoint-6", "checkpoint-9", "checkpoint-12",
     }  # fmt: skip
@@ -315,6 +315,8 @@ def test_killed_and_run_again_it_continues(arguments, tmp_path):
     done = max(
         int(p.name[11:]) for p in out.glob("checkpoint-*") if (p / "trainer_state.json").is_file()
     )
+    # with other epochs it is another run, unless nothing is recorded of the first
+    (out / "run.json").unlink()
     cli([*arguments, "--num_train_epochs", str(done // 3 + 1)])
     steps = [e["step"] for e in history_of(out) if "loss" in e]
     assert (

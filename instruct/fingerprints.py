@@ -1,0 +1,181 @@
+"""What a file, a model or a data set is, by its content: what stands at the same path may change.
+
+Hashes of large files are kept in a small file under the user's cache folder, so that the next
+command need not compute them again.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from instruct.files import ENDINGS, UserError, atomic_file, data_files
+
+KEPT_FROM = 2**20  # bytes; hashing a smaller file takes no longer than looking its hash up
+KEPT_FILES = 5000  # hashes, the newest
+SETTLED = 2_000_000_000  # ns; a file changed less long ago may change again at the same time stamp
+# The files of a folder that decide what its model answers; none of them is a run's own note.
+MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "reward_head.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.py",
+)
+
+################
+# Files
+################
+
+
+def cache_folder() -> Path:
+    """This project's folder under the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instruct-recipes"
+
+
+def _kept_hashes() -> dict[str, str]:
+    # a cache: unreadable, damaged or not there, its hashes are computed anew
+    try:
+        kept = json.loads((cache_folder() / "hashes.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _keep_hash(key: str, digest: str) -> None:
+    kept = {**_kept_hashes(), key: digest}
+    newest = dict(list(kept.items())[-KEPT_FILES:])
+    # a read-only home or a full disk costs time at the next command, nothing else
+    with contextlib.suppress(OSError), atomic_file(cache_folder() / "hashes.json") as beside:
+        beside.write_text(json.dumps(newest))
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    found = os.stat(path)
+    # ctime as well: bytes written in place with the old mtime set again do not hide
+    key = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+    large = found.st_size >= KEPT_FROM
+    if large and (known := _kept_hashes().get(key)):
+        return known
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if large and time.time_ns() - found.st_ctime_ns > SETTLED:
+        _keep_hash(key, digest)
+    return digest
+
+
+def hash_of(value) -> str:
+    """SHA-256 of a JSON value, in hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def files_hash(files: Iterable[Path]) -> str:
+    """One hash for several files in their order, whatever their names."""
+    return hash_of([file_hash(file) for file in files])
+
+
+################
+# Models and data sets
+################
+
+
+def hub_commit(repo_id: str, revision: str | None = None, repo_type: str = "model") -> str | None:
+    """The commit that a revision of a Hub repository stands for; None where nobody can say.
+
+    Asked of the Hub, else of what lies in its cache here.
+    """
+    # imported here: commands that read local files need no Hub client
+    from huggingface_hub import HfApi, constants
+
+    revision = revision or "main"
+    try:
+        return HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type).sha
+    # many unrelated types; all mean "no answer", and the cache below may have one
+    except Exception:
+        name = "--".join([f"{repo_type}s", *repo_id.split("/")])
+        folder = Path(constants.HF_HUB_CACHE) / name
+    reference = folder / "refs" / revision
+    if reference.is_file():
+        return reference.read_text().strip()
+    return revision if (folder / "snapshots" / revision).is_dir() else None
+
+
+def model_identity(name: str | None, revision: str | None = None) -> dict | None:
+    """What identifies a model or adapter: its `commit` on the Hub or a `sha256` of its files.
+
+    An adapter's base belongs to it. None of None.
+
+    Raises:
+        UserError: an adapter whose configuration cannot be read.
+    """
+    if not name:
+        return None
+    folder = Path(name)
+    if not folder.is_dir():
+        return {"name": name, "commit": hub_commit(name, revision)}
+    # "tokenizer*" and "*.model" may find one file twice
+    files = sorted({f for pattern in MODEL_FILES for f in folder.glob(pattern) if f.is_file()})
+    parts = {file.name: file_hash(file) for file in files}
+    config = folder / "adapter_config.json"
+    if config.is_file():
+        try:
+            adapter = json.loads(config.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(
+                f"{config}: not a JSON file ({error}); copy that adapter anew"
+            ) from error
+        base = model_identity(adapter.get("base_model_name_or_path"), adapter.get("revision"))
+        parts["base"] = content_of(base)
+    return {"name": name, "sha256": hash_of(parts)}
+
+
+def data_identity(source: str | Path | None, split: str | None = None) -> dict | None:
+    """What identifies a split of data: its `commit` on the Hub or a `sha256` of its files.
+
+    None of None.
+
+    Raises:
+        UserError: a folder without a data file.
+    """
+    if not source:
+        return None
+    name, path = str(source), Path(source)
+    if path.is_file():
+        return {"name": name, "sha256": files_hash([path])}
+    if path.is_dir():
+        return {"name": name, "sha256": files_hash(data_files(path, split))}
+    # a file that is not there is told by who reads it
+    asked = not name.endswith(tuple(ENDINGS))
+    return {"name": name, "commit": hub_commit(name, repo_type="dataset") if asked else None}
+
+
+def content_of(identity: dict | None) -> str | None:
+    """What a cache is keyed by: hash or commit, and the name where neither is known."""
+    if identity is None:
+        return None
+    return identity.get("sha256") or identity.get("commit") or identity["name"]
+
+
+def is_same(one: dict | None, other: dict | None) -> bool:
+    """Whether two identities are one thing; by name only where one of them is not known better."""
+    if one is None or other is None:
+        return one is other
+    for key in ("sha256", "commit"):
+        if one.get(key) and other.get(key):
+            return one[key] == other[key]
+    known = [bool(identity.get("sha256") or identity.get("commit")) for identity in (one, other)]
+    # two kinds of identity, a folder and a Hub id, cannot be compared
+    return not all(known) and one["name"] == other["name"]

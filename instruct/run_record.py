@@ -1,0 +1,298 @@
+"""`run.json`: what a run is, written into its output folder before anything else.
+
+Resume, caches, report and cards ask it: which base model and data (by content, not by name), with
+which flags, on how many processes, by which versions. A folder holds one run: the same command
+continues it, another one is refused in one sentence that names the difference.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable
+from enum import Enum
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from instruct.files import UserError, write_json
+from instruct.fingerprints import data_identity, is_same, model_identity
+
+RECORD = "run.json"
+VERSIONS_OF = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+# Flags that do not change the result, and those that stand in the record by what they name.
+UNRECORDED = (
+    # logging and tracking
+    "logging_*", "log_level*", "log_on_each_node", "report_to", "run_name", "project", "trackio_*",
+    "disable_tqdm", "include_num_input_tokens_seen", "skip_memory_metrics", "debug", "sample_every",
+    "sample_rows",
+    # saving and pushing
+    "output_dir", "overwrite_output_dir", "save_*", "enable_jit_checkpoint", "push_to_hub", "hub_*",
+    # workers and hardware
+    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
+    "dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataset_num_proc",
+    "use_cpu", "local_rank", "ddp_timeout",
+    # how to go on, and what stops a run
+    "resume_from_checkpoint", "restore_callback_states_from_checkpoint", "do_*", "watchdog*",
+    "max_kl", "min_kl", "min_entropy", "min_length", "min_eos_rate", "max_clipfrac",
+    "min_explained_variance",
+    # asked of a finished run
+    "select_*", "score", "score_output",
+    # by what they name
+    "model_name_or_path", "model_revision", "reward_model_path", "dataset_name", "demonstrations",
+    "eval_dataset", "ptx_dataset", "chat_template_path",
+)  # fmt: skip
+# What the recipes and Trainer write into an output folder; also in its sub-folders below.
+WRITES_FILES = (
+    "README.md", "run.json", "finished.json", "pushed.json", "metrics.json", "reward_head.json",
+    "selected_by_reward.json", "samples.jsonl", "trainer_state.json", "training_args.bin",
+    "all_results.json", "train_results.json", "eval_results.json", "ppo_state.json",
+    "adapter_config.json", "adapter_model*.safetensors", "value_head.safetensors",
+    "model*.safetensors", "model.safetensors.index.json", "ema.safetensors", "config.json",
+    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
+    "chat_template*", "vocab*", "merges.txt", "optimizer*", "scheduler*", "rng_state*",
+    "scaler.pt", "latest", "zero_to_fp32.py", "pytorch_model*", "files.json", "carried.json",
+    ".written",
+)  # fmt: skip
+WRITES_FOLDERS = ("checkpoint-*", "merged", "value")
+# Written by sharded training inside a checkpoint, whole.
+SHARDS = ("global_step*", "pytorch_model_fsdp_*", "optimizer_*")
+
+################
+# One answer for all processes
+################
+
+
+def on_main(function: Callable):
+    """What `function` returns on the main process, on every process.
+
+    Raises:
+        UserError: on every process, where it was raised on the main one.
+    """
+    answer = [None, None]
+    if PartialState().is_main_process:
+        try:
+            answer[0] = function()
+        except UserError as error:
+            answer[1] = str(error)
+    # a process that raises alone leaves the others waiting
+    broadcast_object_list(answer)
+    value, message = answer
+    if message is not None:
+        raise UserError(message)
+    return value
+
+
+################
+# What a run is
+################
+
+
+def _plain(value):
+    """A flag's value as JSON has it."""
+    if isinstance(value, Enum):
+        return value.value
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return str(value)
+
+
+def recorded_flags(*parsed) -> dict:
+    """{flag: value in effect} of parsed dataclasses, less `UNRECORDED`.
+
+    Whether a value was typed, came by YAML or is the default makes no difference.
+    """
+    flags = {
+        field.name: getattr(arguments, field.name)
+        for arguments in parsed
+        for field in dataclasses.fields(arguments)
+        if not field.name.startswith("_")
+        and not any(fnmatch(field.name, pattern) for pattern in UNRECORDED)
+    }
+    return json.loads(json.dumps(flags, default=_plain))
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{n: metadata.version(n) for n in VERSIONS_OF}}
+
+
+def _with_path(identity: dict | None, output_dir: Path) -> dict | None:
+    """A local folder's identity with its path, seen from the output folder where they are near."""
+    if identity is None or "sha256" not in identity:
+        return identity
+    here, there = output_dir.resolve(), Path(identity["name"]).resolve()
+    # one tree: the folder around the output, or where the command was started
+    for root in (here.parent, Path.cwd()):
+        if here.is_relative_to(root) and there.is_relative_to(root):
+            # one that is moved as a whole is still right
+            return {**identity, "path": os.path.relpath(there, here)}
+    return {**identity, "path": str(there)}
+
+
+def record_of(
+    step: str,
+    parsed: tuple,
+    data: dict[str, tuple[str | None, str | None]],
+    adapters: dict[str, str | None] | None = None,
+) -> dict:
+    """The record of a training run, as its command asks for it. The same on every process.
+
+    Args:
+        step: sft, reward or ppo.
+        parsed: the recipe's arguments, as parsed: script, training, model.
+        data: {flag: (source, split)} of what is read; a source of None is recorded as such.
+        adapters: {flag: folder or Hub id} of further models.
+    """
+    _, training_args, model_args = parsed
+    output_dir = Path(training_args.output_dir)
+
+    def look() -> dict:
+        base = model_identity(model_args.model_name_or_path, model_args.model_revision)
+        if base is not None:
+            base["revision"] = model_args.model_revision
+        models = {flag: model_identity(name) for flag, name in (adapters or {}).items()}
+        return {
+            "step": step,
+            "base": _with_path(base, output_dir),
+            "adapters": {flag: _with_path(model, output_dir) for flag, model in models.items()},
+            "data": {flag: data_identity(*place) for flag, place in data.items()},
+            "labelers": None,  # known once the data are read
+            "seed": training_args.seed,
+            "world_size": PartialState().num_processes,
+            "flags": recorded_flags(*parsed),
+            "versions": versions(),
+            "writes": [*WRITES_FILES, *(f"{folder}/" for folder in WRITES_FOLDERS)],
+        }
+
+    return on_main(look)
+
+
+def labelers_of(*datasets) -> list[str] | None:
+    """Who ranked, by the rankings' `labeler` column; None where it is not recorded."""
+    columns = [rows["labeler"] for rows in datasets if rows and "labeler" in rows.column_names]
+    return sorted({str(name) for column in columns for name in column if name}) or None
+
+
+################
+# Comparing two
+################
+
+
+def _shown(value) -> str:
+    """A flag's value as a person would type it."""
+    if isinstance(value, float) and value and abs(value) < 1e-2:
+        mantissa, _, exponent = f"{value:.6e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return str(value)
+
+
+def _identity_change(flag: str, was: dict | None, now: dict | None) -> str:
+    was, now = was or {"name": None}, now or {"name": None}
+    if was["name"] != now["name"]:
+        return f"--{flag} was {was['name']}, is {now['name']}"
+    if was.get("commit") and now.get("commit"):
+        return f"--{flag} {now['name']} was at commit {was['commit']}, is at {now['commit']}"
+    return f"--{flag} {now['name']} holds other files than it did"
+
+
+def differences(found: dict, now: dict) -> list[str]:
+    """What tells two records apart, each as "--flag was X, is Y"; versions do not count."""
+    changes = []
+    if found["step"] != now["step"]:
+        changes.append(f"the step was {found['step']}, is {now['step']}")
+    groups = [({"model_name_or_path": found["base"]}, {"model_name_or_path": now["base"]})]
+    groups += [(found[group], now[group]) for group in ("adapters", "data")]
+    for old, new in groups:
+        changes += [
+            _identity_change(flag, old.get(flag), new.get(flag))
+            for flag in {**old, **new}
+            if not is_same(old.get(flag), new.get(flag))
+        ]
+    old = {**found["flags"], "num_processes": found["world_size"]}
+    new = {**now["flags"], "num_processes": now["world_size"]}
+    # a flag that only one version of the libraries has is a difference of versions
+    changes += [
+        f"--{flag} was {_shown(old[flag])}, is {_shown(new[flag])}"
+        for flag in old
+        if flag in new and old[flag] != new[flag]
+    ]
+    return changes
+
+
+def other_versions(found: dict, now: dict) -> list[str]:
+    """The libraries that have changed since, each as "name was X, is Y"."""
+    old, new = found["versions"], now["versions"]
+    return [
+        f"{name} was {old.get(name)}, is {new[name]}" for name in new if old.get(name) != new[name]
+    ]
+
+
+################
+# The file
+################
+
+
+def read_record(output_dir: str | Path) -> dict | None:
+    """The record of a folder; None where it has none.
+
+    Raises:
+        UserError: it is there and cannot be read.
+    """
+    file = Path(output_dir) / RECORD
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} cannot be read ({error}), so nobody can say what run this folder holds; "
+            "give another --output_dir, or delete that file if you know"
+        ) from error
+
+
+def write_record(output_dir: str | Path, record: dict) -> None:
+    """Writes `run.json`."""
+    write_json(Path(output_dir) / RECORD, record)
+
+
+def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
+
+
+def would_be_overwritten(output_dir: str | Path) -> list[str]:
+    """What lies in a folder under the names a run writes."""
+    folder = Path(output_dir)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(name for name in names if _is_one_of(name, WRITES_FILES + WRITES_FOLDERS))
+
+
+def remove_written(output_dir: str | Path, record: dict) -> None:
+    """Removes what a run wrote, by its record, which goes last; everything else stays."""
+    folder = Path(output_dir)
+    files = [name for name in record["writes"] if not name.endswith("/") and name != RECORD]
+    folders = [name.rstrip("/") for name in record["writes"] if name.endswith("/")]
+    # first: a run that is killed here must not look finished
+    (folder / "finished.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and _is_one_of(path.name, folders):
+            _remove_files(path, files)
+        elif not path.is_dir() and _is_one_of(path.name, files):
+            path.unlink()
+    (folder / RECORD).unlink()
+
+
+def _remove_files(folder: Path, patterns: list[str]) -> None:
+    """Removes files of these names, and the folder where nothing else is in it."""
+    for path in folder.iterdir():
+        if path.is_dir() and _is_one_of(path.name, SHARDS):
+            shutil.rmtree(path)
+        elif not path.is_dir() and _is_one_of(path.name, patterns):
+            path.unlink()
+        elif path.is_dir() and _is_one_of(path.name, ["value"]):
+            _remove_files(path, patterns)
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -1,0 +1,153 @@
+"""run.json: which flags count, what tells two runs apart, and what is removed by it."""
+
+import dataclasses
+import json
+from fnmatch import fnmatch
+
+import pytest
+from conftest import save_model, write_jsonl
+
+from instruct.arguments import ModelConfig, parse
+from instruct.files import UserError
+from instruct.run_record import (
+    UNRECORDED,
+    differences,
+    labelers_of,
+    on_main,
+    other_versions,
+    read_record,
+    record_of,
+    recorded_flags,
+    remove_written,
+    would_be_overwritten,
+    write_record,
+)
+from instruct.trainers.ppo.config import SharedBasePPOConfig
+from recipes import ppo, reward, sft
+
+CLASSES = (sft.ScriptArguments, sft.SFTConfig, ModelConfig)
+
+
+def parsed(tmp_path, *flags: str) -> tuple:
+    return parse(CLASSES, ["--output_dir", str(tmp_path / "out"), "--use_cpu", *flags])
+
+
+def make_record(tmp_path, *flags: str, data=None) -> dict:
+    return record_of("sft", parsed(tmp_path, *flags), data or {})
+
+
+def test_every_name_that_is_left_out_is_a_flag():
+    """A misspelt one would be recorded after all, and its change refused."""
+    recipes = (sft.SFTConfig, reward.RankedRewardConfig, SharedBasePPOConfig, ModelConfig)
+    scripts = (sft.ScriptArguments, reward.ScriptArguments, ppo.ScriptArguments)
+    names = {field.name for made in (*recipes, *scripts) for field in dataclasses.fields(made)}
+    unknown = [p for p in UNRECORDED if not any(fnmatch(name, p) for name in names)]
+    assert unknown == []
+
+
+def test_yaml_or_flag_makes_no_difference_and_the_result_is_plain_json(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: 2.0e-4\nlora_r: 4\nlr_scheduler_type: cosine\n")
+    typed = ["--learning_rate", "2e-4", "--lora_r", "4", "--lr_scheduler_type", "cosine"]
+    by_yaml = recorded_flags(*parsed(tmp_path, "--config", str(file)))
+    assert by_yaml == recorded_flags(*parsed(tmp_path, *typed)) == json.loads(json.dumps(by_yaml))
+    assert by_yaml["lr_scheduler_type"] == "cosine" and by_yaml["learning_rate"] == 2e-4
+
+
+def test_only_flags_that_change_the_result_are_recorded(tmp_path):
+    one = make_record(tmp_path, "--logging_steps", "1", "--save_steps", "2", "--run_name", "a")
+    other = make_record(tmp_path, "--logging_steps", "9", "--hub_model_id", "you/name")
+    assert differences(one, other) == []
+
+
+@pytest.mark.parametrize(
+    ("flag", "was", "now"),
+    [
+        ("learning_rate", "1e-4", "2e-4"),
+        ("lora_r", "8", "16"),
+        ("per_device_train_batch_size", "2", "4"),
+        ("num_train_epochs", "1.0", "3.0"),
+        ("seed", "0", "1"),
+        ("use_peft", "True", "False"),
+    ],
+)
+def test_a_difference_is_named_as_it_is_typed(tmp_path, flag, was, now):
+    one = make_record(tmp_path, f"--{flag}", was)
+    assert differences(one, make_record(tmp_path, f"--{flag}", now)) == [
+        f"--{flag} was {was}, is {now}"
+    ]
+
+
+def test_another_base_or_other_data_are_differences_and_a_moved_folder_is_none(tmp_path):
+    def record(model: str, rows: list[dict]) -> dict:
+        data = write_jsonl(tmp_path / "d.jsonl", rows)
+        flags = ["--model_name_or_path", str(tmp_path / model), "--dataset_name", data]
+        return make_record(tmp_path, *flags, data={"dataset_name": (data, "train")})
+
+    rows = [{"prompt": "a", "completion": "b"}]
+    save_model(tmp_path / "a")
+    save_model(tmp_path / "copy")
+    save_model(tmp_path / "b", "qwen2")
+    one = record("a", rows)
+    assert one["base"]["path"] == "../a"  # seen from the output folder
+    assert differences(one, record("copy", rows)) == []
+    (change,) = differences(one, record("b", rows))
+    assert change == f"--model_name_or_path was {tmp_path / 'a'}, is {tmp_path / 'b'}"
+    (change,) = differences(one, record("a", [{"prompt": "a", "completion": "c"}]))
+    assert change == f"--dataset_name {tmp_path / 'd.jsonl'} holds other files than it did"
+    save_model(tmp_path / "a", seed=3)  # trained anew at the same path
+    (change,) = differences(one, record("a", rows))
+    assert "--model_name_or_path" in change and "holds other files" in change
+
+
+def test_processes_and_commits_count_and_versions_do_not(tmp_path):
+    one = make_record(tmp_path)
+    assert differences(one, {**one, "world_size": 2}) == ["--num_processes was 1, is 2"]
+    old, new = ({**one, "base": {"name": "you/a", "commit": c * 40}} for c in "ab")
+    (change,) = differences(old, new)
+    assert change.endswith(f"was at commit {'a' * 40}, is at {'b' * 40}")
+    newer = {**one, "versions": {**one["versions"], "trl": "99"}}
+    assert differences(one, newer) == []
+    assert other_versions(one, newer) == [f"trl was {one['versions']['trl']}, is 99"]
+
+
+def test_who_ranked_is_read_from_the_rows():
+    from datasets import Dataset
+
+    rows = Dataset.from_list([{"labeler": "ben"}, {"labeler": "anna"}, {"labeler": None}])
+    assert labelers_of(rows, None) == ["anna", "ben"]
+    assert labelers_of(Dataset.from_list([{"prompt": "a"}])) is None
+
+
+def test_starting_over_removes_what_the_record_lists_and_nothing_else(tmp_path):
+    out = tmp_path / "out"
+    ours = [
+        "adapter_model.safetensors", "finished.json", "merged/model.safetensors",
+        "checkpoint-4/optimizer.pt", "checkpoint-4/value/value_head.safetensors",
+        "checkpoint-4/global_step4/rank_0.pt", "checkpoint-6/trainer_state.json",
+    ]  # fmt: skip
+    foreign = ["notes.txt", "data.jsonl", "merged/policy.gguf", "plots/curve.png", "merged2/model"]
+    for name in ours + foreign:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("x")
+    write_record(out, make_record(tmp_path))
+    remove_written(out, read_record(out))
+    left = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    assert left == sorted(foreign) and not (out / "checkpoint-4").exists()
+    assert would_be_overwritten(out) == ["merged"]  # it holds somebody's file
+
+
+def test_a_record_that_cannot_be_read_is_one_sentence(tmp_path):
+    assert read_record(tmp_path) is None
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match="run.json cannot be read"):
+        read_record(tmp_path)
+
+
+def test_a_mistake_seen_by_the_main_process_is_one_of_all():
+    def stops():
+        raise UserError("no such thing")
+
+    assert on_main(lambda: 3) == 3
+    with pytest.raises(UserError, match="no such thing"):
+        on_main(stops)
