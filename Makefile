@@ -1,4 +1,4 @@
-# make demo · make test · make test-newest · make bench · make style
+# make demo · make test · make test-newest · make bench · make torture · make style
 # Each makes the environment it needs, .venv or .venv-newest, when that is missing or stale.
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -9,7 +9,7 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-newest test-slow matrix bench style imports
+.PHONY: demo test test-newest test-slow matrix bench torture style imports
 
 # torch first and by exact version: with it in place, no range asks for a build that brings
 # gigabytes of GPU libraries
@@ -40,6 +40,10 @@ matrix: .venv/ready
 
 bench: .venv/ready
 	for b in prompts reward ppo; do $(PY) benchmarks/$$b.py || exit 1; done
+
+# every stage killed, damaged, out of disk and run twice: some 25 minutes; STAGE="sft ppo" for these
+torture: .venv/ready
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) benchmarks/torture.py $(if $(STAGE),--stage $(STAGE))
 
 # the directions between the packages: [tool.importlinter] in pyproject.toml
 imports: .venv/ready
