@@ -111,8 +111,14 @@ def _locked(lock: Path, output: Path) -> int:
         except FileNotFoundError:
             pass  # the holder before us removed the file that we opened
         os.close(descriptor)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+    except OSError as error:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+        # with the name, which a call on a descriptor does not know
+        raise OSError(error.errno, error.strerror, str(output)) from error
     return descriptor
 
 

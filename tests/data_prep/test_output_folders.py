@@ -202,7 +202,8 @@ def test_killed_prompts_leave_no_process(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_disk_that_really_is_full(tmp_path, call, capsys, name):
+@pytest.mark.parametrize("free", [0, 4096])  # a page: the lock fits, the output does not
+def test_a_disk_that_really_is_full(tmp_path, call, capsys, name, free):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
@@ -212,6 +213,7 @@ def test_a_disk_that_really_is_full(tmp_path, call, capsys, name):
         ballast = disk / "ballast"
         with pytest.raises(OSError, match="No space"):
             ballast.write_bytes(b"x" * (1 << 17))
+        os.truncate(ballast, ballast.stat().st_size - free)
         out = output_of(name, disk)
         error = stops(COMMANDS[name].main, call(name, out), capsys)
         assert "space left" in error and "Traceback" not in error
