@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from instruct.files import UserError, check_output, command, load_rows, write_rows
+from instruct.files import UserError, check_output, command, load_rows, write_json, write_rows
+from instruct.fingerprints import content_of, data_identity, model_identity
 from instruct.folders import claim
 
 
@@ -136,10 +137,15 @@ def read_partial(path: Path, settings: dict) -> dict[str, list]:
     return done
 
 
-def settings_of(args: argparse.Namespace, rows: list[dict]) -> dict:
-    """Everything that changes the outputs."""
+def settings_of(args: argparse.Namespace) -> dict:
+    """Everything that changes the outputs; models and data by content as well as by name."""
+    models = [content_of(model_identity(name)) for name in args.model_name_or_path]
     return {
-        "models": args.model_name_or_path,
+        "model_name_or_path": args.model_name_or_path,
+        "models": models,
+        "input": content_of(data_identity(args.input, "train")),
+        "answers": content_of(data_identity(args.answers, "train")),
+        "limit": args.limit,
         "temperature": args.temperature,
         "num_outputs": args.num_outputs,
         "max_new_tokens": args.max_new_tokens,
@@ -147,8 +153,23 @@ def settings_of(args: argparse.Namespace, rows: list[dict]) -> dict:
         "seed": args.seed,
         "max_prompt_tokens": args.max_prompt_tokens,
         "dtype": args.dtype,
-        "prompts": stable_seed([row["prompt_id"] for row in rows]),
     }
+
+
+def check_same(record: Path, settings: dict, output: Path) -> None:
+    """That a finished output is what this command would draw.
+
+    Raises:
+        UserError: it is of another model, other data or other flags.
+    """
+    # written by an earlier version, it has no record
+    found = json.loads(record.read_text()) if record.is_file() else settings
+    changed = [name for name in settings if found.get(name) != settings[name]]
+    if changed:
+        raise UserError(
+            f"{output} is there already, drawn with other {', '.join(changed)}; "
+            "delete it to sample again, or give another --output"
+        )
 
 
 # --- sampling -------------------------------------------------------------------------------------
@@ -269,7 +290,11 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     claim(args.output)
     partial = args.output.with_name(args.output.name + ".partial")
+    # beside the output, which is rows alone; no data ending, so that a folder is read without it
+    record = args.output.with_name(args.output.name + ".run")
+    settings = settings_of(args)
     if args.output.is_file():
+        check_same(record, settings, args.output)
         # killed between the two
         partial.unlink(missing_ok=True)
         print(f"{args.output} is there already; delete it to sample again")
@@ -278,7 +303,7 @@ def main(argv: list[str] | None = None) -> None:
     log = load_rows(args.input, columns=["prompt"]).to_list()
     people = peoples_answers(args)
     rows = choose_prompts(log, people, args)
-    finished = FinishedBatches(partial, settings_of(args, rows))
+    finished = FinishedBatches(partial, settings)
     outputs = draw_outputs(rows, deal_out(args), finished, args)
     if not outputs:
         raise UserError(
@@ -288,6 +313,8 @@ def main(argv: list[str] | None = None) -> None:
     for number, drawn in outputs.items():
         written = people.get(rows[number]["prompt_id"])
         drawn += [written] if written else []
+    # first: an output never stands without its record
+    write_json(record, settings)
     write_rows(
         args.output, [as_sample(rows[number], outputs[number]) for number in sorted(outputs)]
     )

@@ -2,7 +2,7 @@
 
 import pytest
 from command_tools import stops
-from conftest import write_jsonl
+from conftest import save_model, write_jsonl
 
 from data_prep import sample
 from instruct.files import load_rows
@@ -126,3 +126,25 @@ def test_too_long_prompts_are_a_user_error_when_none_is_left(tiny_model, tmp_pat
         2,
     ]
     assert "--max_prompt_tokens 2" in stops(sample.main, argv, capsys)
+
+
+def test_what_is_found_is_of_the_same_model_data_and_flags(tiny_model, tmp_path, capsys):
+    model = save_model(tmp_path / "model")
+    out = tmp_path / "s.jsonl"
+    argv = [*sample_argv(model, tmp_path), "--output", str(out)]
+    sample.main(argv)
+    before = out.read_bytes()
+    sample.main(argv)
+    assert "is there already; delete it" in capsys.readouterr().out and out.read_bytes() == before
+    assert "other temperature;" in stops(sample.main, [*argv, "--temperature", "0.5"], capsys)
+    save_model(tmp_path / "model", seed=1)  # trained anew at the same path
+    assert "other models;" in stops(sample.main, argv, capsys)
+    # nor are its finished batches taken for those of the new one
+    (tmp_path / "s.jsonl.run").rename(tmp_path / "s.jsonl.partial")
+    out.unlink()
+    capsys.readouterr()
+    sample.main(argv)
+    assert "from a run with other settings: starting over" in capsys.readouterr().out
+    other = [{"id": f"p{i}", "prompt": "other words"} for i in range(10)]
+    write_jsonl(tmp_path / "prompts.jsonl", other)  # the same ids
+    assert "other input;" in stops(sample.main, argv, capsys)
