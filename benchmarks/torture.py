@@ -156,7 +156,8 @@ class Torture:
         self.root.rename(kept)
         whole = sorted(kept.rglob("*/checkpoint-*/files.json"), key=lambda p: p.stat().st_mtime)
         within = whole[-1].parent if self.stage.trains else kept
-        files = sorted(path for path in within.rglob("*") if path.is_file())
+        # half a secret is another secret, which nobody can tell
+        files = sorted(p for p in within.rglob("*") if p.is_file() and p.suffix != ".key")
         for number, path in enumerate(files):
             # two of the four for each file
             for how in (HOWS[number % 4], HOWS[(number + 2) % 4]):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import secrets
 import signal
 import sys
 import time
@@ -50,8 +51,10 @@ class Outcome:
     @property
     def one_sentence(self) -> bool:
         """Refused with one line that starts with `error:`, and no traceback."""
-        last = self.said.strip().splitlines()[-1:] or [""]
-        return self.code == 2 and "Traceback" not in self.said and "error: " in last[0]
+        # a progress bar may be drawn once more after it
+        lines = self.said.replace("\r", "\n").splitlines()
+        told = sum("error: " in line for line in lines)
+        return self.code == 2 and told == 1 and "Traceback" not in self.said
 
 
 def watch_files(root: Path, at: Callable[[int, str], None]) -> None:
@@ -87,12 +90,16 @@ def run_forked(stage: Stage, root: Path, at: Callable[[int, str], None] | None =
     code = 99
     try:
         os.setsid()
+        # a shell starts what runs in its background deaf to Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         log = os.open(f"{root}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         # helper processes would else import this program first, for seconds
         vars(sys.modules["__main__"]).pop("__file__", None)
+        # a run makes a secret of its own where it finds none: the same one here, to compare bytes
+        secrets.token_hex = lambda size: "5e" * size
         argv = [str(word) for word in stage.argv(root)]
         sys.argv = [stage.name, *argv]
         if at is not None:
@@ -168,6 +175,9 @@ def content(file: Path) -> bytes:
     """A file's bytes; of JSON and JSONL what is in it, less times."""
     raw = file.read_bytes()
     try:
+        if file.name == ".written":
+            # sizes of the files beside it, of which some hold times
+            return json.dumps(sorted(json.loads(raw))).encode()
         if file.suffix == ".json":
             return json.dumps(without_volatile(json.loads(raw)), sort_keys=True).encode()
         if file.suffix == ".jsonl":

@@ -90,7 +90,7 @@ def make_inputs(source: Path) -> None:
             for i, row in enumerate(who)
         ],
     )
-    write("answers.jsonl", [row | {"prompt": text(), "completion": text()} for row in who])
+    write("answers.jsonl", [{"prompt": text(), "completion": text()} for _ in who])
     write("questions.jsonl", [row | {"prompt": text()} for row in who[:16]])
     drawn = [
         row | {"prompt": [{"role": "user", "content": text()}]}
