@@ -36,7 +36,8 @@ from data_prep.prompt_pipeline.engine import Engine, batches, write_marks
 from data_prep.prompt_pipeline.near_duplicates import find_near_duplicates
 from data_prep.prompt_pipeline.outputs import output_schemas, write_outputs
 from data_prep.prompt_pipeline.overlap import Ngrams, find_contaminated, texts_of
-from data_prep.prompt_pipeline.pii_step import PiiJob, find_all_pii, hash_key
+from data_prep.prompt_pipeline.pii_key import PiiKey
+from data_prep.prompt_pipeline.pii_step import PiiJob, find_all_pii
 from data_prep.prompt_pipeline.report import Ledger, dataset_card, make_report
 from data_prep.prompt_pipeline.staging import Staged, stage_log
 from data_prep.prompt_pipeline.steps import (
@@ -98,6 +99,8 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
     add("--pii_off", nargs="+", choices=KINDS, default=[], help="kinds to switch off")
     regions = "countries whose national phone formats are read"
     add("--phone_regions", nargs="+", default=list(REGIONS), help=regions)
+    key = "secret under which what was found is hashed (default: OUTPUT_DIR.key, made once)"
+    add("--pii_key_file", type=Path, metavar="FILE", help=key)
     model = "Hub id or folder of a token classification model, for names and addresses"
     add("--pii_model", help=model)
     labels = "only these labels of that model (for example PER LOC)"
@@ -128,23 +131,28 @@ def prepare(args: argparse.Namespace) -> dict:
     """Runs every step and writes `args.output_dir`, whole or not at all; returns the report."""
     claim(args.output_dir)
     splits = check_flags(args)
+    # before the work: it may be no key
+    key = PiiKey(args.pii_key_file, args.output_dir) if args.pii != "keep" else None
     ledger = Ledger()
     with atomic_folder(args.output_dir, **names_of(args.output_dir)) as folder:
         work = folder / "work"
-        work.mkdir()
+        # texts that nobody has searched yet: for their owner alone
+        work.mkdir(mode=0o700)
         staged = read_log(args, work, ledger)
         engine = Engine(args.backend, work, args.memory_limit, args.spark_master)
         with contextlib.closing(engine):
-            decisions = decide(engine, staged, args, splits, ledger)
+            decisions = decide(engine, staged, args, splits, ledger, key)
         # the engine is closed: its memory is free for the writing
         schemas = output_schemas(list(splits), staged.kinds, history=args.turns == "all")
         with bar("write", staged.rows) as shown:
             counts = write_outputs(
-                work, decisions, staged, folder, schemas, redacted(args, splits), shown.update
+                work, decisions, folder, schemas, redacted(args, splits), shown.update
             )
         # a row lost in writing would show here as removed
         ledger.add("write", ledger.left, sum(counts[name] for name in splits))
-        options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+        # not where the key lies: the report is published
+        public = {k: v for k, v in vars(args).items() if k != "pii_key_file"}
+        options = {k: str(v) if isinstance(v, Path) else v for k, v in public.items()}
         report = make_report(ledger, counts, list(splits), staged.without_user, options)
         write_json(folder / "report.json", report)
         (folder / "README.md").write_text(dataset_card(report, list(splits)), encoding="utf-8")
@@ -187,6 +195,7 @@ def decide(
     args: argparse.Namespace,
     splits: dict[str, float],
     ledger: Ledger,
+    key: PiiKey | None,
 ) -> Path:
     """Steps 2 to 7: which rows go and why.
 
@@ -213,14 +222,14 @@ def decide(
         marks = contaminated(engine, staged, args)
         decided = step("exclude", marked(decided, marks, "contaminated"))
     if args.near_duplicates is not None:
-        # only here texts join in: MinHash is the dear step, so it reads what is left
+        # narrow: texts are read in the log's order, and sketches of them compared in this one
         left = decided.filter(decided.reason.isnull()).select("row", "id", "time")
-        left = left.join(rows.select("row", "prompt"), "row")
-        ordered = engine.write(left.order_by(earliest_first(left, numeric_ids)), "survivors")
-        marks = near_duplicates(engine, ordered, args, ledger.left)
+        engine.write(left.order_by(earliest_first(left, numeric_ids)), "earliest_first")
+        engine.write(left.select("row").order_by("row"), "left")
+        marks = near_duplicates(engine, args, ledger.left)
         decided = step("near", marked(decided, marks, "near_duplicate"))
     # 6. in all rows, removed ones too: removed.parquet shows them, redacted
-    with_pii = personal_information(engine, rows, staged, args)
+    with_pii = personal_information(engine, rows, args, key)
     if args.pii == "drop":
         marks = engine.read(engine.folder / "found").select("row", kept_id=ibis.null("string"))
         decided = marked(decided, marks, "pii", ["train"] if args.pii_splits == "train" else None)
@@ -241,30 +250,34 @@ def contaminated(engine: Engine, staged: Staged, args: argparse.Namespace) -> ib
         return write_marks(engine, "contaminated", dict.fromkeys(found))
 
 
-def near_duplicates(
-    engine: Engine, ordered: Path, args: argparse.Namespace, total: int
-) -> ibis.Table:
-    """Step 5: marks of the prompts that say nearly what an earlier one in `ordered` says."""
+def near_duplicates(engine: Engine, args: argparse.Namespace, total: int) -> ibis.Table:
+    """Step 5: marks of the prompts that say nearly what an earlier one says."""
+    left, ordered, rows = (engine.folder / name for name in ("left", "earliest_first", "rows"))
     with bar("near", total) as shown:
-        found = find_near_duplicates(ordered, args.near_duplicates, args.seed, shown.update)
+        found = find_near_duplicates(
+            left, ordered, rows, args.near_duplicates, args.seed, shown.update
+        )
         return write_marks(engine, "similar", dict(found))
 
 
 def personal_information(
-    engine: Engine, rows: ibis.Table, staged: Staged, args: argparse.Namespace
+    engine: Engine, rows: ibis.Table, args: argparse.Namespace, key: PiiKey | None
 ) -> int:
     """Step 6: writes the folder `found`; returns how many prompts hold personal information."""
     wanted = [kind for kind in KINDS if kind in args.pii_kinds and kind not in args.pii_off]
     job = PiiJob(
-        kinds=tuple(wanted) if args.pii != "keep" else (),
+        kinds=tuple(wanted) if key else (),
         regions=tuple(args.phone_regions),
-        key=hash_key(args.seed, staged.fingerprint),
+        key=key.secret if key else b"",
     )
     with bar("pii") as shown:
         finder = None
-        if args.pii_model and args.pii != "keep":
+        if args.pii_model and key:
             finder = ModelFinder(args.pii_model, args.pii_model_labels)
-        return find_all_pii(engine, rows, job, finder, args.num_proc, shown.update)
+        count = find_all_pii(engine, rows, job, finder, args.num_proc, shown.update)
+    if key and count:
+        key.keep()
+    return count
 
 
 def redacted(args: argparse.Namespace, splits: dict[str, float]) -> list[str]:

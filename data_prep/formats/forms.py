@@ -34,8 +34,9 @@ SPEAKER = re.compile(
 )
 # "Q:", "1. Input:", "Example 2:": what repeats in few-shot prompts
 LABEL = re.compile(
-    r"^[ \t>*#-]*(?:\(?\d{1,2}[.)][ \t]*)?([A-Za-z][A-Za-z ]{0,24}?)[ \t]*\d{0,2}[ \t]*:[ "
-    r"\t]*(.*)$",
+    r"^[ \t>*#-]*(?:\(?\d{1,2}[.)][ \t]*)?([A-Za-z][A-Za-z ]{0,24}?)"
+    # possessive: two runs of blanks that may share them are tried in every division
+    r"[ \t]*+(?:\d{1,2}[ \t]*+)?:[ \t]*(.*)$",
     re.M,
 )
 # "sea otter => loutre de mer", GPT-3's way

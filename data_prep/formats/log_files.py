@@ -2,7 +2,8 @@
 
 A log is one or many files (JSONL, JSON, CSV, Parquet, also gzipped), folders, globs, `hf://` paths
 or Hub dataset ids. It is read in chunks of a few megabytes, which other processes then parse: a
-chunk holds what is cheap to read and to send (raw lines, record batches).
+chunk holds what is cheap to read and to send (raw lines, record batches). A row longer than
+`bounded.LONGEST_ROW` is malformed.
 """
 
 import csv
@@ -19,8 +20,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from data_prep.formats import bounded
 from instruct.files import UserError
 
 PLAIN_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
@@ -33,11 +34,11 @@ UNREADABLE = object()  # a value that Arrow holds and Python cannot
 
 @dataclass
 class Chunk:
-    """Consecutive rows of a file: raw JSON lines, a record batch, or (line, row or reason)s."""
+    """Consecutive rows of a file: a record batch, or raw JSON lines and (line, row or reason)s."""
 
     file: str
     first_line: int
-    content: list[bytes] | pa.RecordBatch | list[tuple[int, dict | str]]
+    content: pa.RecordBatch | list[bytes | tuple[int, dict | str]]
 
 
 def first_line(error: Exception) -> str:
@@ -122,7 +123,7 @@ def read_chunks(file: str) -> Iterator[Chunk]:
         # 2. a reader per format
         with _open(file) as raw:
             if name.endswith(".parquet"):
-                yield from _record_batches(file, pq.ParquetFile(raw).iter_batches(CHUNK_ROWS))
+                yield from _record_batches(file, bounded.record_batches(raw, CHUNK_BYTES))
             elif name.endswith(".csv"):
                 yield from _csv(file, raw)
             elif name.endswith(".json") and _starts_with_list(raw):
@@ -140,7 +141,8 @@ def _open(file: str) -> IO[bytes]:
     if file.startswith("hf://"):
         from huggingface_hub import HfFileSystem
 
-        raw = HfFileSystem().open(file, "rb")
+        # its own `readline` knows no limit
+        raw = io.BufferedReader(HfFileSystem().open(file, "rb"))
     else:
         raw = open(file, "rb")
     return gzip.open(raw, "rb") if file.lower().endswith(".gz") else raw
@@ -148,15 +150,16 @@ def _open(file: str) -> IO[bytes]:
 
 def _record_batches(file: str, batches: Iterable[pa.RecordBatch]) -> Iterator[Chunk]:
     first = 1
-    for batch in batches:
+    for batch in bounded.in_chunks(batches, CHUNK_BYTES, CHUNK_ROWS):
         yield Chunk(file=file, first_line=first, content=batch)
         first += len(batch)
 
 
 def _json_lines(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
     lines, size, first = [], 0, 1
-    for line in raw:
-        lines.append(line)
+    for line in bounded.lines_of(raw):
+        # a text is the reason why there is no line
+        lines.append(line if isinstance(line, bytes) else (first + len(lines), line))
         size += len(line)
         # by bytes for long prompts, by rows for short ones
         if size >= CHUNK_BYTES or len(lines) >= CHUNK_ROWS:
@@ -175,17 +178,20 @@ def _starts_with_list(raw: IO[bytes]) -> bool:
 
 
 def _json_list(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+    rows, size, first = [], 0, 1
     try:
-        # whole, as a list has no lines to cut at
-        rows = json.loads(raw.read())
+        for item, length in bounded.items_of(raw):
+            rows.append((first + len(rows), _object(item)))
+            size += length
+            if size >= CHUNK_BYTES or len(rows) >= CHUNK_ROWS:
+                yield Chunk(file=file, first_line=first, content=rows)
+                first, rows, size = first + len(rows), [], 0
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file}: not valid JSON ({first_line(error)}); one row a line is read row by row"
         ) from error
-    for first in range(0, len(rows), CHUNK_ROWS):
-        numbered = enumerate(rows[first : first + CHUNK_ROWS], first + 1)
-        checked = [(n, _object(row)) for n, row in numbered]
-        yield Chunk(file=file, first_line=first + 1, content=checked)
+    if rows:
+        yield Chunk(file=file, first_line=first, content=rows)
 
 
 def _object(row: Any) -> dict | str:
@@ -195,37 +201,49 @@ def _object(row: Any) -> dict | str:
 
 def _csv(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
     # 128 KB by default: prompts are longer
-    csv.field_size_limit(1 << 30)
+    csv.field_size_limit(bounded.LONGEST_ROW)
     # bad bytes become surrogates here, so that their row alone is malformed
     text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    reader = csv.reader(text, strict=False)
-    header = next(reader, None)
+    lines = bounded.CsvLines(text)
+    reader = csv.reader(lines, strict=False)
+    try:
+        header = next(reader, None)
+    except csv.Error as error:
+        raise UserError(f"{file}: its first line is no header ({error})") from error
     if header is None:
         return
     # a dict would keep the second alone
     twice = [column for column, n in Counter(header).items() if n > 1]
     if twice:
         raise UserError(f"{file}: two columns have one name ({', '.join(twice)})")
-    pairs, size, line = [], 0, reader.line_num + 1
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            break
+    pairs, size = [], 0
+    for line, cells in _csv_rows(reader, lines):
         # the reader can go on behind a bad row
-        except csv.Error as error:
-            pairs.append((line, f"not valid CSV ({error})"))
-            line = reader.line_num + 1
-            continue
-        if cells:
-            pairs.append((line, _csv_row(header, cells)))
-            size += sum(map(len, cells))
-        line = reader.line_num + 1  # a quoted cell may run over several lines
+        pairs.append((line, cells if isinstance(cells, str) else _csv_row(header, cells)))
+        size += lines.size
         if size >= CHUNK_BYTES or len(pairs) >= CHUNK_ROWS:
             yield Chunk(file=file, first_line=pairs[0][0], content=pairs)
             pairs, size = [], 0
     if pairs:
         yield Chunk(file=file, first_line=pairs[0][0], content=pairs)
+
+
+def _csv_rows(
+    reader: Iterator[list[str]], lines: bounded.CsvLines
+) -> Iterator[tuple[int, list | str]]:
+    """(line it begins on, cells) of every row but blank ones; (line, reason) of a bad one."""
+    while True:
+        # a quoted cell may run over several lines
+        line = lines.number + 1
+        lines.begin()
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            cells = f"not valid CSV ({error})"
+        if cells:
+            yield line, cells
 
 
 def _csv_row(header: list[str], cells: list[str]) -> dict | str:
@@ -277,6 +295,10 @@ def _parse_line(line: bytes, number: int) -> dict | str:
 
 
 def _parse_batch(batch: pa.RecordBatch, first: int) -> Iterator[tuple[int, dict | str]]:
+    # a chunk of more than a row is smaller
+    if len(batch) == 1 and batch.nbytes > bounded.LONGEST_ROW:
+        yield first, bounded.too_long()
+        return
     columns = {name: _values(batch.column(i)) for i, name in enumerate(batch.schema.names)}
     for i in range(len(batch)):
         row = {name: values[i] for name, values in columns.items()}

@@ -8,15 +8,20 @@ quotes the row: it may be personal.
 import datetime
 import functools
 import hashlib
+import itertools
 import json
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from data_prep.formats import bounded
+
 # OpenAI style, LMSYS-Chat and WildChat, ShareGPT
 MESSAGE_COLUMNS = ("messages", "conversation", "conversations")
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}  # as others call them
+ASCII = re.compile("[\x00-\x7f]")
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -65,8 +70,35 @@ def normalise(text: str) -> str:
     """What duplicates are sought under: NFC, runs of white space to one space, stripped."""
     # most are, and ASCII is NFC already
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
+        text = unicodedata.normalize("NFC", BEYOND_LATIN.sub(_with_marks_in_order, text))
     return " ".join(text.split())
+
+
+# `unicodedata` sorts a run of marks by insertion: in quadratic time, unless it is in order already
+BEYOND_LATIN = re.compile("[^\x00-\u02ff]{32,}")  # where a long run may be: marks begin at U+0300
+
+
+def _with_marks_in_order(match: re.Match) -> str:
+    text, (marks, runs) = match.group(), _marks()
+    # every 16th character misses no run of 32
+    return text if marks.isdisjoint(text[::16]) else runs.sub(_in_order, text)
+
+
+@functools.cache
+def _marks() -> tuple[frozenset[str], re.Pattern]:
+    """All marks, and a pattern for more of them on one letter than any language has."""
+    # beyond these planes there is none
+    candidates = map(chr, range(0x300, 0x20000))
+    # decomposed: some have class 0 themselves
+    marks = [c for c in candidates if unicodedata.combining(unicodedata.normalize("NFD", c)[0])]
+    return frozenset(marks), re.compile(f"[{''.join(map(re.escape, marks))}]{{32,}}")
+
+
+def _in_order(run: re.Match) -> str:
+    """The marks decomposed, in canonical order: a stable sort by combining class."""
+    # one by one, as a whole run would be sorted by insertion here as well
+    marks = "".join(unicodedata.normalize("NFD", mark) for mark in run.group())
+    return "".join(sorted(marks, key=unicodedata.combining))
 
 
 def prefix_key(prompt: str, history: str | None, prefix_chars: int) -> str:
@@ -75,12 +107,25 @@ def prefix_key(prompt: str, history: str | None, prefix_chars: int) -> str:
     A prompt shorter than the prefix has its whole text as key, so it only meets exact duplicates of
     itself.
     """
-    # normalised first, so that white space does not use up the prefix
-    prefix = normalise(prompt)[:prefix_chars]
+    prefix = _normalised_prefix(prompt, prefix_chars)
     # \0 between: the end of one must not pass for the beginning of the other
     text = prefix if history is None else f"{prefix}\0{normalise(history)}"
     # a short key of one length: engines group by it without the texts
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def _normalised_prefix(text: str, chars: int) -> str:
+    """The first characters of `normalise(text)`; a long text is not gone through to its end."""
+    size = 4 * chars
+    while size < len(text):
+        # nothing composes with ASCII behind it, so what stands before can be normalised alone
+        cut = ASCII.search(text, size)
+        known = normalise(text[: cut.start() if cut else len(text)])
+        # normalised first, so that white space does not use up the prefix
+        if len(known) >= chars:
+            return known[:chars]
+        size *= 4
+    return normalise(text)[:chars]
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -205,6 +250,10 @@ def _prompts_of_conversation(row: dict, column: str, every_turn: bool) -> list[L
         raise Malformed(f"{column} has no user turn")
     if not every_turn:
         return [LoggedPrompt(turns[asked[0]]["content"])]
+    # every prompt repeats all turns before it: a thousand turns come to five hundred times the row
+    sizes = list(itertools.accumulate(len(turn["content"]) for turn in turns))
+    if sum(sizes[i] for i in asked) > bounded.LONGEST_ROW:
+        raise Malformed(f"{column} with the histories of its turns is {bounded.too_long()}")
     return [
         LoggedPrompt(
             text=turns[i]["content"],

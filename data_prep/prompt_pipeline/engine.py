@@ -1,5 +1,6 @@
 """DuckDB or Spark behind Ibis."""
 
+import glob
 import os
 import re
 import shutil
@@ -45,10 +46,12 @@ class Engine:
             self.con = ibis.pyspark.connect(_spark_session(folder, memory_limit, spark_master))
 
     def read(self, folder: Path) -> ibis.Table:
-        return self.con.read_parquet(
-            # Spark's folders hold other files too, which it knows to skip
-            f"{folder}/*.parquet" if self.name == "duckdb" else str(folder)
-        )
+        if self.name == "duckdb":
+            # names are patterns to it, and the output folder may be called run[1] or row=1
+            files = [glob.escape(str(file)) for file in _files(folder)]
+            return self.con.read_parquet(files, hive_partitioning=False)
+        # to Spark as well; its folders hold other files too, which it knows to skip
+        return self.con.read_parquet(re.sub(r"[\\*?{}\[\]]", r"\\\g<0>", str(folder)))
 
     def write(self, table: ibis.Table, name: str) -> Path:
         """Computes `table` into the folder `name`, files in row order."""
@@ -56,7 +59,9 @@ class Engine:
         if self.name == "duckdb":
             # DuckDB makes none, Spark its own
             folder.mkdir()
-            table.to_parquet(folder / "part-0.parquet")
+            # not `to_parquet`: Ibis 12 quotes the name as Python does
+            name = str(folder / "part-0.parquet").replace("'", "''")
+            self.con.raw_sql(f"COPY ({self.con.compile(table)}) TO '{name}' (FORMAT parquet)")
         else:
             self.con.to_parquet(table, folder)
         return folder
@@ -70,9 +75,16 @@ class Engine:
 
 def batches(folder: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     """What `Engine.write`, or staging, left in a folder, in row order."""
+    for path in _files(folder):
+        with pq.ParquetFile(path) as file:
+            # not over several row groups: those with texts were cut by their bytes
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns)
+
+
+def _files(folder: Path) -> list[Path]:
     # Spark numbers its files in the order of the sorted rows
-    for file in sorted(folder.glob("*.parquet")):
-        yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=columns)
+    return sorted(folder.glob("*.parquet"))
 
 
 def write_marks(engine: Engine, name: str, marks: dict[int, str | None]) -> ibis.Table:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data_prep.prompt_pipeline.engine import batches
 from data_prep.prompt_pipeline.overlap import words_of
+from data_prep.prompt_pipeline.row_stream import with_texts
 from instruct.files import UserError
 
 # standard error of the estimate: at most 1 / (2 * sqrt(128)) = 0.044
@@ -35,12 +36,19 @@ def shingles(prompt: str) -> list[str]:
 
 
 def find_near_duplicates(
-    folder: Path, threshold: float, seed: int, progress: Callable[[int], None]
+    left: Path,
+    ordered: Path,
+    staged: Path,
+    threshold: float,
+    seed: int,
+    progress: Callable[[int], None],
 ) -> Iterator[tuple[int, str]]:
     """(row, id of the one that stays) of prompts to which an earlier kept one is similar.
 
     Args:
-        folder: `row, id, prompt`, the earliest first.
+        left: `row` of the prompts to compare, in row order.
+        ordered: `row, id` of the same, the earliest first.
+        staged: the folder `rows`.
         threshold: estimated Jaccard similarity from which on a prompt goes.
 
     Raises:
@@ -52,24 +60,27 @@ def find_near_duplicates(
         raise UserError(
             "--near_duplicates needs rensa: pip install 'instruct-recipes[near]'"
         ) from error
-    # not parallel: each prompt is held against those that stay, so order decides
-    index = RMinHashLSH(threshold, PERMUTATIONS, bands_for(threshold))
-    ids: list[str] = []  # of the prompts that stay; the index knows them by their place here
-    sketches: list[RMinHash] = []
-    for batch in batches(folder):
+    # in the order of the log: half a kilobyte each, where an engine would have to sort the texts
+    sketches: dict[int, RMinHash] = {}
+    for batch in with_texts(left, staged, ["prompt"]):
         for line in batch.to_pylist():
             # masked: seeds may be negative
-            sketch = RMinHash(PERMUTATIONS, seed & 0x7FFFFFFF)
+            sketch = sketches[line["row"]] = RMinHash(PERMUTATIONS, seed & 0x7FFFFFFF)
             sketch.update(shingles(line["prompt"]))
+    # not parallel: each prompt is held against those that stay, so order decides
+    index = RMinHashLSH(threshold, PERMUTATIONS, bands_for(threshold))
+    stay: list[tuple[str, RMinHash]] = []  # the index knows them by their place here
+    for batch in batches(ordered):
+        for line in batch.to_pylist():
+            sketch = sketches.pop(line["row"])
             # sorted: of several the earliest stays
             near = sorted(index.query(sketch))
             # bands only propose, the sketches decide
-            first = next((k for k in near if sketches[k].jaccard(sketch) >= threshold), None)
+            first = next((k for k in near if stay[k][1].jaccard(sketch) >= threshold), None)
             if first is None:
                 # only what stays: else a chain of similar ones drifts away from its first
-                index.insert(len(ids), sketch)
-                ids.append(line["id"])
-                sketches.append(sketch)
+                index.insert(len(stay), sketch)
+                stay.append((line["id"], sketch))
             else:
-                yield line["row"], ids[first]
+                yield line["row"], stay[first][0]
         progress(len(batch))

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.prompt_pipeline.column_types import ARROW
-from data_prep.prompt_pipeline.engine import batches
 from data_prep.prompt_pipeline.pii_step import FOUND
-from data_prep.prompt_pipeline.staging import Staged, part
+from data_prep.prompt_pipeline.row_stream import RowStream
+from data_prep.prompt_pipeline.staging import staged_parts
 
 HISTORY = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 # so much waits in memory for every output file; smaller row groups compress worse
@@ -24,57 +24,12 @@ ROW_GROUP_BYTES = 32 << 20
 GIVEN = ("id", "user_id", "timestamp")  # columns with types of the log's own
 
 
-# Staged parts end where chunks of the log do, an engine's batches every so many rows: the stream
-# cuts the one to the length of the other.
-class RowStream:
-    """Sorted record batches, taken so many rows, or up to a row number, at a time."""
-
-    def __init__(self, folder: Path, schema: pa.Schema | None = None):
-        self.source, self.schema = batches(folder), schema
-        self.buffer: pa.Table | None = None
-
-    def _fill(self) -> bool:
-        batch = next(self.source, None)
-        if batch is None:
-            return False
-        table = pa.Table.from_batches([batch])
-        # no copy: the chunks are only listed one after another
-        self.buffer = table if self.buffer is None else pa.concat_tables([self.buffer, table])
-        return True
-
-    def take(self, count: int) -> pa.Table:
-        """The next `count` rows."""
-        while (self.buffer is None or len(self.buffer) < count) and self._fill():
-            pass
-        if self.buffer is None or len(self.buffer) < count:
-            raise RuntimeError("fewer decisions than prompts: this is a bug in the pipeline")
-        # one chunk again, or what is left over piles up call by call
-        taken, self.buffer = self.buffer.slice(0, count), self.buffer.slice(count).combine_chunks()
-        return taken
-
-    def up_to(self, row: int) -> pa.Table:
-        """The next rows whose `row` is at most this one; perhaps none."""
-        # only a row beyond this one tells that none is missing
-        while not self._reaches_beyond(row) and self._fill():
-            pass
-        # no PII in the whole log: no batch to take a schema from
-        if self.buffer is None:
-            return self.schema.empty_table()
-        # sorted by row, so how many is also how far
-        count = pc.sum(pc.less_equal(self.buffer["row"], row)).as_py() or 0
-        # `assemble` looks rows up in it by index, which wants one chunk
-        return self.take(count).combine_chunks()
-
-    def _reaches_beyond(self, row: int) -> bool:
-        if self.buffer is None or not len(self.buffer):
-            return False
-        return self.buffer["row"][-1].as_py() > row
-
-
 class Outputs:
     """One Parquet file per split and one for what was removed, a row group at a time."""
 
     def __init__(self, folder: Path, schemas: dict[str, pa.Schema]):
+        # it says whose prompts held what: for its owner alone, from the first byte on
+        (folder / "removed.parquet").touch(mode=0o600)
         self.writers = {
             # zstd: these files stay, staged ones (lz4) go
             name: pq.ParquetWriter(folder / f"{name}.parquet", schema, compression="zstd")
@@ -204,7 +159,6 @@ def malformed_rows(file: Path, schema: pa.Schema) -> pa.Table:
 def write_outputs(
     work: Path,
     decisions: Path,
-    staged: Staged,
     folder: Path,
     schemas: dict[str, pa.Schema],
     redacted_splits: list[str],
@@ -222,14 +176,14 @@ def write_outputs(
     splits = [name for name in schemas if name != "removed"]
     decided, pii = RowStream(decisions), RowStream(work / "found", FOUND)
     # in the order of parts: the same bytes with any --num_proc
-    for number in range(staged.parts):
-        rows = pq.read_table(part(work / "rows", number))
-        # a chunk may hold malformed rows alone
-        if len(rows):
+    for name in staged_parts(work):
+        # a part may hold malformed rows alone
+        if (work / "rows" / name).exists():
+            rows = pq.read_table(work / "rows" / name)
             # 1. texts and decisions joined by place
             table = assemble(
                 rows,
-                extras=pq.read_table(part(work / "extras", number)),
+                extras=pq.read_table(work / "extras" / name),
                 decisions=decided.take(len(rows)),
                 pii=pii.up_to(rows["row"][-1].as_py()),
                 redacted_splits=redacted_splits,
@@ -245,7 +199,7 @@ def write_outputs(
                 outputs.write(split, here.select(schemas[split].names))
             progress(len(rows))
         # 4. what never was a prompt, so that in = kept + removed
-        malformed = part(work / "malformed", number)
+        malformed = work / "malformed" / name
         if malformed.exists():
             outputs.write("removed", malformed_rows(malformed, schemas["removed"]))
     outputs.close()

@@ -4,7 +4,6 @@ The engine's regular expressions pick candidates (or, with a model, every prompt
 finders then run in parallel processes. What is kept or dropped is decided in `data_prep.prompts`.
 """
 
-import hashlib
 import hmac
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,9 +13,11 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.formats.bounded import in_chunks
 from data_prep.pii import Found, ModelFinder, find_pii, merge, redact
 from data_prep.prompt_pipeline.engine import Engine, batches
 from data_prep.prompt_pipeline.parallel import parallel
+from data_prep.prompt_pipeline.row_stream import with_texts
 from data_prep.prompt_pipeline.steps import with_pii_candidates
 
 FOUND = pa.schema(
@@ -29,7 +30,8 @@ FOUND = pa.schema(
     }
 )
 # small: candidates are few, and every worker should have some
-JOB_ROWS = 2_000
+JOB_ROWS, JOB_BYTES = 2_000, 4 << 20
+TEXTS = ["prompt", "history"]
 Spans = dict[tuple[int, int], list[Found]]  # (row, number of the text in it) -> what a model found
 
 
@@ -45,11 +47,6 @@ class PiiJob:
         """Tells equal values from others; keyed, since a bare hash of a phone can be guessed."""
         # 128 bits are plenty, and half the column
         return hmac.new(self.key, f"{kind}:{value}".encode(), "sha256").hexdigest()[:32]
-
-
-def hash_key(seed: int, fingerprint: int) -> bytes:
-    """A key that only the log gives: whoever has removed.parquet alone cannot try values."""
-    return hashlib.sha256(f"{seed}:{fingerprint}".encode()).digest()
 
 
 def find_all_pii(
@@ -75,18 +72,16 @@ def find_all_pii(
 def _results(
     engine: Engine, rows: ibis.Table, job: PiiJob, finder: ModelFinder | None, processes: int
 ) -> Iterable[list[dict]]:
+    staged = engine.folder / "rows"
     if finder is not None:  # the model sees every prompt, in this process
-        read = model_batches(batches(engine.folder / "rows", ["row", "prompt", "history"]), finder)
+        read = model_batches(batches(staged, ["row", *TEXTS]), finder)
         return (find_in_batch(batch, job, spans) for batch, spans in read)
     # --pii keep, or every kind switched off
     if not job.kinds:
         return []
     candidates = engine.write(with_pii_candidates(rows, job.kinds), "candidates")
-    jobs = (
-        (batch.slice(i, JOB_ROWS), job)
-        for batch in batches(candidates)
-        for i in range(0, len(batch), JOB_ROWS)
-    )
+    read = with_texts(candidates, staged, TEXTS)
+    jobs = ((batch, job) for batch in in_chunks(read, JOB_BYTES, JOB_ROWS))
     return parallel(find_in_batch, jobs, processes)
 
 

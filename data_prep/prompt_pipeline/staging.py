@@ -2,8 +2,9 @@
 
 Every row of every input becomes either prompts (`rows/`, and what rode along in `extras/`) or a
 malformed row (`malformed/`, file and line). Rows are parsed, checked, normalised and keyed in
-Python, so that the DuckDB and the Spark path start from the same bytes. Part n of `rows/` and part
-n of `extras/` hold the same rows.
+Python, so that the DuckDB and the Spark path start from the same bytes. A chunk becomes a part or,
+where conversations multiply its text, several; files of one name in `rows/` and `extras/` hold the
+same rows.
 """
 
 import gc
@@ -34,8 +35,12 @@ from instruct.files import UserError
 OURS = ("id", "prompt", "user_id", "timestamp", "request_form", "dup_count", "history")
 WHY_REMOVED = ("reason", "kept_id", "split", "pii_kinds", "pii_hashes", "file", "line", "detail")
 RESERVED = frozenset(OURS + WHY_REMOVED)
+FOLDERS = ("rows", "extras", "malformed")
 # one JSON object keyed by user would make a column of every user
 MAX_COLUMNS = 1_000
+# a part of one chunk is smaller, unless turns bring their histories
+PART_CHARS = 16 << 20
+SURROGATE = "not valid Unicode text (a lone surrogate)"
 
 ROWS = pa.schema(
     {
@@ -59,23 +64,18 @@ MALFORMED = pa.schema({"file": pa.string(), "line": pa.int64(), "detail": pa.str
 class Staged:
     """What a chunk, or the whole log, came to."""
 
-    parts: int = 0
     rows: int = 0
     malformed: int = 0
     without_user: int = 0
     kinds: dict[str, str] = field(default_factory=dict)  # of the columns in `extras/`
-    fingerprint: int = 0  # sum of all prompts' keys: of the log, not of how it was cut into parts
     first_malformed: str = ""
 
     def add(self, other: "Staged") -> None:
-        self.parts += other.parts
         self.rows += other.rows
         self.malformed += other.malformed
         self.without_user += other.without_user
         for name, kind in other.kinds.items():
             self.kinds[name] = wider(self.kinds.get(name, "null"), kind)
-        # addition: the same in any order and under any cut
-        self.fingerprint = (self.fingerprint + other.fingerprint) % 2**128
         self.first_malformed = self.first_malformed or other.first_malformed
 
 
@@ -83,7 +83,7 @@ def stage_log(
     files: list[str], form: LogFormat, folder: Path, processes: int, progress: Callable[[int], None]
 ) -> Staged:
     """Stages the whole log under `folder`; parts are numbered in the order of files and rows."""
-    for name in ("rows", "extras", "malformed"):
+    for name in FOLDERS:
         (folder / name).mkdir()
     # generators: chunks are read while workers parse, never all at once
     chunks = (chunk for file in files for chunk in read_chunks(file))
@@ -101,17 +101,17 @@ def stage_log(
 
 
 def stage_chunk(chunk: Chunk, number: int, form: LogFormat, folder: Path) -> Staged:
-    """Checks and normalises the chunk's rows and writes them as part `number`."""
+    """Checks and normalises the chunk's rows and writes them as the parts of `number`."""
     # a chunk is a million small objects without cycles: looking for some takes a quarter of the run
     gc.disable()
     try:
-        # a list, as it is gone through twice where a row cannot be encoded
-        parsed = list(parse(chunk))
-        try:
-            return Part(chunk.file, number, form).fill(parsed).write(folder)
-        except UnicodeEncodeError:  # a lone surrogate: find the rows, and do the others again
-            parsed = [(line, _encodable(row)) for line, row in parsed]
-            return Part(chunk.file, number, form).fill(parsed).write(folder)
+        total, part = Staged(), Part(chunk.file, number, form)
+        for line, row in parse(chunk):
+            part.take(line, row)
+            if part.chars > PART_CHARS:
+                part = part.write(folder, total)
+        part.write(folder, total)
+        return total
     finally:
         gc.enable()
 
@@ -123,36 +123,44 @@ def _encodable(row: dict | str) -> dict | str:
             # default=str: Parquet has times and decimals; only texts can be at fault
             json.dumps(row, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
-            return "not valid Unicode text (a lone surrogate)"
+            return SURROGATE
     return row
 
 
 class Part:
-    """The rows of one chunk, collected by column."""
+    """Rows of one chunk, collected by column.
 
-    def __init__(self, file: str, number: int, form: LogFormat):
+    Args:
+        number: of the chunk.
+        place: of the part among those of the chunk.
+        first: of its rows among those of the chunk.
+    """
+
+    def __init__(self, file: str, number: int, form: LogFormat, place: int = 0, first: int = 0):
         self.file, self.number, self.form = file, number, form
+        self.place, self.first = place, first
         # in ids without its folder: the same ids wherever the log lies
         self.name = os.path.basename(file.rstrip("/"))
+        self.chars = 0  # of prompts and histories
+        self.taken: list[tuple[int, dict | str]] = []
         self.rows: dict[str, list] = {column: [] for column in ROWS.names}
         self.malformed: dict[str, list] = {column: [] for column in MALFORMED.names}
         # ids, users and times as they were given, and the row that each prompt came from
         self.given: dict[str, list] = {"id": [], "user_id": [], "timestamp": []}
         self.sources: list[dict] = []
 
-    def fill(self, parsed: list[tuple[int, dict | str]]) -> "Part":
-        """Takes (line, row) of good rows and (line, reason) of others."""
-        for line, row in parsed:
-            try:
-                if isinstance(row, str):
-                    # what could not be parsed leaves by the same door
-                    raise Malformed(row)
-                self._add(line, row)
-            except Malformed as error:
-                self.malformed["file"].append(self.file)
-                self.malformed["line"].append(line)
-                self.malformed["detail"].append(str(error))
-        return self
+    def take(self, line: int, row: dict | str) -> None:
+        """Takes a row, or the reason why it could not be read."""
+        self.taken.append((line, row))
+        try:
+            if isinstance(row, str):
+                # what could not be parsed leaves by the same door
+                raise Malformed(row)
+            self._add(line, row)
+        except Malformed as error:
+            self.malformed["file"].append(self.file)
+            self.malformed["line"].append(line)
+            self.malformed["detail"].append(str(error))
 
     def _add(self, line: int, row: dict) -> None:
         form, rows, given = self.form, self.rows, self.given
@@ -160,18 +168,23 @@ class Part:
         identifier = as_identifier(row.get(form.id), form.id)
         user = as_identifier(row.get(form.user), form.user)
         time = as_microseconds(row.get(form.time), form.time)
-        for prompt, history, turn in prompts_of(row, form):
+        prompts = prompts_of(row, form)
+        try:
+            keys = [prefix_key(p.text, p.history, form.prefix_chars) for p in prompts]
+        except UnicodeEncodeError:
+            raise Malformed(SURROGATE) from None
+        for (prompt, history, turn), key in zip(prompts, keys, strict=True):
             # padded, as ids sort as text
             own = f"{self.name}:{line:09d}" if identifier is None else identifier
             if form.turns == "all":
                 # one row gives several prompts
                 own = f"{own}#{turn}"
-            rows["row"].append((self.number << 32) + len(self.sources))
+            rows["row"].append((self.number << 32) + self.first + len(self.sources))
             # text for the engine: user 7 is user "7"; outputs get the log's types (`given`)
             rows["id"].append(str(own))
             rows["user"].append(None if user is None else str(user))
             rows["time"].append(time)
-            rows["key"].append(prefix_key(prompt, history, form.prefix_chars))
+            rows["key"].append(key)
             rows["prompt"].append(prompt)
             rows["history"].append(history)
             rows["request_form"].append(request_form(prompt))
@@ -179,28 +192,39 @@ class Part:
             given["user_id"].append(user)
             given["timestamp"].append(row.get(form.time))
             self.sources.append(row)
+            self.chars += len(prompt) + len(history or "")
 
-    def write(self, folder: Path) -> Staged:
-        """Writes the part's files under `folder`; returns the counts."""
-        bad = self.malformed
+    def write(self, folder: Path, total: Staged) -> "Part":
+        """Writes the part's files under `folder` and counts it; returns the next one, empty."""
+        try:
+            total.add(self._write(folder))
+        except UnicodeEncodeError:  # a lone surrogate: find the rows, and do the others again
+            clean = Part(self.file, self.number, self.form, self.place, self.first)
+            for line, row in self.taken:
+                clean.take(line, _encodable(row))
+            return clean.write(folder, total)
+        first = self.first + len(self.sources)
+        return Part(self.file, self.number, self.form, self.place + 1, first)
+
+    def _write(self, folder: Path) -> Staged:
+        bad, name = self.malformed, f"{self.number:06d}-{self.place:06d}.parquet"
         staged = Staged(
-            parts=1,
             rows=len(self.sources),
             malformed=len(bad["line"]),
             without_user=self.rows["user"].count(None),
-            fingerprint=sum(int(key, 16) for key in self.rows["key"]) % 2**128,
         )
         # before any file is written: it may refuse the log
         columns = self._columns()
-        if bad["line"]:
-            staged.first_malformed = f"{self.file}, line {bad['line'][0]}: {bad['detail'][0]}"
-            _write(folder / "malformed", self.number, pa.table(bad, schema=MALFORMED))
         table = pa.table(self.rows, schema=ROWS)
         arrays = {}
         for column, values in columns.items():
             staged.kinds[column], arrays[column] = column_of(values)
-        _write(folder / "rows", self.number, table)
-        _write(folder / "extras", self.number, pa.table(arrays))
+        if bad["line"]:
+            staged.first_malformed = f"{self.file}, line {bad['line'][0]}: {bad['detail'][0]}"
+            _write(folder / "malformed" / name, pa.table(bad, schema=MALFORMED))
+        if self.sources:
+            _write(folder / "rows" / name, table)
+            _write(folder / "extras" / name, pa.table(arrays))
         return staged
 
     def _columns(self) -> dict[str, list]:
@@ -223,11 +247,11 @@ class Part:
         return columns
 
 
-def part(folder: Path, number: int) -> Path:
-    """The file of part `number` in a folder of staged parts."""
-    return folder / f"part-{number:06d}.parquet"
+def staged_parts(folder: Path) -> list[str]:
+    """The names of all parts, in the order of the log."""
+    return sorted({file.name for kind in FOLDERS for file in (folder / kind).iterdir()})
 
 
-def _write(folder: Path, number: int, table: pa.Table) -> None:
+def _write(file: Path, table: pa.Table) -> None:
     # read once, then deleted: speed before size
-    pq.write_table(table, part(folder, number), compression="lz4", write_statistics=False)
+    pq.write_table(table, file, compression="lz4", write_statistics=False)

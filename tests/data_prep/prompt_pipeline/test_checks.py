@@ -37,7 +37,7 @@ def test_an_output_folder_of_something_else_is_left_alone(tmp_path, capsys):
     source = write_lines(tmp_path / "log.jsonl", [{"prompt": "x"}])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    assert "something else" in fails(capsys, "--input", source, "--output_dir", tmp_path / "mine")
+    assert "thesis.txt" in fails(capsys, "--input", source, "--output_dir", tmp_path / "mine")
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
     run(source, tmp_path / "out")
     assert (

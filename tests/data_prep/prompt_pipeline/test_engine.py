@@ -1,5 +1,6 @@
 """DuckDB and Spark: the same bytes, and limits told in one sentence."""
 
+import importlib.util
 import os
 import shutil
 
@@ -29,6 +30,22 @@ def test_what_cannot_be_written_or_held_is_one_sentence(tmp_path, capsys, monkey
         "1MB",
     )
     assert "--memory_limit" in error and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a'b\"c", "run[1]", "a*b?", "sp ace", "ünï", "a{b,c}", "a\\b", "row=1", "#%20", "~", "a;b"],
+)
+def test_any_path_works(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    log = [{"prompt": "tell me of tea", "id": 1}, {"prompt": "mail jo@example.com", "id": 2}]
+    near = ["--near_duplicates", "0.9"] if importlib.util.find_spec("rensa") else []
+    run(write_lines(folder / f"{name}.jsonl", log), folder / name, *near)
+    assert [r["id"] for r in rows_of(folder / name, "removed")] == [2]
+    written = [name, f"{name}.jsonl", f"{name}.key"]
+    # nothing beside them, nor where another reading of the name would lead
+    assert sorted(os.listdir(folder)) == sorted(written) and os.listdir(tmp_path) == [name]
 
 
 SPARK_VARIANTS = [
@@ -62,10 +79,15 @@ def test_spark_gives_the_same_bytes(tmp_path, flags):
         }
     ]
     source = write_lines(tmp_path / "log.jsonl", log)
+    (tmp_path / "key").write_text("the same secret for both")
+    (tmp_path / "key").chmod(0o600)
+    flags += ["--pii_key_file", str(tmp_path / "key")]
     run(source, tmp_path / "duckdb", *flags)
-    run(source, tmp_path / "spark", *flags, "--backend", "pyspark", "--spark_master", "local[2]")
+    # Spark takes paths for patterns
+    spark = tmp_path / "sp[a]rk {x} 'é"
+    run(source, spark, *flags, "--backend", "pyspark", "--spark_master", "local[2]")
     for name in (*SPLITS, "removed"):
-        first, second = (tmp_path / engine / f"{name}.parquet" for engine in ("duckdb", "spark"))
+        first, second = (folder / f"{name}.parquet" for folder in (tmp_path / "duckdb", spark))
         assert first.read_bytes() == second.read_bytes(), name
-    assert len(rows_of(tmp_path / "spark", "train")) > 20
-    assert len({r["reason"] for r in rows_of(tmp_path / "spark", "removed")}) >= 3
+    assert len(rows_of(spark, "train")) > 20
+    assert len({r["reason"] for r in rows_of(spark, "removed")}) >= 3

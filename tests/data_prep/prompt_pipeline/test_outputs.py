@@ -26,6 +26,7 @@ def test_columns_forms_and_what_rides_along(tmp_path):
         )
         assert row["request_form"] == request_form(row["prompt"])
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".written",
         "README.md",
         "removed.parquet",
         "report.json",

@@ -6,7 +6,9 @@ import pyarrow.parquet as pq
 from prompt_tools import SPLITS, adds_up, random_log, rows_of, run, write_lines
 
 from data_prep import prompts
-from data_prep.formats import log_files
+from data_prep.formats import bounded, log_files
+from data_prep.prompt_pipeline import outputs, staging
+from data_prep.prompt_pipeline.staging import staged_parts
 
 CHAT = [
     {"role": "system", "content": "be nice"},
@@ -20,8 +22,10 @@ def test_many_parts_and_processes_give_the_same_rows(tmp_path, monkeypatch):
     source = write_lines(tmp_path / "log.jsonl", [*random_log(4), "broken", '{"prompt": 3}'])
     run(source, tmp_path / "one")
     monkeypatch.setattr(log_files, "CHUNK_ROWS", 7)
+    # the hashes of both runs under one key
+    key = ["--pii_key_file", str(tmp_path / "one.key")]
     prompts.main(
-        ["--input", str(source), "--output_dir", str(tmp_path / "many"), "--num_proc", "2"]
+        ["--input", str(source), "--output_dir", str(tmp_path / "many"), "--num_proc", "2", *key]
     )
     for name in SPLITS:
         assert rows_of(tmp_path / "one", name) == rows_of(tmp_path / "many", name)
@@ -30,6 +34,45 @@ def test_many_parts_and_processes_give_the_same_rows(tmp_path, monkeypatch):
         for d in ("one", "many")
     )
     assert one == many  # malformed rows stand behind the part they are in
+
+
+def test_a_conversation_of_many_turns_becomes_several_parts(tmp_path, monkeypatch):
+    turns = [
+        {"role": "user" if i % 2 == 0 else "assistant", "content": f"turn {i} {'x' * 40}"}
+        for i in range(60)
+    ]
+    log = [{"id": name, "user_id": "u", "messages": turns} for name in ("a", "b")]
+    # a surrogate that only writing finds
+    log.insert(1, {"id": "bad", "prompt": "y" * 300 + "\ud800"})
+    source = write_lines(tmp_path / "log.jsonl", [*log, "broken", {"id": "last", "prompt": "x"}])
+    flags = ["--turns", "all", "--prefix_chars", "10"]
+    run(source, tmp_path / "one", *flags)
+    monkeypatch.setattr(staging, "PART_CHARS", 5_000)
+    parts = []
+    monkeypatch.setattr(
+        outputs, "staged_parts", lambda work: parts.extend(staged_parts(work)) or parts
+    )
+    report = run(source, tmp_path / "many", *flags)
+    assert len(parts) > 2 and report["removed"] == {"malformed": 2, "duplicate_prefix": 30}
+    for name in SPLITS:
+        assert rows_of(tmp_path / "one", name) == rows_of(tmp_path / "many", name)
+    by_place = [
+        sorted(rows_of(tmp_path / d, "removed"), key=lambda r: (r["line"] or 0, str(r["id"])))
+        for d in ("one", "many")
+    ]
+    assert by_place[0] == by_place[1]
+
+
+def test_histories_that_multiply_a_row_are_malformed(tmp_path, monkeypatch):
+    monkeypatch.setattr(bounded, "LONGEST_ROW", 20_000)
+    turns = [{"role": "user", "content": "x" * 100} for _ in range(100)]
+    log = [{"id": "long", "messages": turns}, {"id": "short", "messages": turns[:10]}]
+    source = write_lines(tmp_path / "log.jsonl", log)
+    assert run(source, tmp_path / "out", "--turns", "all")["removed"] == {"malformed": 1}
+    (removed,) = rows_of(tmp_path / "out", "removed")
+    assert "histories" in removed["detail"] and removed["line"] == 1
+    # the first turn alone has no history
+    assert run(source, tmp_path / "out")["removed"] == {"duplicate_prefix": 1}
 
 
 def test_ride_along_takes_only_what_is_named_and_no_conversation(tmp_path):

@@ -144,8 +144,11 @@ def test_append_moves_nobody_and_same_seed_same_bytes(tmp_path):
         write_lines(tmp_path / "a.jsonl", log[:500]),
         write_lines(tmp_path / "b.jsonl", log),
     )
+    # of its own, each run would hash under another key
+    (tmp_path / "key").write_text("the same secret for all")
+    (tmp_path / "key").chmod(0o600)
     for source, name in ((old, "one"), (old, "two"), (grown, "grown")):
-        run(source, tmp_path / name)
+        run(source, tmp_path / name, "--pii_key_file", str(tmp_path / "key"))
     for file in (*SPLITS, "removed"):
         assert (tmp_path / "one" / f"{file}.parquet").read_bytes() == (
             tmp_path / "two" / f"{file}.parquet"
