@@ -1,7 +1,9 @@
 """Numbers that a checksum tells from any other: payment cards, bank accounts, national ids."""
 
+import itertools
 import re
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from data_prep.pii.found import Found
@@ -9,9 +11,12 @@ from data_prep.pii.libraries import library
 
 # --- payment cards --------------------------------------------------------------------------------
 
-DIGIT_GROUPS = re.compile(r"(?<![\w.])[0-9]+(?:[ .-][0-9]+)*(?!\w)")
+# possessive, here and below: a step of a long run that may be taken back costs memory until its end
+DIGIT_GROUPS = re.compile(r"(?<![\w.])[0-9]++(?!\w)(?:[ .-][0-9]++(?!\w))*+")
+GROUP = re.compile("[0-9]+")
 # as embossed: Visa and Mastercard, American Express, Diners, 19 digits, Visa's old 13
 CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 1)}
+MOST_GROUPS = max(map(len, CARD_GROUPS))
 # Luhn alone passes one number in ten
 ISSUER = re.compile(  # issuers' prefixes with the lengths they use
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
@@ -27,30 +32,36 @@ ISSUER = re.compile(  # issuers' prefixes with the lengths they use
 
 def find_cards(text: str) -> Iterator[Found]:
     """Numbers of a known issuer that pass Luhn, in one piece or grouped as cards are."""
-    luhn = library("stdnum.luhn")
     for match in DIGIT_GROUPS.finditer(text):
         if match.end() - match.start() < 13:
             continue
         # any window of groups may be the card: a date or a CVC often stands next to it
-        groups = [(m.start(), m.end()) for m in re.finditer("[0-9]+", match.group())]
-        first = 0
-        while first < len(groups):
-            if groups[first][1] - groups[first][0] < 4:  # no card is grouped that way
-                first += 1
-                continue
-            # the lengths of CARD_GROUPS, and a card in one piece
-            for count in (1, 3, 4, 5):
-                window = groups[first : first + count]
-                shape = tuple(end - start for start, end in window)
-                if len(window) < count or (count > 1 and shape not in CARD_GROUPS):
-                    continue
-                digits = "".join(match.group()[start:end] for start, end in window)
-                if ISSUER.fullmatch(digits) and luhn.is_valid(digits):
-                    yield Found("card", match.start() + window[0][0], match.start() + window[-1][1])
-                    # go on behind it: a card is no part of another
-                    first += count - 1
-                    break
-            first += 1
+        groups = (group.span() for group in GROUP.finditer(text, match.start(), match.end()))
+        window = deque(itertools.islice(groups, MOST_GROUPS))
+        while window:
+            count = _groups_of_card(text, window)
+            if count:
+                yield Found("card", window[0][0], window[count - 1][1])
+            # go on behind it: a card is no part of another
+            for _ in range(count or 1):
+                window.popleft()
+            window.extend(itertools.islice(groups, MOST_GROUPS - len(window)))
+
+
+def _groups_of_card(text: str, window: Sequence[tuple[int, int]]) -> int:
+    """How many of the first groups of digits are a card; 0 for none."""
+    lengths = tuple(end - start for start, end in window)
+    # no card is grouped that way
+    if lengths[0] < 4:
+        return 0
+    # the lengths of CARD_GROUPS, and a card in one piece
+    for count in (1, 3, 4, 5):
+        if count > len(window) or (count > 1 and lengths[:count] not in CARD_GROUPS):
+            continue
+        digits = "".join(text[start:end] for start, end in itertools.islice(window, count))
+        if ISSUER.fullmatch(digits) and library("stdnum.luhn").is_valid(digits):
+            return count
+    return 0
 
 
 # --- bank accounts --------------------------------------------------------------------------------
@@ -136,7 +147,7 @@ LOOK_BACK = 60  # characters before a number in which its word is sought
 
 # Two quick questions that spare most texts the eighteen rules.
 ANY_WORD = re.compile("|".join(rule.context.pattern for rule in BESIDE_A_WORD), re.I)
-ANY_NUMBER = re.compile(r"[0-9](?:[ .+-]?[0-9]){7,}")
+ANY_NUMBER = re.compile(r"[0-9](?:[ .+-]?[0-9]){7}(?:[ .+-]?[0-9])*+")
 _SHAPES = "|".join(
     # `\1` would mean another group inside the alternation
     rule.shape.pattern.removeprefix(BEFORE).removesuffix(AFTER).replace(r"\1", "[- ]")

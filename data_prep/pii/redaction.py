@@ -1,21 +1,22 @@
 """From spans to text: several finders' spans made one list, and a text with its spans hidden."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 from data_prep.pii.found import Found
 
 
-def merge(*lists: Sequence[Found]) -> list[Found]:
-    """Spans of several finders, by position; where two overlap that of the earlier list holds."""
+def merge(*lists: Iterable[Found]) -> list[Found]:
+    """Spans of several finders, by position; where two overlap the earlier one of them holds."""
     merged: list[Found] = []
-    for found in lists:
-        merged += [
-            span
-            for span in found
-            # a model may give empty ones
-            if span.end > span.start
-            and all(span.end <= other.start or span.start >= other.end for other in merged)
-        ]
+    # a byte per character: to hold each span against all others takes quadratic time
+    taken = bytearray()
+    for span in itertools.chain(*lists):
+        # a model may give empty ones
+        if span.end > span.start and taken.find(1, span.start, span.end) < 0:
+            taken.extend(bytes(max(0, span.end - len(taken))))
+            taken[span.start : span.end] = b"\1" * (span.end - span.start)
+            merged.append(span)
     return sorted(merged, key=lambda span: span.start)
 
 
