@@ -234,7 +234,7 @@ def _load_files(source: str | Path, files: list[Path]):
     from datasets.config import HF_DATASETS_CACHE
     from datasets.exceptions import DatasetGenerationError
 
-    from instruct.fingerprints import files_hash
+    from instruct.hashes import files_hash
 
     kinds = sorted({_format_of(p) for p in files})
     if len(kinds) > 1:

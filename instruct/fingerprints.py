@@ -1,22 +1,11 @@
-"""What a file, a model or a data set is, by its content: what stands at the same path may change.
+"""What a model or a data set is, by its content: what stands at the same path may change."""
 
-Hashes of large files are kept in a small file under the user's cache folder, so that the next
-command need not compute them again.
-"""
-
-import contextlib
-import hashlib
 import json
-import os
-import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from instruct.files import ENDINGS, UserError, atomic_file, data_files
+from instruct.files import ENDINGS, UserError, data_files
+from instruct.hashes import file_hash, files_hash, hash_of
 
-KEPT_FROM = 2**20  # bytes; hashing a smaller file takes no longer than looking its hash up
-KEPT_FILES = 5000  # hashes, the newest
-SETTLED = 2_000_000_000  # ns; a file changed less long ago may change again at the same time stamp
 # The files of a folder that decide what its model answers; none of them is a run's own note.
 MODEL_FILES = (
     "*.safetensors",
@@ -34,62 +23,6 @@ MODEL_FILES = (
     "*.model",
     "*.py",
 )
-
-################
-# Files
-################
-
-
-def cache_folder() -> Path:
-    """This project's folder under the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "instruct-recipes"
-
-
-def _kept_hashes() -> dict[str, str]:
-    # a cache: unreadable, damaged or not there, its hashes are computed anew
-    try:
-        kept = json.loads((cache_folder() / "hashes.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) else {}
-
-
-def _keep_hash(key: str, digest: str) -> None:
-    kept = {**_kept_hashes(), key: digest}
-    newest = dict(list(kept.items())[-KEPT_FILES:])
-    # a read-only home or a full disk costs time at the next command, nothing else
-    with contextlib.suppress(OSError), atomic_file(cache_folder() / "hashes.json") as beside:
-        beside.write_text(json.dumps(newest))
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    found = os.stat(path)
-    # ctime as well: bytes written in place with the old mtime set again do not hide
-    key = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
-    large = found.st_size >= KEPT_FROM
-    if large and (known := _kept_hashes().get(key)):
-        return known
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if large and time.time_ns() - found.st_ctime_ns > SETTLED:
-        _keep_hash(key, digest)
-    return digest
-
-
-def hash_of(value) -> str:
-    """SHA-256 of a JSON value, in hex."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def files_hash(files: Iterable[Path]) -> str:
-    """One hash for several files in their order, whatever their names."""
-    return hash_of([file_hash(file) for file in files])
-
-
-################
-# Models and data sets
-################
 
 
 def hub_commit(repo_id: str, revision: str | None = None, repo_type: str = "model") -> str | None:

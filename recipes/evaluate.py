@@ -26,9 +26,10 @@ from instruct.arguments import load_function, parse_models
 from instruct.evaluation.report import base_of_run, write_report
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
 from instruct.files import command, load_rows, read_jsonl, write_rows
-from instruct.fingerprints import content_of, data_identity, file_hash, hash_of, model_identity
+from instruct.fingerprints import content_of, data_identity, model_identity
 from instruct.folders import claim
 from instruct.generation import generate_ids
+from instruct.hashes import file_hash, hash_of
 from instruct.models import completion_logprobs, load_policy, load_reward
 from instruct.run_record import versions, write_record
 from instruct.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer

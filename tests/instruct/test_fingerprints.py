@@ -6,9 +6,10 @@ import os
 import pytest
 from conftest import save_model, write_jsonl
 
-from instruct import fingerprints
+from instruct import hashes
 from instruct.files import load_rows
-from instruct.fingerprints import data_identity, file_hash, hub_commit, is_same, model_identity
+from instruct.fingerprints import data_identity, hub_commit, is_same, model_identity
+from instruct.hashes import file_hash
 
 
 @pytest.fixture(autouse=True)
@@ -26,31 +27,31 @@ def replace_unseen(path, content: bytes) -> None:
 
 
 def test_a_large_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(fingerprints, "SETTLED", -1)
+    monkeypatch.setattr(hashes, "SETTLED", -1)
     path = tmp_path / "weights"
-    path.write_bytes(b"a" * fingerprints.KEPT_FROM)
+    path.write_bytes(b"a" * hashes.KEPT_FROM)
     first = file_hash(path)
     with monkeypatch.context() as patch:
-        patch.setattr(fingerprints.hashlib, "file_digest", None)  # would fail if it were called
+        patch.setattr(hashes.hashlib, "file_digest", None)  # would fail if it were called
         assert file_hash(path) == first
-    replace_unseen(path, b"b" * fingerprints.KEPT_FROM)
+    replace_unseen(path, b"b" * hashes.KEPT_FROM)
     assert file_hash(path) != first
 
 
 def test_a_file_that_may_change_within_a_clock_tick_is_not_kept(tmp_path):
     path = tmp_path / "weights"
-    path.write_bytes(b"a" * fingerprints.KEPT_FROM)
+    path.write_bytes(b"a" * hashes.KEPT_FROM)
     file_hash(path)
-    assert not (fingerprints.cache_folder() / "hashes.json").exists()
+    assert not (hashes.cache_folder() / "hashes.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", "\x00"])
 def test_a_damaged_cache_costs_nothing_but_time(tmp_path, monkeypatch, damage):
-    monkeypatch.setattr(fingerprints, "SETTLED", -1)
+    monkeypatch.setattr(hashes, "SETTLED", -1)
     path = tmp_path / "weights"
-    path.write_bytes(b"a" * fingerprints.KEPT_FROM)
+    path.write_bytes(b"a" * hashes.KEPT_FROM)
     first = file_hash(path)
-    (fingerprints.cache_folder() / "hashes.json").write_text(damage)
+    (hashes.cache_folder() / "hashes.json").write_text(damage)
     assert file_hash(path) == first
 
 
