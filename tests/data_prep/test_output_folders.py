@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from command_tools import stops
 from conftest import REPO, SCRIPT_ENV, write_jsonl
+from prompt_tools import SPLITS, adds_up, random_log, rows_of, write_lines
 
 from data_prep import comparisons, demonstrations, label, prompts, sample
 from instruct.files import load_rows
@@ -198,6 +200,42 @@ def test_killed_prompts_leave_no_process(tmp_path):
     run.send_signal(signal.SIGKILL)
     run.wait()
     assert psutil.wait_procs(helpers, timeout=10)[1] == []
+
+
+def test_prompts_killed_at_any_moment_leave_no_half_output(tmp_path):
+    source = write_lines(tmp_path / "log.jsonl", random_log(6, 3_000))
+    command = [
+        sys.executable,
+        "-m",
+        "data_prep.prompts",
+        "--input",
+        str(source),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--num_proc",
+        "1",
+    ]
+    started = time.time()
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    whole, took = {n: rows_of(tmp_path / "out", n) for n in SPLITS}, time.time() - started
+    shutil.rmtree(tmp_path / "out")
+    killed = 0
+    for share in (0.5, 0.7, 0.8, 0.9, 0.97):
+        process = subprocess.Popen(
+            command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        time.sleep(took * share)
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        if (tmp_path / "out").exists():
+            adds_up(tmp_path / "out")
+    assert killed >= 1
+    assert (
+        list(tmp_path.glob(".out.*")) or (tmp_path / "out").exists()
+    )  # a killed run may leave its work folder
+    subprocess.run(command, cwd=REPO, check=True, capture_output=True)
+    assert {n: rows_of(tmp_path / "out", n) for n in SPLITS} == whole
+    assert not list(tmp_path.glob(".out.*"))  # and the next run clears it
 
 
 @pytest.mark.slow
