@@ -109,7 +109,6 @@ def write_model_card(
         base_model: folder or Hub id the run started from; only a Hub id becomes card metadata.
         datasets: sources the run learned from.
         metrics: name -> number.
-        command: what was typed.
         step: sft, reward or ppo.
         name: Hub id of the model, where it has one.
         record: the folder's `run.json`.
@@ -123,9 +122,8 @@ def write_model_card(
         pipeline_tag="text-classification" if step == "reward" else "text-generation",
         tags=["instruct-recipes", "trl", step],
     )
-    where = ""
-    if not _is_hub_id(base_model):
-        where = " (a local folder: to load an adapter elsewhere, push that model too)"
+    local = " (a local folder: to load an adapter elsewhere, push that model too)"
+    where = "" if _is_hub_id(base_model) else local
     folder = Path(output_dir)
     text = f"""---
 {data.to_yaml()}

@@ -134,6 +134,17 @@ def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
     return metrics
 
 
+def save_head(output_dir: Path, head: dict, metrics: dict) -> None:
+    """Writes `reward_head.json` and, where rankings were held out, `metrics.json`."""
+    write_json(output_dir / "reward_head.json", head)
+    if metrics:
+        write_json(output_dir / "metrics.json", metrics)
+        print(
+            f"held-out accuracy {metrics['accuracy']:.3f} [{metrics['accuracy_low']:.3f}, "
+            f"{metrics['accuracy_high']:.3f}], {metrics['n_pairs']} pairs"
+        )
+
+
 def data_of(script_args: ScriptArguments, training_args: RankedRewardConfig) -> dict:
     """{flag: (source, split)} of what a training run reads."""
     source = script_args.dataset_name
@@ -229,20 +240,11 @@ def main(
     if demonstrations is not None:
         bias = -trainer.mean_score(demonstrations["prompt"], demonstrations["completion"])
 
-    def save_extras(output_dir: Path) -> None:
-        base, pad_token_id = model_args.model_name_or_path, tokenizer.pad_token_id
-        head = {"bias": bias, "pad_token_id": pad_token_id, "base": base}
-        if model_args.model_revision != "main":
-            head["base_revision"] = model_args.model_revision
-        write_json(output_dir / "reward_head.json", head)
-        if metrics:
-            write_json(output_dir / "metrics.json", metrics)
-            print(
-                f"held-out accuracy {metrics['accuracy']:.3f} [{metrics['accuracy_low']:.3f}, "
-                f"{metrics['accuracy_high']:.3f}], {metrics['n_pairs']} pairs"
-            )
-
-    finish(trainer, save_extras)
+    base = model_args.model_name_or_path
+    head = {"bias": bias, "pad_token_id": tokenizer.pad_token_id, "base": base}
+    if model_args.model_revision != "main":
+        head["base_revision"] = model_args.model_revision
+    finish(trainer, lambda output_dir: save_head(output_dir, head, metrics))
 
 
 @command
