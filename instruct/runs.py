@@ -130,7 +130,8 @@ def train_or_resume(trainer: Trainer, record: dict) -> None:
     """Writes `run.json`, then trains to the end, from the last whole checkpoint where one is."""
     if trainer.is_world_process_zero():
         write_record(trainer.args.output_dir, record)
-    with private_files_kept():
+    pushes = trainer.args.push_to_hub  # with every checkpoint, unless --hub_strategy says else
+    with private_files_kept() if pushes else contextlib.nullcontext():
         checkpoint = checkpoint_to_resume(trainer.args, trainer.checkpoint_files)
         trainer.train(resume_from_checkpoint=checkpoint)
 
