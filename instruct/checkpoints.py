@@ -297,7 +297,9 @@ def finish_deletions(output_dir: str | Path) -> None:
         shutil.rmtree(gone)
 
 
-def rotate(output_dir: str | Path, limit: int | None, newest: int, best: str | None = None) -> None:
+def rotate(
+    output_dir: str | Path, limit: int | None, newest: int, best: str | Path | None = None
+) -> None:
     """Discards the oldest checkpoints until `limit` are left, as `--save_total_limit` asks.
 
     Args:
@@ -307,7 +309,7 @@ def rotate(output_dir: str | Path, limit: int | None, newest: int, best: str | N
     """
     # Above `newest` lies what an earlier attempt left: written over when this one comes there.
     found = {step: f for step, f in _checkpoints(output_dir).items() if step <= newest}
-    kept = {step for step, folder in found.items() if step == newest or _same(folder, best)}
+    kept = {step for step, folder in found.items() if step == newest or same(folder, best)}
     extra = len(found) - max(limit, len(kept)) if limit else 0
     # by step, where Trainer goes by modification time: a copied folder has another
     for step in [step for step in found if step not in kept][: max(extra, 0)]:
@@ -317,9 +319,10 @@ def rotate(output_dir: str | Path, limit: int | None, newest: int, best: str | N
 def keep_only(output_dir: str | Path, best: str) -> None:
     """Discards every checkpoint but the best one."""
     for checkpoint in _checkpoints(output_dir).values():
-        if not _same(checkpoint, best):
+        if not same(checkpoint, best):
             discard(checkpoint)
 
 
-def _same(folder: Path, other: str | None) -> bool:
+def same(folder: Path, other: str | Path | None) -> bool:
+    """Whether two paths lead to one folder; None leads nowhere."""
     return other is not None and folder.resolve() == Path(other).resolve()

@@ -29,7 +29,9 @@ from instruct.checkpoints import (
     had_stopped,
     keep_only,
     rotate,
+    same,
     seal,
+    step_of,
 )
 from instruct.files import write_json
 
@@ -86,9 +88,9 @@ class Resumable:
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Trainer's `train`. Takes the path of a whole checkpoint (`checkpoint_to_resume`)."""
         args = self.args
-        if args.should_save:
-            finish_deletions(args.output_dir)
         self._resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        if args.should_save:
+            self._delete_what_was_due()
         self._order: RepeatableOrder | None = None  # made with the data loader
         # early stopping counts on from where it was
         args.restore_callback_states_from_checkpoint = True
@@ -173,6 +175,14 @@ class Resumable:
             seal(checkpoint)
             limit, best = self.args.save_total_limit, self.state.best_model_checkpoint
             rotate(checkpoint.parent, limit, step, best)
+
+    def _delete_what_was_due(self) -> None:
+        """What a killed run would have deleted after its last checkpoint."""
+        finish_deletions(self.args.output_dir)
+        if self._resumed and same(self._resumed.parent, self.args.output_dir):
+            best = best_beside(self._resumed)
+            step, limit = step_of(self._resumed), self.args.save_total_limit
+            rotate(self.args.output_dir, limit, step, best)
 
     def _finalize_training(self, *args, **kwargs):
         with _no_rotation(self.args):

@@ -3,11 +3,13 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import save_model, write_jsonl
+from conftest import REPO, SCRIPT_ENV, save_model, write_jsonl
 from safetensors.torch import load_file
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -118,6 +120,18 @@ def test_early_stopping_counts_on_and_a_stopped_run_stays_stopped(folders, tmp_p
         assert_same(out, unbroken)
 
 
+def test_a_deletion_that_was_due_is_made_up_for(folders, tmp_path):
+    command = [*command_of(sft, folders), "--eval_strategy", "no", "--save_steps", "2"]
+    out = tmp_path / "out"
+    sft.cli([*command, "--output_dir", str(out)])
+    cut_off_after(8, out, tmp_path / "cut")  # killed after the last checkpoint, before rotation
+    (tmp_path / "cut" / "checkpoint-2").rename(tmp_path / "cut" / ".checkpoint-2.delete")
+    sft.cli([*command, "--output_dir", str(tmp_path / "cut"), "--save_total_limit", "2"])
+    left = sorted(p.name for p in (tmp_path / "cut").glob("*checkpoint*"))
+    assert left == ["checkpoint-6", "checkpoint-8"]
+    assert_same(tmp_path / "cut", out)
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "carried.json", "files.json"])
 def test_damage_is_skipped_and_the_result_stays_the_same(name, folders, tmp_path, capsys):
     command, unbroken = [*command_of(sft, folders), *RUNS["grouped"]], tmp_path / "unbroken"
@@ -132,6 +146,30 @@ def test_damage_is_skipped_and_the_result_stays_the_same(name, folders, tmp_path
     assert sorted(p.name for p in out.glob("*checkpoint*")) == [
         f"checkpoint-{step}" for step in (2, 4, 6, 8)
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("recipe", "run"), [(reward, "grouped"), (sft, "random")])
+def test_two_processes_resume_in_the_second_epoch_as_well(recipe, run, folders, tmp_path):
+    """Both draw one order, each has dropout of its own; skipping reaches either's sampler."""
+    command = [*command_of(recipe, folders), *RUNS[run], "--per_device_train_batch_size", "1"]
+
+    def launch(output_dir: Path) -> str:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        done = subprocess.run(
+            [*launcher, "--nproc_per_node", "2", "-m", recipe.__name__]
+            + [*command, "--output_dir", str(output_dir)],
+            cwd=REPO, env=SCRIPT_ENV, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    unbroken = tmp_path / "unbroken"
+    launch(unbroken)
+    for step in (2, 4, 6):
+        out = cut_off_after(step, unbroken, tmp_path / f"cut{step}")
+        assert f"continuing from checkpoint-{step} of 8" in launch(out)
+        assert_same(out, unbroken)
 
 
 def test_an_order_is_drawn_as_before_and_can_be_drawn_again():
