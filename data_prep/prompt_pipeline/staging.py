@@ -40,7 +40,6 @@ FOLDERS = ("rows", "extras", "malformed")
 MAX_COLUMNS = 1_000
 # a part of one chunk is smaller, unless turns bring their histories
 PART_CHARS = 16 << 20
-SURROGATE = "not valid Unicode text (a lone surrogate)"
 
 ROWS = pa.schema(
     {
@@ -123,7 +122,7 @@ def _encodable(row: dict | str) -> dict | str:
             # default=str: Parquet has times and decimals; only texts can be at fault
             json.dumps(row, ensure_ascii=False, default=str).encode()
         except UnicodeEncodeError:
-            return SURROGATE
+            return "not valid Unicode text (a lone surrogate)"
     return row
 
 
@@ -168,12 +167,7 @@ class Part:
         identifier = as_identifier(row.get(form.id), form.id)
         user = as_identifier(row.get(form.user), form.user)
         time = as_microseconds(row.get(form.time), form.time)
-        prompts = prompts_of(row, form)
-        try:
-            keys = [prefix_key(p.text, p.history, form.prefix_chars) for p in prompts]
-        except UnicodeEncodeError:
-            raise Malformed(SURROGATE) from None
-        for (prompt, history, turn), key in zip(prompts, keys, strict=True):
+        for prompt, history, turn in prompts_of(row, form):
             # padded, as ids sort as text
             own = f"{self.name}:{line:09d}" if identifier is None else identifier
             if form.turns == "all":
@@ -184,7 +178,7 @@ class Part:
             rows["id"].append(str(own))
             rows["user"].append(None if user is None else str(user))
             rows["time"].append(time)
-            rows["key"].append(key)
+            rows["key"].append(prefix_key(prompt, history, form.prefix_chars))
             rows["prompt"].append(prompt)
             rows["history"].append(history)
             rows["request_form"].append(request_form(prompt))
