@@ -11,7 +11,7 @@ from pathlib import Path
 
 import transformers.trainer
 from accelerate import PartialState
-from torch import nn
+from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments
 
 from instruct.checkpoints import checkpoint_to_resume
@@ -221,6 +221,20 @@ def private_files_kept() -> Iterator[None]:
         transformers.trainer.hf_api = client_of
 
 
+def _upload(args: TrainingArguments) -> None:
+    """Uploads the output folder as `Trainer.push_to_hub` does, which needs model and data."""
+    hub = HfApi(token=args.hub_token)
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    repo = hub.create_repo(name, private=args.hub_private_repo, exist_ok=True)
+    _PublicHub(hub).upload_folder(
+        repo_id=repo.repo_id,
+        folder_path=args.output_dir,
+        commit_message="End of training",
+        ignore_patterns=["_*", "checkpoint-*"],  # Trainer's own
+        revision=args.hub_revision,
+    )
+
+
 def _is_pushed(args: TrainingArguments) -> bool:
     file = Path(args.output_dir) / PUSHED
     return file.is_file() and json.loads(file.read_text()) == {"hub_model_id": args.hub_model_id}
@@ -238,11 +252,13 @@ def push(args: TrainingArguments, trainer: Trainer | None = None) -> None:
 
     def upload() -> None:
         try:
-            pusher = trainer or Trainer(model=nn.Linear(1, 1), args=args)
-            # it would save again before it uploads: what is on disk is what was meant
-            pusher.save_model = pusher.create_model_card = _nothing
-            with private_files_kept():
-                pusher.push_to_hub()
+            if trainer is None:
+                _upload(args)
+            else:
+                # it would save again before it uploads: what is on disk is what was meant
+                trainer.save_model = trainer.create_model_card = _nothing
+                with private_files_kept():
+                    trainer.push_to_hub()
         # the Hub client raises many unrelated types; all mean "not pushed"
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]

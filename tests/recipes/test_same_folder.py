@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from command_tools import stops
 from conftest import save_model, write_jsonl
+from huggingface_hub.utils import filter_repo_objects
 from ppo_tools import flags, make_setup
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
@@ -160,25 +162,32 @@ def test_a_push_that_fails_is_all_that_is_left_to_do(
     def away(self, *args, **kwargs):
         raise ConnectionError("the Hub is away")
 
-    def there(self, *args, **kwargs):
-        self.save_model(_internal_call=True)  # as Trainer does: nothing may be saved anew
-        pushed.append(self.args.output_dir)
+    def there(self, folder_path, ignore_patterns, **kwargs):
+        files = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+        pushed.append(set(filter_repo_objects(files, ignore_patterns=ignore_patterns)))
 
+    repo = SimpleNamespace(repo_id="you/name")
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, *a, **k: repo)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", there)
+    out = tmp_path / "sft"
     command = [*arguments, "--push_to_hub", "True", "--hub_model_id", "you/name"]
-    command += ["--hub_strategy", "end"]
+    # a Trainer asks for data where it evaluates; only to push there are none
+    command += ["--hub_strategy", "end", "--eval_strategy", "epoch"]
+    command += ["--dataset_test_split", "train"]
     monkeypatch.setattr(Trainer, "push_to_hub", away)
     error = stops(sft.cli, command, capsys)
     assert "finished and complete, but could not be pushed to the Hub (the Hub is away)" in error
-    out = tmp_path / "sft"
     assert {"finished.json", "merged", "adapter_model.safetensors"} <= {
         path.name for path in out.iterdir()
     }
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     steps.clear()
-    monkeypatch.setattr(Trainer, "push_to_hub", there)
     sft.cli(command)
     sft.cli(command)  # nothing is owed any more
-    assert pushed == [str(out)] and not steps
+    (files,) = pushed
+    assert {"README.md", "adapter_model.safetensors", "merged/model.safetensors"} <= files
+    assert not [name for name in files if name == "run.json" or name.startswith("checkpoint-")]
+    assert not steps
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert after.pop("pushed.json") and after == before
 
