@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from instruct.files import atomic_file
+from instruct.processes import without_token
 from instruct.run_record import read_record
 
 # What a card shows of a run's log: the last value, and of FIRST_TOO the first beside it.
@@ -50,19 +51,6 @@ model = AutoPeftModelForCausalLM.from_pretrained("{name}")""",
 }
 
 
-def _without_token(argv: list[str]) -> list[str]:
-    """A command line less `--hub_token` and its value, however argparse lets it be written."""
-    kept, is_value = [], False
-    for word in argv:
-        flag, equals, _ = word.partition("=")
-        # --hub-token, --hub_token=…, and every beginning of it that stands for no other flag
-        names_token = flag.replace("-", "_").startswith("__hub_t")
-        if not names_token and not is_value:
-            kept.append(word)
-        is_value = names_token and not equals
-    return kept
-
-
 def exact_command() -> str:
     """The command line of this process, its script named as seen from where it was started.
 
@@ -73,7 +61,7 @@ def exact_command() -> str:
     # the batch size depends on it, and a launcher's own flags are not in argv
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     count = ["--num_processes", str(processes)] if processes > 1 else []
-    return shlex.join(["accelerate", "launch", *count, script, *_without_token(sys.argv[1:])])
+    return shlex.join(["accelerate", "launch", *count, script, *without_token(sys.argv[1:])])
 
 
 def metrics_of(output_dir: str | Path, log_history: list[dict]) -> dict[str, float]:

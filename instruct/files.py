@@ -19,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from instruct.processes import is_main_process, launcher_is_gone, typed
+from instruct.processes import is_main_process, launcher_is_gone, overwrites, typed
 
 # File ending -> the loader of `datasets` that reads it.
 ENDINGS = {
@@ -85,7 +85,8 @@ def command(main: Callable) -> Callable:
                 sentence = disk_sentence(error)
                 if sentence is None:
                     raise
-                _leave(f"error: {sentence}, then run the same command again", 2, error)
+                less = " without --overwrite_output_dir" if overwrites() else ""
+                _leave(f"error: {sentence}, then run the same command again{less}", 2, error)
             finally:
                 AT_END.close()
 

@@ -80,18 +80,55 @@ def _program(words: list[str]) -> str:
     return ""
 
 
+def without_flag(words: list[str], flag: str, least: str, instead: str | None = None) -> list[str]:
+    """A command line less a flag and its value, however argparse lets it be written.
+
+    Args:
+        flag: as `--hub_token`; with dashes, with `=` and abbreviated it is found as well.
+        least: its shortest beginning that stands for no other flag.
+        instead: what stands in the place of the value; without it the flag goes, too.
+    """
+    kept, is_value = [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        # a flag that may stand alone is followed by the next one
+        if is_value and not word.startswith("--"):
+            kept += [instead] if instead else []
+            is_value = False
+            continue
+        name = "--" + name[2:].replace("-", "_") if name.startswith("--") else ""
+        named = name.startswith(least) and flag.startswith(name)
+        is_value = named and not equals
+        if not named:
+            kept.append(word)
+        elif instead:
+            kept.append(word.split("=")[0] + (f"={instead}" if equals else ""))
+    return kept
+
+
+def without_token(words: list[str], instead: str | None = None) -> list[str]:
+    """A command line less `--hub_token`, or with `instead` for its value."""
+    return without_flag(words, "--hub_token", "--hub_t", instead)
+
+
+def without_overwrite(words: list[str]) -> list[str]:
+    """A command line less `--overwrite_output_dir`: it would remove what was just made."""
+    return without_flag(words, "--overwrite_output_dir", "--ov")
+
+
+def _words() -> list[str]:
+    # kept from the start: by now the launcher may be gone
+    return list(_launcher.words if _launcher else sys.orig_argv)
+
+
+def overwrites() -> bool:
+    """Whether this command was started with `--overwrite_output_dir`."""
+    return without_overwrite(_words()) != _words()
+
+
 def typed() -> str:
-    """What a user types to start this command again, launcher included, without a token."""
-    # kept from the start: by now it may be gone
-    words = list(_launcher.words if _launcher else sys.orig_argv)
-    for at, word in enumerate(words):
-        if "token" in word and word.startswith("--"):
-            # its value, as the next word or after "="
-            if "=" in word:
-                words[at] = word.split("=")[0] + "=HIDDEN"
-            elif at + 1 < len(words):
-                words[at + 1] = "HIDDEN"
-    return shlex.join(words)
+    """What a user types to go on with this command, launcher included, without a token."""
+    return shlex.join(without_overwrite(without_token(_words(), instead="HIDDEN")))
 
 
 def end_with_parent() -> None:

@@ -118,6 +118,12 @@ def test_a_disk_that_cannot_be_written_is_one_sentence(error, sentence, capsys):
     assert said.endswith("then run the same command again\n")
 
 
+def test_after_a_full_disk_nobody_is_told_to_overwrite(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "sft.py", "--overwrite_output_dir", "True"])
+    _, said = ends(OSError(errno.ENOSPC, "x"), capsys)
+    assert said.endswith("then run the same command again without --overwrite_output_dir\n")
+
+
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         fails_with(ZeroDivisionError())

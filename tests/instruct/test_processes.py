@@ -85,6 +85,24 @@ def test_what_to_type_names_the_launcher_and_no_token(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("--max_new_tokens 5 --max_prompt_tokens=7 --eos_token x",) * 2,
+        ("--hub_t hf_x --a", "--hub_t HIDDEN --a"),
+        ("--hub-tok=hf_x --a", "--hub-tok=HIDDEN --a"),
+        ("--hub_token_type x",) * 2,
+        ("--overwrite_output_dir True --a 1", "--a 1"),
+        ("--a 1 --overwrite_output_dir --b 2", "--a 1 --b 2"),
+        ("--overwrite-output=True --a 1 --overw true", "--a 1"),
+        ("--output_dir out --optim x",) * 2,
+    ],
+)
+def test_what_to_type_keeps_every_other_flag(monkeypatch, given, shown):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "sft.py", *given.split()])
+    assert processes.typed() == f"python sft.py {shown}"
+
+
+@pytest.mark.parametrize(
     ("words", "launches"),
     [
         (["/v/bin/python", "/v/bin/accelerate", "launch", "recipes/sft.py"], True),
