@@ -364,26 +364,26 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Returns when a file's bytes are on the disk."""
-    if not path.is_file():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Returns when a file's bytes are on the disk, where the file system can say so."""
+    if path.is_file():
+        _synced(path)
 
 
 def sync_folder(path: Path) -> None:
     """Returns when a folder's names are on the disk, where the file system can say so."""
-    if os.name == "nt":
-        return  # folders are not opened there
-    descriptor = os.open(path, os.O_RDONLY)
+    # folders are not opened on Windows
+    if os.name != "nt":
+        _synced(path)
+
+
+def _synced(path: Path) -> None:
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        # network and FUSE file systems that cannot
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+        # network and FUSE file systems refuse the call in many ways; these alone mean lost bytes
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
             raise
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ import sys
 import pytest
 from conftest import SCRIPT_ENV
 
+from instruct import files
 from instruct.files import UserError, atomic_file, check_output, command, load_rows, write_rows
 from instruct.folders import atomic_folder
 from instruct.processes import typed
@@ -188,6 +189,21 @@ def test_on_a_full_disk_the_old_file_stays_and_nothing_is_beside(tmp_path, monke
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["r.jsonl"]
     assert load_rows(tmp_path / "r.jsonl")["a"] == [1]
+
+
+@pytest.mark.parametrize("sync", [files.sync, files.sync_folder])
+@pytest.mark.parametrize("code", ["EINVAL", "ENOSYS", "EPERM", "EACCES", "ENOTCONN", "ESTALE"])
+def test_a_disk_that_cannot_sync_is_no_reason_to_stop(tmp_path, monkeypatch, sync, code):
+    def fsync(descriptor):
+        raise OSError(getattr(errno, code), code)
+
+    path = tmp_path if sync is files.sync_folder else tmp_path / "x"
+    (tmp_path / "x").write_text("1")
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    sync(path)
+    for code in ("ENOSPC", "EDQUOT", "EIO", "EROFS"):
+        with pytest.raises(OSError, match=code):
+            sync(path)
 
 
 def test_files_and_names_are_on_disk_before_a_command_goes_on(tmp_path, monkeypatch):
