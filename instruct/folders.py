@@ -11,6 +11,7 @@ import fnmatch
 import json
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -43,10 +44,10 @@ MODEL_FILES = (
     "*.model",
     "*.py",
 )
-# what flock answers on a file system that has no locks
-NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+TRIES = 10  # at a lock; holders remove it one after another, but not for ever
 
-_held: dict[Path, int] = {}  # {lock file: its descriptor} of this process
+# {lock file: its descriptor} of this process; None where the file system has no locks
+_held: dict[Path, int | None] = {}
 
 
 ################
@@ -59,6 +60,7 @@ def claim(output: str | Path) -> None:
 
     Leftovers of dead runs are cleared. Under torchrun or accelerate only the main process claims;
     claimed twice by one process is claimed once. The kernel frees the lock of a killed process.
+    On a file system without locks it says so, goes on, and clears nothing.
 
     Raises:
         UserError: another living process has it.
@@ -87,39 +89,55 @@ def _lock_file(output: Path) -> Path:
     return beside
 
 
-def _locked(lock: Path, output: Path) -> int:
+def _locked(lock: Path, output: Path) -> int | None:
+    """The descriptor of the lock, held; None, and a line that says so, where there are no locks."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:
+    was_there = lock.exists()
+    for _ in range(TRIES):
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             if fcntl:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            holder = os.read(descriptor, 20).decode() or "?"
+            told = _told_of_holder(descriptor)
             os.close(descriptor)
-            raise UserError(
-                f"{output}: another run (process {holder}) is writing there; wait until it ends "
-                f"or stop it (kill {holder}), then run this again"
-            ) from error
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            print(f"{output}: this file system has no locks; start one run at a time in it")
-        try:
+            raise UserError(f"{output}: another run {told}, then run this again") from error
+        except OSError:
+            os.close(descriptor)
+            break
+        # else the holder before us removed the file that we opened
+        with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                break
-        except FileNotFoundError:
-            pass  # the holder before us removed the file that we opened
+                _note_holder(descriptor, lock, output)
+                return descriptor
         os.close(descriptor)
+    print(
+        f"{output}: this file system has no locks; start one run at a time in it, and remove what "
+        f"a killed one left ({output.parent}/.{output.name}.*)"
+    )
+    if not was_there:
+        lock.unlink(missing_ok=True)
+    return None
+
+
+def _note_holder(descriptor: int, lock: Path, output: Path) -> None:
     try:
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        os.pwrite(descriptor, f"{socket.gethostname()} {os.getpid()}".encode(), 0)
     except OSError as error:
         lock.unlink(missing_ok=True)
         os.close(descriptor)
         # with the name, which a call on a descriptor does not know
         raise OSError(error.errno, error.strerror, str(output)) from error
-    return descriptor
+
+
+def _told_of_holder(descriptor: int) -> str:
+    host, _, pid = os.read(descriptor, 300).decode(errors="replace").rpartition(" ")
+    # another host's number is here somebody else's, or nobody's
+    if host == socket.gethostname():
+        return f"(process {pid}) is writing there; wait until it ends or stop it (kill {pid})"
+    where = f"process {pid} on {host}" if host else f"process {pid or '?'}"
+    return f"({where}) is writing there; wait until it ends or stop it there"
 
 
 def _release(lock: Path, owner: int) -> None:
@@ -137,7 +155,8 @@ def _release(lock: Path, owner: int) -> None:
 def _forget_in_child() -> None:
     # a forked helper that outlives us would else hold the lock; closing its copy frees nothing here
     for descriptor in _held.values():
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
     _held.clear()
 
 
@@ -153,8 +172,12 @@ if hasattr(os, "register_at_fork"):
 def clear_leftovers(output: str | Path) -> None:
     """Of dead processes: what was being written goes, what was moved away comes back.
 
-    Beside `output` and, where it is a folder, in it. What a living process writes stays.
+    Beside `output` and, where it is a folder, in it. What a living process writes stays, and so
+    does everything where this process got no lock.
     """
+    # another host may be writing: its processes are not seen from here
+    if None in _held.values():
+        return
     output = Path(output)
     # newest first: of several moved away, the last one comes back
     for left in sorted(_leftovers(output.parent, output.name), key=_mtime, reverse=True):

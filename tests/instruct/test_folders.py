@@ -1,5 +1,6 @@
 """Whose folder, what replaces it, one run at a time, and what a dead run left."""
 
+import errno
 import json
 import os
 import shutil
@@ -265,6 +266,52 @@ def test_a_second_run_is_refused_until_the_first_is_dead(tmp_path):
     claim(tmp_path / "out")
     AT_END.close()
     assert [p.name for p in tmp_path.iterdir()] == ["link"]
+
+
+def other_inode(one, other) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("code", ["ENOLCK", "EIO", "EACCES", "ENOTCONN", "unstable inodes"])
+def test_without_locks_a_run_goes_on_and_removes_nothing(tmp_path, monkeypatch, capsys, code):
+    def flock(*args):
+        raise OSError(getattr(errno, code), code)
+
+    left = tmp_path / f".out.{a_dead_pid()}.part"  # of a run on another host, perhaps
+    left.mkdir()
+    if code == "unstable inodes":
+        monkeypatch.setattr(folders.os.path, "samestat", other_inode)
+    else:
+        monkeypatch.setattr(folders.fcntl, "flock", flock)
+    claim(tmp_path / "out")
+    claim(tmp_path / "out")
+    assert capsys.readouterr().out.count("has no locks; start one run at a time") == 1
+    assert list(tmp_path.iterdir()) == [left]
+    # a forked helper has nothing to close
+    child = os.fork()
+    if child == 0:
+        os._exit(1 if folders._held else 0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    AT_END.close()
+    monkeypatch.undo()
+    claim(tmp_path / "out")
+    AT_END.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_a_process_of_another_host_is_not_to_be_killed_here(tmp_path, monkeypatch, here):
+    host = folders.socket.gethostname()
+    first = script(HOLDS, tmp_path / "out")
+    first.stdout.readline()
+    assert (tmp_path / ".out.lock").read_text() == f"{host} {first.pid}"
+    if not here:
+        monkeypatch.setattr(folders.socket, "gethostname", lambda: "elsewhere")
+    with pytest.raises(UserError) as error:
+        claim(tmp_path / "out")
+    first.kill()
+    assert (f"kill {first.pid}" in str(error.value)) is here
+    assert (f"on {host}" in str(error.value)) is not here
 
 
 def test_only_the_main_process_claims(tmp_path, monkeypatch):
