@@ -381,6 +381,8 @@ def _exchange(one: Path, other: Path) -> bool:
     if renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
         return True
     code = ctypes.get_errno()
-    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        return False  # this file system cannot
+    # this file system cannot, or a sandbox or a mount point forbids it; two renames may do
+    cannot = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EXDEV, errno.EPERM, errno.EACCES)
+    if code in cannot:
+        return False
     raise OSError(code, os.strerror(code), str(other))

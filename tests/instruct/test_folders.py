@@ -1,5 +1,6 @@
 """Whose folder, what replaces it, one run at a time, and what a dead run left."""
 
+import ctypes
 import errno
 import json
 import os
@@ -14,7 +15,7 @@ import pytest
 from conftest import SCRIPT_ENV
 
 from instruct import folders
-from instruct.files import AT_END, UserError
+from instruct.files import AT_END, UserError, command
 from instruct.folders import WRITTEN, atomic_folder, check_ours, claim, clear_leftovers
 
 
@@ -200,6 +201,21 @@ def test_killed_at_any_file_event_the_old_or_the_new_is_there(tmp_path, how):
     assert killed >= 10
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no such call elsewhere")
+@pytest.mark.parametrize("code", ["EINVAL", "ENOSYS", "ENOTSUP", "EXDEV", "EPERM", "EACCES"])
+def test_where_names_cannot_change_places_they_are_renamed(tmp_path, monkeypatch, code):
+    class Library:
+        def renameat2(self, *args):
+            ctypes.set_errno(getattr(errno, code))
+            return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *args, **more: Library())
+    write(tmp_path / "out", "old")
+    write(tmp_path / "out", "new")
+    assert (tmp_path / "out/train.jsonl").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 ################
 # Leftovers
 ################
@@ -312,6 +328,28 @@ def test_a_process_of_another_host_is_not_to_be_killed_here(tmp_path, monkeypatc
     first.kill()
     assert (f"kill {first.pid}" in str(error.value)) is here
     assert (f"on {host}" in str(error.value)) is not here
+
+
+CLAIMS = "import sys; from instruct.folders import claim; claim(sys.argv[1])"
+
+
+def test_a_notebook_holds_a_folder_only_while_a_command_runs(tmp_path):
+    ends = []
+
+    @command
+    def cli():
+        claim(tmp_path / "out")
+        ends.append(script(CLAIMS, tmp_path / "out", stderr=subprocess.DEVNULL).wait())
+        if len(ends) > 1:
+            raise UserError("enough")
+
+    cli()
+    ends.append(script(CLAIMS, tmp_path / "out").wait())
+    with pytest.raises(SystemExit):
+        cli()
+    ends.append(script(CLAIMS, tmp_path / "out").wait())
+    # refused while the command runs, free after it, also after one that failed
+    assert ends == [1, 0, 1, 0]
 
 
 def test_only_the_main_process_claims(tmp_path, monkeypatch):
