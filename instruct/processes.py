@@ -67,7 +67,7 @@ def is_launcher(pid: int) -> bool:
 
 def _program(words: list[str]) -> str:
     """What a command line runs: the script or module of an interpreter, else its first word."""
-    if not words or not Path(words[0]).name.startswith("python"):
+    if not _is_python(words):
         return words[0] if words else ""
     rest = iter(words[1:])
     for word in rest:
@@ -78,6 +78,10 @@ def _program(words: list[str]) -> str:
         elif not word.startswith("-"):
             return word
     return ""
+
+
+def _is_python(words: list[str]) -> bool:
+    return bool(words) and Path(words[0]).name.startswith("python")
 
 
 def without_flag(words: list[str], flag: str, least: str, instead: str | None = None) -> list[str]:
@@ -141,8 +145,9 @@ def end_with_parent() -> None:
     parent = os.getppid()
     launched = any(name in os.environ for name in LAUNCHED)
     if not is_launcher(parent):
-        # given to init: the launcher was killed while this process was importing
-        if launched and parent == 1:
+        # given to init: the launcher was killed while this process was importing. In a container
+        # process 1 may be a Python program of the user's that started this one
+        if launched and parent == 1 and not _is_python(command_line(1)):
             print("the launcher of this run was killed, so it ends too", file=sys.stderr)
             raise SystemExit(143)
         return

@@ -59,6 +59,26 @@ def test_one_that_blocks_the_signal_is_ended_all_the_same(tmp_path):
     assert ends_within(trainer, processes.GRACE + 3)
 
 
+@pytest.mark.parametrize(
+    ("first", "orphan"),
+    [
+        (["/sbin/init"], True),
+        (["tini", "--", "accelerate", "launch", "sft.py"], True),
+        ([], True),
+        (["/usr/bin/python3.12", "entrypoint.py"], False),
+    ],
+)
+def test_process_1_is_a_dead_launchers_heir_unless_it_is_python(monkeypatch, first, orphan):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(processes.os, "getppid", lambda: 1)
+    monkeypatch.setattr(processes, "command_line", lambda pid: first)
+    if orphan:
+        with pytest.raises(SystemExit):
+            processes.end_with_parent()
+    else:
+        processes.end_with_parent()
+
+
 # exported by hand, the launchers' variables say nothing
 @pytest.mark.parametrize("env", [{}, {"LOCAL_RANK": "0", "ACCELERATE_MIXED_PRECISION": "no"}])
 def test_a_trainer_outlives_the_shell_that_started_it(env):
