@@ -6,9 +6,10 @@ published folder gives away. With the same key file the same values have the sam
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
-from instruct.files import UserError, sync_folder
+from instruct.files import UserError, sync, sync_folder
 from instruct.folders import clear_leftovers, real
 
 FEWEST_BYTES = 16  # shorter ones can be tried out
@@ -33,6 +34,8 @@ class PiiKey:
             raise UserError(f"--pii_key_file {given}: it lies in --output_dir, which is published")
         self.is_new = not given and not os.path.lexists(self.path)
         self.secret = secrets.token_hex(32).encode() if self.is_new else _read(self.path)
+        if not self.is_new:
+            _check_private(self.path, named=given is not None)
 
     def keep(self) -> None:
         """Writes a new secret to its file, whole or not at all; a run that needs none writes none.
@@ -51,13 +54,13 @@ class PiiKey:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as out:
                 out.write(self.secret + b"\n")
-                out.flush()
-                os.fsync(out.fileno())
+            sync(beside)
             _link(beside, self.path)
             sync_folder(self.path.parent)
         finally:
             beside.unlink(missing_ok=True)
         self.is_new = False
+        _check_private(self.path, named=False)
 
 
 def _link(beside: Path, path: Path) -> None:
@@ -78,7 +81,6 @@ def _link(beside: Path, path: Path) -> None:
 def _read(path: Path) -> bytes:
     try:
         secret = path.read_bytes().strip()
-        mode = path.stat().st_mode
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such key file; {MAKE_ONE}") from error
     except OSError as error:
@@ -86,9 +88,31 @@ def _read(path: Path) -> bytes:
     if len(secret) < FEWEST_BYTES:
         what = f"has {len(secret)} bytes, a key needs {FEWEST_BYTES}" if secret else "is empty"
         raise UserError(f"{path}: the key file {what}; {MAKE_ONE}")
+    return secret
+
+
+def _check_private(path: Path, named: bool) -> None:
+    """Closes our own file to others, and tells where the disk has no modes; refuses a named one.
+
+    Raises:
+        UserError: others may read a file that was named by its flag.
+    """
     # Windows has no such bits
-    if os.name == "posix" and mode & 0o077:
+    if os.name != "posix" or not path.stat().st_mode & 0o077:
+        return
+    if named:
         raise UserError(
             f"{path}: others may read the key; chmod 600 it, or name another by --pii_key_file"
         )
-    return secret
+    try:
+        path.chmod(0o600)
+        is_open = bool(path.stat().st_mode & 0o077)
+    except OSError:
+        # not ours, or a disk that takes no modes
+        is_open = True
+    if is_open:
+        print(
+            f"warning: {path}: others may read the key, and this disk keeps no modes; move it to "
+            "one that does and name it by --pii_key_file",
+            file=sys.stderr,
+        )

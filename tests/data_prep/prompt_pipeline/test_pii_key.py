@@ -1,5 +1,6 @@
 """The secret of the hashes: beside the folder, for its owner alone, not to be had from outside."""
 
+import errno
 import hashlib
 import hmac
 import json
@@ -89,8 +90,6 @@ def test_two_runs_at_once_do_not_overwrite_a_key(tmp_path):
         (b"", 0o600, "is empty"),
         (b" \n", 0o600, "is empty"),
         (b"secret\n", 0o600, "has 6 bytes"),
-        (b"s" * 32, 0o644, "others may read the key"),
-        (b"s" * 32, 0o640, "others may read the key"),
         (None, 0o700, "cannot be read"),
     ],
 )
@@ -106,6 +105,41 @@ def test_a_file_that_is_no_secret_is_refused(tmp_path, capsys, content, mode, se
     flags = ["--pii_key_file", str(key)] if named else []
     error = fails(capsys, "--input", source, "--output_dir", tmp_path / "out", *flags)
     assert sentence in error and str(key) in error and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640])
+def test_a_named_file_that_others_may_read_is_refused(tmp_path, mode):
+    (tmp_path / "my.key").write_bytes(b"s" * 32)
+    (tmp_path / "my.key").chmod(mode)
+    with pytest.raises(ValueError, match="my.key: others may read the key; chmod 600 it"):
+        PiiKey(tmp_path / "my.key", tmp_path / "out")
+    assert mode_of(tmp_path / "my.key") == mode
+
+
+@pytest.mark.parametrize("chmod", ["works", "does nothing", "fails"])
+def test_our_own_file_is_closed_or_warned_about(tmp_path, monkeypatch, capsys, chmod):
+    def fails(*args, **more):
+        raise PermissionError(errno.EPERM, "no modes here")
+
+    key = tmp_path / "out.key"
+    key.write_bytes(b"s" * 32)
+    key.chmod(0o644)
+    if chmod != "works":
+        instead = fails if chmod == "fails" else lambda *args, **more: None
+        monkeypatch.setattr("pathlib.Path.chmod", instead)
+    assert PiiKey(None, tmp_path / "out").secret == b"s" * 32
+    assert ("others may read the key" in capsys.readouterr().err) is (chmod != "works")
+    assert mode_of(key) == (0o600 if chmod == "works" else 0o644)
+
+
+def test_a_new_file_on_a_disk_without_modes_is_warned_about_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "data_prep.prompt_pipeline.pii_key._link",
+        lambda beside, path: (beside.chmod(0o777), os.rename(beside, path)),
+    )
+    monkeypatch.setattr("pathlib.Path.chmod", lambda path, mode: os.chmod(path, 0o777))
+    PiiKey(None, tmp_path / "out").keep()
+    assert f"warning: {tmp_path / 'out.key'}: others may read" in capsys.readouterr().err
 
 
 def test_a_key_file_that_is_not_there_or_in_the_folder_is_refused(tmp_path, capsys):
