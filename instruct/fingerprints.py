@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from instruct.files import ENDINGS, UserError, data_files
-from instruct.hashes import file_hash, files_hash, hash_of
+from instruct.hashes import file_hashes, files_hash, hash_of
 
 # The files of a folder that decide what its model answers; none of them is a run's own note.
 MODEL_FILES = (
@@ -61,7 +61,7 @@ def model_identity(name: str | None, revision: str | None = None) -> dict | None
         return {"name": name, "commit": hub_commit(name, revision)}
     # "tokenizer*" and "*.model" may find one file twice
     files = sorted({f for pattern in MODEL_FILES for f in folder.glob(pattern) if f.is_file()})
-    parts = {file.name: file_hash(file) for file in files}
+    parts = dict(zip((file.name for file in files), file_hashes(files), strict=True))
     config = folder / "adapter_config.json"
     if config.is_file():
         try:

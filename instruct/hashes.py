@@ -7,13 +7,19 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from instruct.processes import is_main_process
+
 KEPT_FROM = 2**20  # bytes; hashing a smaller file takes no longer than looking its hash up
+TOLD_FROM = 2**30  # bytes; reading more takes long enough to be told before
 KEPT_FILES = 5000  # hashes, the newest
 SETTLED = 2_000_000_000  # ns; a file changed less long ago may change again at the same time stamp
+
+_seen: dict[str, str] = {}  # {a file's stat: its hash} of this process
 
 
 def cache_folder() -> Path:
@@ -42,17 +48,43 @@ def _keep_hash(key: str, digest: str) -> None:
         os.replace(beside, file)
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+def _key_of(path: str | Path) -> str:
     found = os.stat(path)
     # ctime as well: bytes written in place with the old mtime set again do not hide
-    key = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+    return f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+
+
+def _known(path: str | Path) -> str | None:
+    key = _key_of(path)
+    return _seen.get(key) or _kept_hashes().get(key)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    return file_hashes([path])[0]
+
+
+def file_hashes(paths: Iterable[str | Path]) -> list[str]:
+    """SHA-256 of each file, in hex. Before more than 1 GiB is read, a line on stderr says so."""
+    paths = list(paths)
+    large = [path for path in paths if os.stat(path).st_size >= KEPT_FROM]
+    unread = sum(os.stat(path).st_size for path in large if not _known(path))
+    if unread > TOLD_FROM and is_main_process():
+        told = f"reading {unread / 1e9:.1f} GB of files once, to know them again"
+        print(told, file=sys.stderr, flush=True)
+    return [_hash(path) for path in paths]
+
+
+def _hash(path: str | Path) -> str:
+    found, key = os.stat(path), _key_of(path)
     large = found.st_size >= KEPT_FROM
-    if large and (known := _kept_hashes().get(key)):
+    if large and (known := _known(path)):
         return known
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if large and time.time_ns() - found.st_ctime_ns > SETTLED:
+        # also here: a home may be read-only
+        _seen[key] = digest
         _keep_hash(key, digest)
     return digest
 
@@ -64,4 +96,4 @@ def hash_of(value) -> str:
 
 def files_hash(files: Iterable[Path]) -> str:
     """One hash for several files in their order, whatever their names."""
-    return hash_of([file_hash(file) for file in files])
+    return hash_of(file_hashes(files))

@@ -200,10 +200,11 @@ def _identity_change(flag: str, was: dict | None, now: dict | None) -> str:
 
 
 def differences(found: dict, now: dict) -> list[str]:
-    """What tells two records apart, each as "--flag was X, is Y"; versions do not count."""
+    """What tells two records apart, each as "--flag was X, is Y"; versions do not count.
+
+    Both are of one step, see `check_step`.
+    """
     changes = []
-    if found["step"] != now["step"]:
-        changes.append(f"the step was {found['step']}, is {now['step']}")
     groups = [({"model_name_or_path": found["base"]}, {"model_name_or_path": now["base"]})]
     groups += [(found[group], now[group]) for group in ("adapters", "data")]
     for old, new in groups:
@@ -240,11 +241,14 @@ def read_record(output_dir: str | Path) -> dict | None:
     """The record of a folder; None where it has none.
 
     Raises:
-        UserError: it is there and cannot be read.
+        UserError: it is there and cannot be read, or is something else.
     """
     file = Path(output_dir) / RECORD
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not a record")
+        return found
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -252,6 +256,28 @@ def read_record(output_dir: str | Path) -> dict | None:
             f"{file} cannot be read ({error}), so nobody can say what run this folder holds; "
             "give another --output_dir, or delete that file if you know"
         ) from error
+
+
+def check_step(folder: str | Path, found: dict, step: str, needed: Iterable[str] = ()) -> None:
+    """Refuses the record of another command, and one that lacks what is compared.
+
+    Args:
+        folder: where it lies, for the message.
+        needed: names that it must hold.
+
+    Raises:
+        UserError: one of the two.
+    """
+    if found.get("step") != step:
+        raise UserError(
+            f"{folder} is what {found.get('step') or 'something else'} wrote by its {RECORD}, "
+            f"and nothing of {step}; give another folder"
+        )
+    if lacking := [name for name in needed if name not in found]:
+        raise UserError(
+            f"{Path(folder) / RECORD} lacks {', '.join(lacking)}, so nobody can say what run "
+            "this folder holds; give another folder"
+        )
 
 
 def write_record(output_dir: str | Path, record: dict) -> None:

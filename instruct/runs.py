@@ -19,6 +19,7 @@ from instruct.files import UserError, write_json
 from instruct.fingerprints import is_same
 from instruct.folders import claim
 from instruct.run_record import (
+    check_step,
     differences,
     on_main,
     other_versions,
@@ -66,12 +67,14 @@ def already_finished(args: TrainingArguments, record: dict) -> bool:
 def _look_into(args: TrainingArguments, record: dict) -> bool:
     folder = Path(args.output_dir)
     claim(folder)  # held until the command ends
+    found = read_record(folder)
+    if found is not None:
+        check_step(folder, found, record["step"], record)
     base = record["base"]
     if base is not None and Path(base["name"]).is_dir() and folder.is_dir():
         if Path(base["name"]).samefile(folder):
             raise UserError(f"--output_dir {folder} is the base model; give a folder of its own")
     _check_checkpoint(args.resume_from_checkpoint, record)
-    found = read_record(folder)
     if found is None:
         _check_unrecorded(folder, args.overwrite_output_dir)
     elif args.overwrite_output_dir:
@@ -85,10 +88,13 @@ def _look_into(args: TrainingArguments, record: dict) -> bool:
 
 
 def _check_checkpoint(asked: str | None, record: dict) -> None:
-    """A checkpoint of another folder by `--resume_from_checkpoint` is of the same base model."""
+    """A checkpoint of another folder by `--resume_from_checkpoint`: of the same step and base."""
     # the flag's other values are the words true and false
     found = read_record(Path(asked).parent) if asked and Path(asked).is_dir() else None
-    if found is not None and not is_same(found["base"], record["base"]):
+    if found is None:
+        return
+    check_step(Path(asked).parent, found, record["step"], ["base"])
+    if not is_same(found["base"], record["base"]):
         was = (found["base"] or {}).get("name")
         raise UserError(
             f"--resume_from_checkpoint {asked} is of another base model, {was}; "

@@ -25,17 +25,18 @@ from tqdm import tqdm
 from instruct.arguments import load_function, parse_models
 from instruct.evaluation.report import base_of_run, write_report
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
-from instruct.files import command, load_rows, read_jsonl, write_rows
+from instruct.files import UserError, command, load_rows, read_jsonl, write_rows
 from instruct.fingerprints import content_of, data_identity, model_identity
-from instruct.folders import claim
+from instruct.folders import claim, report_in
 from instruct.generation import generate_ids
 from instruct.hashes import file_hash, hash_of
 from instruct.models import completion_logprobs, load_policy, load_reward
-from instruct.run_record import versions, write_record
+from instruct.run_record import check_step, read_record, versions, write_record
 from instruct.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer
 
 # Flags that decide what a model answers and what it scores; a batch shares its random numbers.
 ASKED = ("max_new_tokens", "temperature", "batch_size", "seed", "judge", "dtype")
+REPORT = ("report.json", "report.md", "answers.jsonl")  # what it replaces in its output folder
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -126,6 +127,25 @@ def source_hash(judge: Callable) -> str | None:
     """The hash of the module that a judge is written in; None where it has no source."""
     file = getattr(sys.modules.get(judge.__module__), "__file__", None)
     return file and file_hash(file)
+
+
+def check_folder(output_dir: Path) -> None:
+    """That nothing in the output folder is replaced but an earlier evaluation.
+
+    Raises:
+        UserError: it holds another command's run, or a report that this one did not write.
+    """
+    found = read_record(output_dir)
+    if found is not None:
+        return check_step(output_dir, found, "evaluate")
+    there = [name for name in REPORT if (output_dir / name).exists()]
+    # earlier versions of this repo wrote no run.json
+    is_ours = "answers.jsonl" in there and "win_rate" in report_in(output_dir)
+    if there and not is_ours:
+        raise UserError(
+            f"--output_dir {output_dir} holds {', '.join(there)}, which no evaluation wrote; "
+            "give another folder"
+        )
 
 
 def write_run_record(models: dict[str, str], args: argparse.Namespace) -> None:
@@ -258,6 +278,7 @@ def main(argv: list[str] | None = None) -> None:
     models, judge = parse_models(args.models), load_function(args.judge, "--judge")
     started = time.monotonic()
     claim(args.output_dir)
+    check_folder(args.output_dir)
 
     # 1. The same prompts for every model
     prompts = held_out_prompts(args.input, args.limit, args.seed)

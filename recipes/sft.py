@@ -28,7 +28,7 @@ from instruct.folders import claim
 from instruct.generation import generate_ids
 from instruct.models import load_causal_lm, load_policy, load_reward, save_merged
 from instruct.processes import end_with_parent
-from instruct.run_record import record_of
+from instruct.run_record import check_step, read_record, record_of
 from instruct.runs import (
     already_finished,
     end_process_group,
@@ -149,6 +149,9 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
     """Keeps the saved checkpoint whose answers the reward model likes best, as the paper did."""
     output_dir = Path(training_args.output_dir)
     claim(output_dir)
+    found = read_record(output_dir)
+    if found is not None:
+        check_step(output_dir, found, "sft")
     # a run killed while saving leaves half a one
     checkpoints = whole_checkpoints(output_dir)
     if not checkpoints:

@@ -34,8 +34,32 @@ def test_a_large_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(hashes.hashlib, "file_digest", None)  # would fail if it were called
         assert file_hash(path) == first
+        # by the next process, too, and by this one where nothing can be kept
+        patch.setattr(hashes, "_seen", {})
+        assert file_hash(path) == first
+    with monkeypatch.context() as patch:
+        patch.setattr(hashes, "_kept_hashes", dict)
+        patch.setattr(hashes.hashlib, "file_digest", None)
+        assert file_hash(path) == first
     replace_unseen(path, b"b" * hashes.KEPT_FROM)
     assert file_hash(path) != first
+
+
+def test_reading_much_is_told_once_for_all_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hashes, "SETTLED", -1)
+    monkeypatch.setattr(hashes, "TOLD_FROM", 150_000_000)
+    shards = [tmp_path / name for name in "ab"]
+    for shard in shards:
+        with shard.open("wb") as out:
+            out.truncate(100_000_000)
+    hashes.file_hash(shards[0])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(hashes, "_seen", {})
+    (hashes.cache_folder() / "hashes.json").unlink()
+    hashes.files_hash(shards)
+    assert capsys.readouterr().err == "reading 0.2 GB of files once, to know them again\n"
+    hashes.files_hash(shards)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_file_that_may_change_within_a_clock_tick_is_not_kept(tmp_path):
@@ -52,6 +76,7 @@ def test_a_damaged_cache_costs_nothing_but_time(tmp_path, monkeypatch, damage):
     path.write_bytes(b"a" * hashes.KEPT_FROM)
     first = file_hash(path)
     (hashes.cache_folder() / "hashes.json").write_text(damage)
+    monkeypatch.setattr(hashes, "_seen", {})
     assert file_hash(path) == first
 
 

@@ -319,6 +319,62 @@ def test_evaluate_asks_anew_what_has_changed_at_its_place(tmp_path, monkeypatch)
     assert json.loads((tmp_path / "report" / "run.json").read_text())["step"] == "evaluate"
 
 
+RECORDS = {
+    "report": {"step": "evaluate", "models": {}},
+    "embedded": {"step": "embedded", "model": {}},
+    "no step": {"models": {}},
+    "half": {"step": "sft"},
+    "list": [1],
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@pytest.mark.parametrize(
+    "more",
+    [[], ["--overwrite_output_dir", "True"], ["--select_by_reward", "r"], ["--resume_from"]],
+    ids=["plain", "overwrite", "select", "resume"],
+)
+def test_a_folder_of_another_command_is_refused(arguments, tmp_path, capsys, name, more):
+    out = tmp_path / "other"
+    (out / "checkpoint-2").mkdir(parents=True)
+    (out / "run.json").write_text(json.dumps(RECORDS[name]))
+    if more == ["--resume_from"]:
+        more = ["--resume_from_checkpoint", str(out / "checkpoint-2")]
+    else:
+        more = [*more, "--output_dir", str(out)]
+    error = stops(sft.cli, [*arguments, *more], capsys)
+    assert str(out) in error and "another" in error or "no whole checkpoint" in error
+    assert json.loads((out / "run.json").read_text()) == RECORDS[name]
+
+
+def test_evaluate_replaces_an_earlier_report_and_nothing_else(tmp_path, tiny_model, capsys):
+    prompts = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+    out = tmp_path / "out"
+    command = [
+        "--models", f"a={tiny_model}", "--input", prompts, "--max_new_tokens", "2",
+        "--output_dir", str(out),
+    ]  # fmt: skip
+    for names, content in (
+        (["run.json"], '{"step": "sft"}'),
+        (["run.json"], "[]"),
+        (["report.md"], "mine"),
+        (["answers.jsonl", "report.json"], '{"accuracy": 1}'),
+    ):
+        out.mkdir()
+        for name in names:
+            (out / name).write_text(content)
+        error = stops(evaluate.main, command, capsys)
+        assert str(out) in error and "another" in error
+        assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(
+            names, content
+        )
+        shutil.rmtree(out)
+    evaluate.main(command)
+    (out / "run.json").unlink()  # as an earlier version left it
+    evaluate.main(command)
+    assert json.loads((out / "run.json").read_text())["step"] == "evaluate"
+
+
 def test_answers_are_the_last_file_of_a_report(tmp_path, tiny_model, monkeypatch):
     prompts = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     from instruct.evaluation import report
