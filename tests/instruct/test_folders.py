@@ -361,9 +361,11 @@ def test_only_the_main_process_claims(tmp_path, monkeypatch):
 
 
 def test_a_helper_that_outlives_the_run_does_not_hold_its_lock(tmp_path):
-    forks = HOLDS.replace("print(", "import os\nif os.fork() == 0:\n    time.sleep(5)\nprint(")
+    helper = "import os\nif os.fork() == 0:\n    print(0, flush=True)\n    time.sleep(5)\n"
+    forks = HOLDS.replace("print(", helper + "print(")
     first = script(forks, tmp_path / "out", start_new_session=True)
-    first.stdout.readline()
+    # both have said so: the fork is done on either side
+    first.stdout.readline(), first.stdout.readline()
     os.kill(first.pid, signal.SIGKILL)
     os.waitpid(first.pid, 0)
     claim(tmp_path / "out")
