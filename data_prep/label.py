@@ -81,6 +81,22 @@ def rank_row(row: dict, tie: float) -> dict:
     }
 
 
+def check_own_rankings(path: Path) -> None:
+    """That nothing is replaced but an earlier output of this command: people's ranks least of all.
+
+    Raises:
+        UserError: the file holds other rows.
+    """
+    # one that was touched and never filled holds nothing
+    if not path.is_file() or not path.stat().st_size:
+        return
+    labelers = {row.get("labeler") if "ranks" in row else None for row in load_rows(path)}
+    if labelers != {"scripted"}:
+        raise UserError(
+            f"--output {path} holds rows that the scripted labeler did not rank; give another file"
+        )
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
@@ -95,6 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     claim(args.output)
     check_output(args.output)
+    check_own_rankings(args.output)
     samples = load_rows(args.input, columns=["prompt", "completions"])
     rows = [rank_row(row, args.tie) for row in tqdm(samples, desc="ranking (scripted labeler)")]
     write_rows(args.output, rows)

@@ -1,5 +1,6 @@
 """The scripted labeler: its taste, its ranks, the rankings contract."""
 
+import pytest
 from conftest import write_jsonl
 
 from data_prep import label
@@ -51,3 +52,23 @@ def test_labels_hold_the_rankings_contract(tmp_path):
         all(1 <= q <= 7 for q in row["quality"])
         and row["quality"][0] > row["quality"][2] > row["quality"][1]
     )
+
+
+def test_only_its_own_rankings_are_replaced(tmp_path, capsys):
+    samples = write_jsonl(
+        tmp_path / "samples.jsonl", [{"prompt": "Hi", "completions": ["I love it", "I hate it"]}]
+    )
+    run = ["--input", samples, "--labeler", "scripted", "--output"]
+    people = [{"prompt": "Hi", "completions": ["a", "b"], "ranks": [2, 1], "labeler": "Ada"}]
+    for name, rows in (("people.jsonl", people), ("log.jsonl", [{"prompt": "mine"}])):
+        file = write_jsonl(tmp_path / name, rows)
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(SystemExit) as stop:
+            label.main([*run, file])
+        assert stop.value.code == 2 and name in capsys.readouterr().err
+        assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(SystemExit):
+        label.main([*run, samples])  # its own input
+    label.main([*run, str(tmp_path / "rankings.jsonl")])
+    label.main([*run, str(tmp_path / "rankings.jsonl")])
+    assert load_rows(tmp_path / "rankings.jsonl")["ranks"] == [[1, 2]]

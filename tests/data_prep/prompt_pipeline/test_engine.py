@@ -1,11 +1,16 @@
 """DuckDB and Spark: the same bytes, and limits told in one sentence."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from prompt_tools import SPLITS, fails, random_log, rows_of, run, write_lines
+
+from data_prep.prompt_pipeline.engine import Engine
 
 
 def test_what_cannot_be_written_or_held_is_one_sentence(tmp_path, capsys, monkeypatch):
@@ -46,6 +51,17 @@ def test_any_path_works(tmp_path, name):
     written = [name, f"{name}.jsonl", f"{name}.key"]
     # nothing beside them, nor where another reading of the name would lead
     assert sorted(os.listdir(folder)) == sorted(written) and os.listdir(tmp_path) == [name]
+
+
+def test_a_name_is_no_pattern(tmp_path):
+    for row, name in enumerate(["run[1]", "run1", "run*", "run?"]):
+        (tmp_path / name / "rows").mkdir(parents=True)
+        pq.write_table(pa.table({"row": [row]}), tmp_path / name / "rows/part-0.parquet")
+    for row, name in enumerate(["run[1]", "run1", "run*", "run?"]):
+        engine = Engine("duckdb", tmp_path / name, None, "")
+        with contextlib.closing(engine):
+            written = engine.write(engine.read(tmp_path / name / "rows"), "copy")
+            assert pq.read_table(written).to_pylist() == [{"row": row}], name
 
 
 SPARK_VARIANTS = [
