@@ -53,8 +53,9 @@ WRITES_FILES = (
     "all_results.json", "train_results.json", "eval_results.json", "ppo_state.json",
     "adapter_config.json", "adapter_model*.safetensors", "value_head.safetensors",
     "model*.safetensors", "model.safetensors.index.json", "ema.safetensors", "config.json",
-    "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json",
-    "chat_template*", "vocab*", "merges.txt", "optimizer*", "scheduler*", "rng_state*",
+    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json",
+    "vocab.txt", "merges.txt", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state*.pth",
     "scaler.pt", "latest", "zero_to_fp32.py", "pytorch_model*", "files.json", "carried.json",
     ".written",
 )  # fmt: skip
@@ -71,20 +72,25 @@ def on_main(function: Callable):
     """What `function` returns on the main process, on every process.
 
     Raises:
-        UserError: on every process, where it was raised on the main one.
+        Exception: what was raised on the main process; on the others a `UserError` that says it.
     """
-    answer = [None, None]
+    answer, raised = {"value": None, "error": None}, None
     if PartialState().is_main_process:
         try:
-            answer[0] = function()
-        except UserError as error:
-            answer[1] = str(error)
-    # a process that raises alone leaves the others waiting
-    broadcast_object_list(answer)
-    value, message = answer
-    if message is not None:
-        raise UserError(message)
-    return value
+            answer["value"] = function()
+        # all: a process that raises alone leaves the others waiting
+        except Exception as error:
+            raised = error
+            answer["error"] = str(error) or type(error).__name__
+    # the list is what the others' answer is put into
+    shared = [answer]
+    broadcast_object_list(shared)
+    (answer,) = shared
+    if raised is not None:
+        raise raised
+    if answer["error"] is not None:
+        raise UserError(answer["error"])
+    return answer["value"]
 
 
 ################
@@ -305,7 +311,9 @@ def remove_written(output_dir: str | Path, record: dict) -> None:
     (folder / "finished.json").unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and _is_one_of(path.name, folders):
-            _remove_files(path, files)
+            # `checkpoint-best`, `checkpoint-40-backup`: somebody keeps those
+            if not path.name.startswith("checkpoint-") or path.name[11:].isdigit():
+                _remove_files(path, files)
         elif not path.is_dir() and _is_one_of(path.name, files):
             path.unlink()
     (folder / RECORD).unlink()
