@@ -292,6 +292,9 @@ def write_record(output_dir: str | Path, record: dict) -> None:
 
 
 def _is_one_of(name: str, patterns: Iterable[str]) -> bool:
+    # Trainer's end in their step; `checkpoint-best`, `checkpoint-40-backup` are somebody's copies
+    if name.startswith("checkpoint-") and not name.removeprefix("checkpoint-").isdigit():
+        return False
     return any(fnmatch(name, pattern) for pattern in patterns)
 
 
@@ -311,9 +314,7 @@ def remove_written(output_dir: str | Path, record: dict) -> None:
     (folder / "finished.json").unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and _is_one_of(path.name, folders):
-            # `checkpoint-best`, `checkpoint-40-backup`: somebody keeps those
-            if not path.name.startswith("checkpoint-") or path.name[11:].isdigit():
-                _remove_files(path, files)
+            _remove_files(path, files)
         elif not path.is_dir() and _is_one_of(path.name, files):
             path.unlink()
     (folder / RECORD).unlink()

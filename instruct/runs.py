@@ -59,7 +59,8 @@ def already_finished(args: TrainingArguments, record: dict) -> bool:
         UserError: the folder holds another run than `record`, or what is no run; a push failed.
     """
     finished = on_main(lambda: _look_into(args, record))
-    if finished and args.push_to_hub and not _is_pushed(args):
+    # asked of one process: it may note its push while the others still look
+    if finished and args.push_to_hub and not on_main(lambda: _is_pushed(args)):
         push(args)
     return finished
 
@@ -138,7 +139,8 @@ def train_or_resume(trainer: Trainer, record: dict) -> None:
         write_record(trainer.args.output_dir, record)
     pushes = trainer.args.push_to_hub  # with every checkpoint, unless --hub_strategy says else
     with private_files_kept() if pushes else contextlib.nullcontext():
-        checkpoint = checkpoint_to_resume(trainer.args, trainer.checkpoint_files)
+        # one answer: it reads every file of a checkpoint, and all have to start at one step
+        checkpoint = on_main(lambda: checkpoint_to_resume(trainer.args, trainer.checkpoint_files))
         trainer.train(resume_from_checkpoint=checkpoint)
 
 
@@ -242,8 +244,11 @@ def _upload(args: TrainingArguments) -> None:
 
 
 def _is_pushed(args: TrainingArguments) -> bool:
-    file = Path(args.output_dir) / PUSHED
-    return file.is_file() and json.loads(file.read_text()) == {"hub_model_id": args.hub_model_id}
+    try:
+        found = json.loads((Path(args.output_dir) / PUSHED).read_text())
+    except (OSError, ValueError):
+        return False  # none, or a damaged one: pushed once more
+    return found == {"hub_model_id": args.hub_model_id}
 
 
 def push(args: TrainingArguments, trainer: Trainer | None = None) -> None:

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 from fnmatch import fnmatch
+from types import SimpleNamespace
 
 import pytest
 from conftest import save_model, write_jsonl
 
+from instruct import run_record
 from instruct.arguments import ModelConfig, parse
 from instruct.files import UserError
 from instruct.run_record import (
@@ -126,7 +128,11 @@ def test_starting_over_removes_what_the_record_lists_and_nothing_else(tmp_path):
         "checkpoint-4/optimizer.pt", "checkpoint-4/value/value_head.safetensors",
         "checkpoint-4/global_step4/rank_0.pt", "checkpoint-6/trainer_state.json",
     ]  # fmt: skip
-    foreign = ["notes.txt", "data.jsonl", "merged/policy.gguf", "plots/curve.png", "merged2/model"]
+    foreign = [
+        "notes.txt", "data.jsonl", "merged/policy.gguf", "plots/curve.png", "merged2/model",
+        "tokenizer_notes.txt", "vocab_words.txt", "optimizer_sweep.csv", "scheduler.md",
+        "checkpoint-best/optimizer.pt", "checkpoint-40-backup/trainer_state.json",
+    ]  # fmt: skip
     for name in ours + foreign:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("x")
@@ -151,3 +157,24 @@ def test_a_mistake_seen_by_the_main_process_is_one_of_all():
     assert on_main(lambda: 3) == 3
     with pytest.raises(UserError, match="no such thing"):
         on_main(stops)
+
+
+def test_any_error_of_the_main_process_reaches_the_others(monkeypatch):
+    """One that stayed with the main process would leave the others waiting for its answer."""
+    sent = []
+
+    def full():
+        raise OSError("no space left")
+
+    monkeypatch.setattr(run_record, "broadcast_object_list", lambda shared: sent.extend(shared))
+    with pytest.raises(OSError, match="no space left"):  # where it happened, it is what it was
+        on_main(full)
+    assert sent == [{"value": None, "error": "no space left"}]
+
+    def received(shared):
+        shared[0] = sent[0]
+
+    monkeypatch.setattr(run_record, "broadcast_object_list", received)
+    monkeypatch.setattr(run_record, "PartialState", lambda: SimpleNamespace(is_main_process=False))
+    with pytest.raises(UserError, match="no space left"):
+        on_main(full)
