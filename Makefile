@@ -41,7 +41,7 @@ matrix: .venv/ready
 bench: .venv/ready
 	for b in prompts reward ppo; do $(PY) benchmarks/$$b.py || exit 1; done
 
-# every stage killed, damaged, out of disk and run twice: some 25 minutes; STAGE="sft ppo" for these
+# every stage killed, damaged, out of disk and run twice: 10 to 15 minutes; STAGE="sft ppo" for these
 torture: .venv/ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) benchmarks/torture.py $(if $(STAGE),--stage $(STAGE))
 
