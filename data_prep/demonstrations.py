@@ -38,10 +38,12 @@ class Collected:
         self.removed: Counter[str] = Counter()
         self.of_source: Counter[tuple[str, str]] = Counter()  # kept, by (source, split)
         self.total = 0
+        self.named = 0  # rows with a prompt_id
 
     def add(self, row: dict, source: str, number: int) -> None:
         """Keeps the row or counts why not; `source` and `number` say where it stands."""
         self.total += 1
+        self.named += bool(row.get("prompt_id"))
         if is_empty(row):
             print(f"{source}, row {number}: empty prompt or completion, left out")
             self.removed["malformed"] += 1
@@ -157,6 +159,8 @@ def main(argv: list[str] | None = None) -> None:
     for source in args.input:
         for number, row in enumerate(load_rows(source, columns=["prompt", "completion"]), 1):
             collected.add(row, source, number)
+    if args.prompts and not collected.named:
+        print(f"no row has a prompt_id, so --prompts {args.prompts} has decided nothing")
     train, validation = (len(collected.kept[split]) for split in SPLITS)
     if not train:
         raise UserError(

@@ -120,15 +120,20 @@ class FinishedBatches:
 
 
 def read_partial(path: Path, settings: dict) -> dict[str, list]:
-    """Batches that an earlier run with the same settings finished; an unfinished last line goes."""
+    """Batches that an earlier run with the same settings finished; an unfinished last line goes.
+
+    Raises:
+        UserError: they were drawn with other settings; hours of work are not thrown away unasked.
+    """
     if not path.is_file():
         return {}
     lines = path.read_bytes().split(b"\n")
     # other settings put other prompts into a batch of the same name
     if lines[0] != json.dumps(settings).encode():
-        print(f"{path} is from a run with other settings: starting over")
-        path.unlink()
-        return {}
+        raise UserError(
+            f"{path} holds what a run with another model, other data or other flags has drawn so "
+            "far; give those again, delete it to start over, or give another --output"
+        )
     # every whole line ends in a newline, so what follows the last one is unfinished
     entries = map(json.loads, lines[1:-1])
     done = {entry["batch"]: entry["completions"] for entry in entries}
@@ -162,8 +167,12 @@ def check_same(record: Path, settings: dict, output: Path) -> None:
     Raises:
         UserError: it is of another model, other data or other flags.
     """
-    # written by an earlier version, it has no record
-    found = json.loads(record.read_text()) if record.is_file() else settings
+    found = settings
+    if record.is_file():
+        found = json.loads(record.read_text())
+    # of an earlier version, which kept no record; or somebody's own
+    elif "completions" not in load_rows(output).column_names:
+        raise UserError(f"{output} is there already and holds no samples; give another --output")
     changed = [name for name in settings if found.get(name) != settings[name]]
     if changed:
         raise UserError(

@@ -1,10 +1,12 @@
 """What a model or a data set is, by its content: what stands at the same path may change."""
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from instruct.files import ENDINGS, UserError, data_files
-from instruct.hashes import file_hashes, files_hash, hash_of
+from instruct.hashes import file_hash, file_hashes, files_hash, hash_of
 
 # The files of a folder that decide what its model answers; none of them is a run's own note.
 MODEL_FILES = (
@@ -35,7 +37,7 @@ def hub_commit(repo_id: str, revision: str | None = None, repo_type: str = "mode
 
     revision = revision or "main"
     try:
-        return HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type).sha
+        return HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=10).sha
     # many unrelated types; all mean "no answer", and the cache below may have one
     except Exception:
         name = "--".join([f"{repo_type}s", *repo_id.split("/")])
@@ -93,6 +95,12 @@ def data_identity(source: str | Path | None, split: str | None = None) -> dict |
     # a file that is not there is told by who reads it
     asked = not name.endswith(tuple(ENDINGS))
     return {"name": name, "commit": hub_commit(name, repo_type="dataset") if asked else None}
+
+
+def source_hash(function: Callable) -> str | None:
+    """The hash of the module that a function is written in; None where it has no source."""
+    file = getattr(sys.modules.get(function.__module__), "__file__", None)
+    return file and file_hash(file)
 
 
 def content_of(identity: dict | None) -> str | None:

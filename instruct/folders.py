@@ -112,8 +112,8 @@ def _locked(lock: Path, output: Path) -> int | None:
                 return descriptor
         os.close(descriptor)
     print(
-        f"{output}: this file system has no locks; start one run at a time in it, and remove what "
-        f"a killed one left ({output.parent}/.{output.name}.*)"
+        f"{output}: this file system has no locks; start one run at a time in it. What a killed "
+        f"one left stays: {output.parent}/.{output.name}.*.part can go, .old is the earlier output"
     )
     if not was_there:
         lock.unlink(missing_ok=True)

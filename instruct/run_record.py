@@ -161,6 +161,10 @@ def record_of(
         if base is not None:
             base["revision"] = model_args.model_revision
         models = {flag: model_identity(name) for flag, name in (adapters or {}).items()}
+        flags = recorded_flags(*parsed)
+        # a split by its name is a flag; a file or folder is among the data, by its content
+        if Path(str(flags.get("dataset_test_split"))).exists():
+            del flags["dataset_test_split"]
         return {
             "step": step,
             "base": _with_path(base, output_dir),
@@ -169,7 +173,7 @@ def record_of(
             "labelers": None,  # known once the data are read
             "seed": training_args.seed,
             "world_size": PartialState().num_processes,
-            "flags": recorded_flags(*parsed),
+            "flags": flags,
             "versions": versions(),
             "writes": [*WRITES_FILES, *(f"{folder}/" for folder in WRITES_FOLDERS)],
         }

@@ -16,8 +16,8 @@ from transformers import Trainer, TrainingArguments
 
 from instruct.checkpoints import checkpoint_to_resume
 from instruct.files import UserError, write_json
-from instruct.fingerprints import is_same
-from instruct.folders import claim
+from instruct.fingerprints import is_same, model_identity
+from instruct.folders import MODEL_FILES, check_ours, claim
 from instruct.run_record import (
     check_step,
     differences,
@@ -30,9 +30,10 @@ from instruct.run_record import (
 )
 
 FINISHED = "finished.json"
+ADAPTER = "adapter_config.json"
 PUSHED = "pushed.json"
 # By one of these a folder is known as one of ours, where an older version wrote no run.json.
-MARKS = (FINISHED, "trainer_state.json", "training_args.bin", "adapter_config.json")
+MARKS = (FINISHED, "trainer_state.json", "training_args.bin", ADAPTER)
 # Besides Trainer's own `_*` and checkpoints: notes of a run, rows with what people wrote (samples,
 # scored rows), locks and files that a killed process left half-written.
 NOT_PUSHED = (
@@ -77,12 +78,14 @@ def _look_into(args: TrainingArguments, record: dict) -> bool:
             raise UserError(f"--output_dir {folder} is the base model; give a folder of its own")
     _check_checkpoint(args.resume_from_checkpoint, record)
     if found is None:
-        _check_unrecorded(folder, args.overwrite_output_dir)
+        _check_unrecorded(folder, args.overwrite_output_dir, record)
     elif args.overwrite_output_dir:
         remove_written(folder, found)
     else:
         _check_same(folder, found, record)
     if not is_finished(folder):
+        # hours later, this would be refused when it is written
+        check_ours(folder / "merged", MODEL_FILES)
         return False
     print(f"{folder} holds a finished run; --overwrite_output_dir True trains it again")
     return True
@@ -101,9 +104,23 @@ def _check_checkpoint(asked: str | None, record: dict) -> None:
             f"--resume_from_checkpoint {asked} is of another base model, {was}; "
             "give that by --model_name_or_path, or another checkpoint"
         )
+    # another run's weights on purpose: what else differs is said
+    if changes := differences(found, record):
+        print(f"{asked} is of another run: {'; '.join(changes)}")
 
 
-def _check_unrecorded(folder: Path, overwrite: bool) -> None:
+def base_named_in(config: Path) -> dict | None:
+    """The identity of the base that an adapter's configuration names; None where it is gone."""
+    try:
+        adapter = json.loads(config.read_text(encoding="utf-8"))
+        base = model_identity(adapter["base_model_name_or_path"], adapter.get("revision"))
+    # half-written by the kill that is being made up for
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return base if base and ("sha256" in base or base["commit"]) else None
+
+
+def _check_unrecorded(folder: Path, overwrite: bool, record: dict) -> None:
     """A folder without `run.json`: empty, of an older version of this repo, or somebody's own."""
     there = would_be_overwritten(folder)
     if not there:
@@ -119,7 +136,15 @@ def _check_unrecorded(folder: Path, overwrite: bool) -> None:
             f"{folder} has no run.json that says what its run wrote, so nothing is removed; "
             "delete it, or give another --output_dir"
         )
-    print(f"{folder} has no run.json: nothing is recorded of its base, data and flags")
+    # an adapter names its base: of another one its weights may even fit, and mean nothing
+    for config in sorted([*folder.glob(ADAPTER), *folder.glob(f"checkpoint-*/{ADAPTER}")]):
+        was = base_named_in(config)
+        if was is not None and not is_same(was, record["base"]):
+            raise UserError(
+                f"{folder} holds a run on {was['name']} ({config.relative_to(folder)}); "
+                "give that by --model_name_or_path, or another --output_dir"
+            )
+    print(f"{folder} has no run.json: nothing is recorded of its data and flags")
 
 
 def _check_same(folder: Path, found: dict, record: dict) -> None:
@@ -249,6 +274,11 @@ def _is_pushed(args: TrainingArguments) -> bool:
     except (OSError, ValueError):
         return False  # none, or a damaged one: pushed once more
     return found == {"hub_model_id": args.hub_model_id}
+
+
+def not_pushed_yet(output_dir: str | Path) -> None:
+    """After a change to a finished run: the next command with `--push_to_hub` pushes it again."""
+    (Path(output_dir) / PUSHED).unlink(missing_ok=True)
 
 
 def push(args: TrainingArguments, trainer: Trainer | None = None) -> None:

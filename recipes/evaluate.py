@@ -13,29 +13,22 @@ Killed and run again, models that have answered are not asked again.
 import argparse
 import json
 import random
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
-from tqdm import tqdm
 
 from instruct.arguments import load_function, parse_models
+from instruct.evaluation.answers import kept_or_new_answers
+from instruct.evaluation.comparison import summarize, win_rates
 from instruct.evaluation.report import base_of_run, write_report
-from instruct.evaluation.statistics import cluster_bootstrap, win_rate
-from instruct.files import UserError, command, load_rows, read_jsonl, write_rows
-from instruct.fingerprints import content_of, data_identity, model_identity
+from instruct.files import UserError, command, load_rows
+from instruct.fingerprints import data_identity, model_identity
 from instruct.folders import claim, report_in
-from instruct.generation import generate_ids
-from instruct.hashes import file_hash, hash_of
-from instruct.models import completion_logprobs, load_policy, load_reward
+from instruct.models import load_reward
 from instruct.run_record import check_step, read_record, versions, write_record
-from instruct.tokens import as_messages, decode_completion, encode_prompt, load_tokenizer
+from instruct.tokens import as_messages
 
-# Flags that decide what a model answers and what it scores; a batch shares its random numbers.
-ASKED = ("max_new_tokens", "temperature", "batch_size", "seed", "judge", "dtype")
 REPORT = ("report.json", "report.md", "answers.jsonl")  # what it replaces in its output folder
 
 
@@ -90,43 +83,8 @@ def held_out_prompts(source: str, limit: int, seed: int) -> list[dict]:
 
 
 ################
-# Answers and scores
+# The output folder
 ################
-
-
-def answer(name: str, path: str, rows: list[dict], args: argparse.Namespace) -> list[dict]:
-    """Answers of one model to all prompts, in the order of `rows`.
-
-    Returns rows with model, prompt_id, user_id, prompt, completion, ended (by itself, in eos),
-    tokens (how many, eos included) and completion_ids.
-    """
-    model, tokenizer = load_policy(path, args.dtype)
-    ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
-    # prompts of similar length share a batch
-    order = sorted(range(len(rows)), key=lambda i: len(ids[i]))
-    answers = {}
-    # per model: its answers do not depend on who is compared
-    torch.manual_seed(args.seed)
-    for start in tqdm(range(0, len(order), args.batch_size), desc=f"{name} answers"):
-        batch = order[start : start + args.batch_size]
-        prompts = [ids[i] for i in batch]
-        sampled = generate_ids(model, tokenizer, prompts, args.max_new_tokens, args.temperature)
-        for i, tokens in zip(batch, sampled, strict=True):
-            answers[i] = {
-                "model": name,
-                **rows[i],
-                "completion": decode_completion(tokenizer, tokens),
-                "ended": tokens[-1] == tokenizer.eos_token_id,
-                "tokens": len(tokens),
-                "completion_ids": tokens,
-            }
-    return [answers[i] for i in range(len(rows))]
-
-
-def source_hash(judge: Callable) -> str | None:
-    """The hash of the module that a judge is written in; None where it has no source."""
-    file = getattr(sys.modules.get(judge.__module__), "__file__", None)
-    return file and file_hash(file)
 
 
 def check_folder(output_dir: Path) -> None:
@@ -162,39 +120,6 @@ def write_run_record(models: dict[str, str], args: argparse.Namespace) -> None:
     write_record(args.output_dir, record)
 
 
-def kept_or_new_answers(
-    name: str, path: str, rows: list[dict], judge: Callable, args: argparse.Namespace
-) -> list[dict]:
-    """Answers with their `gold` score: of an earlier run that asked the same, else new ones."""
-    file = args.output_dir / "answers" / f"{name}.jsonl"
-    # the model and the prompts by content: what lies at the same path may be another one
-    asked = hash_of(
-        {
-            "model": content_of(model_identity(path)),
-            "prompts": rows,
-            "judge": source_hash(judge),
-            **{flag: getattr(args, flag) for flag in ASKED},
-        }
-    )
-    if file.is_file():
-        kept = read_jsonl(file)
-        if kept and kept[0].get("asked") == asked:
-            return kept
-    answers = answer(name, path, rows, args)
-    # the judge called as a reward function: one signature for both
-    scores = judge(
-        prompts=[row["prompt"] for row in answers],
-        completions=[row["completion"] for row in answers],
-    )
-    answers = [
-        {**row, "gold": float(score), "asked": asked}
-        for row, score in zip(answers, scores, strict=True)
-    ]
-    # written whole per model, so a killed run repeats at most one
-    write_rows(file, answers)
-    return answers
-
-
 def add_reward_scores(answers: dict[str, list[dict]], path: str) -> None:
     """Adds `reward`, the reward model's score, to every row."""
     reward = load_reward(path, device=str(PartialState().device))
@@ -202,74 +127,6 @@ def add_reward_scores(answers: dict[str, list[dict]], path: str) -> None:
         scores = reward.score([r["prompt"] for r in found], [r["completion"] for r in found])
         for row, score in zip(found, scores, strict=True):
             row["reward"] = score
-
-
-################
-# What it means
-################
-
-
-@torch.no_grad()
-def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str) -> float | None:
-    """Mean over answers of log p(answer) - log p_reference(answer), in nats per answer.
-
-    On the very tokens the model sampled, so it estimates the KL divergence of the model from the
-    reference (the estimator that Schulman calls k1). None where the two render prompts differently.
-    """
-    pairs = {}
-    for name in (path, reference):
-        tokenizer = load_tokenizer(str(name))
-        pairs[name] = [
-            (encode_prompt(tokenizer, row["prompt"]), row["completion_ids"]) for row in answers
-        ]
-    # KL of two distributions over the same ids, after the same ids
-    if pairs[path] != pairs[reference]:
-        return None
-    # one model in memory at a time
-    ours, theirs = (
-        completion_logprobs(load_policy(name, dtype)[0], pairs[name]) for name in (path, reference)
-    )
-    return sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(answers)
-
-
-def summarize(
-    name: str,
-    models: dict[str, str],
-    answers: list[dict],
-    users: list[str],
-    args: argparse.Namespace,
-) -> dict:
-    """One model's line of the report: mean and interval of each number, KL from the reference."""
-    summary = {"path": models[name]}
-    for key in ("gold", "reward", "tokens", "ended"):
-        if key in answers[0]:  # `reward` only with --reward
-            mean, low, high = cluster_bootstrap([row[key] for row in answers], users)
-            summary[key] = {"mean": mean, "low": low, "high": high}
-    if args.reference in models and name != args.reference:
-        summary[f"kl_from_{args.reference}"] = kl_from_reference(
-            models[name], models[args.reference], answers, args.dtype
-        )
-    return summary
-
-
-def win_rates(
-    answers: dict[str, list[dict]],
-    users: list[str],
-    score: Callable[[dict], float],
-    tie: float = 0.0,
-) -> dict[str, dict]:
-    """`win_rate` by `score` of every model against each one named before it, clustered by user."""
-    rates, names = {}, list(answers)
-    for i, ours in enumerate(names):
-        # each pair once: the other way round says the same
-        for theirs in names[:i]:
-            rates[f"{ours}_vs_{theirs}"] = win_rate(
-                [score(row) for row in answers[ours]],
-                [score(row) for row in answers[theirs]],
-                users,
-                tie,
-            )
-    return rates
 
 
 @command

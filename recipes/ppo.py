@@ -29,10 +29,18 @@ import trl
 from instruct.arguments import ModelConfig, load_function, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.files import UserError, command, data_files, load_rows
+from instruct.fingerprints import source_hash
 from instruct.models import load_causal_lm, save_merged
 from instruct.processes import end_with_parent
 from instruct.run_record import on_main, read_record, record_of, write_record
-from instruct.runs import already_finished, end_process_group, finish, train_or_resume
+from instruct.runs import (
+    already_finished,
+    end_process_group,
+    finish,
+    not_pushed_yet,
+    push,
+    train_or_resume,
+)
 from instruct.tokens import load_tokenizer
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.stock import train_stock
@@ -113,6 +121,7 @@ def merge(training_args: SharedBasePPOConfig) -> None:
     """Writes `merged/` from what lies in the output folder."""
     folder = training_args.output_dir
     save_merged(folder, folder, training_args.trust_remote_code)
+    not_pushed_yet(folder)
 
 
 def main(
@@ -125,10 +134,18 @@ def main(
     parsed = (script_args, training_args, model_args)
     adapters = {"reward_model_path": training_args.reward_model_path}
     record = record_of("ppo", parsed, data_of(script_args, training_args), adapters)
+    # a wrong name is told before anything is loaded; corrected code goes on, and it is said
+    names = script_args.reward_funcs or ()
+    reward_funcs = {name: load_function(name, "--reward_funcs") for name in names}
+    record["versions"] |= {
+        name: (source_hash(func) or "")[:12] for name, func in reward_funcs.items()
+    }
     if already_finished(training_args, record):
         # asked for later: it needs no training
         if script_args.save_merged and not (Path(training_args.output_dir) / "merged").is_dir():
             on_main(lambda: merge(training_args))
+            if training_args.push_to_hub:
+                push(training_args)
         return
     if script_args.stock:
         stock_ppo()  # says at once where this TRL has none
@@ -167,8 +184,6 @@ def main(
     ################
     # Train
     ################
-    names = script_args.reward_funcs or ()
-    reward_funcs = tuple(load_function(name, "--reward_funcs") for name in names)
     trainer = SharedBasePPOTrainer(
         model=model,
         args=training_args,
@@ -176,7 +191,7 @@ def main(
         train_dataset=rows,
         eval_dataset=eval_rows,
         reward_model=training_args.reward_model_path,
-        reward_funcs=reward_funcs,
+        reward_funcs=tuple(reward_funcs.values()),
         ptx_dataset=ptx_rows,
         peft_config=lora_config(model_args),
     )

@@ -34,6 +34,7 @@ from instruct.runs import (
     end_process_group,
     finish,
     is_finished,
+    not_pushed_yet,
     push,
     train_or_resume,
 )
@@ -168,6 +169,7 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
                 shutil.copyfile(chosen, beside)
     save_merged(str(output_dir / best), training_args.output_dir, training_args.trust_remote_code)
     write_json(output_dir / "selected_by_reward.json", {"checkpoint": best, "mean_reward": means})
+    not_pushed_yet(output_dir)
     if training_args.push_to_hub and is_finished(output_dir):
         push(training_args)
 

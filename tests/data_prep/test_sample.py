@@ -1,5 +1,7 @@
 """Samples: their contract, and the same ones after a kill."""
 
+import json
+
 import pytest
 from command_tools import stops
 from conftest import save_model, write_jsonl
@@ -67,7 +69,7 @@ def test_killed_and_run_again_samples_are_the_same(tiny_model, tmp_path, monkeyp
     )
 
 
-def test_partial_of_other_prompts_kept_is_not_used(tiny_model, tmp_path, monkeypatch):
+def test_partial_of_other_prompts_kept_is_not_used(tiny_model, tmp_path, monkeypatch, capsys):
     """Another --max_prompt_tokens puts other prompts into the batches: outputs must not mix."""
     import instruct.generation as generation
 
@@ -83,7 +85,10 @@ def test_partial_of_other_prompts_kept_is_not_used(tiny_model, tmp_path, monkeyp
     argv = [*sample_argv(tiny_model, tmp_path), "--output", str(tmp_path / "s.jsonl")]
     with pytest.raises(SystemExit):
         sample.main(argv)
-    sample.main([*argv, "--max_prompt_tokens", "400"])
+    other = [*argv, "--max_prompt_tokens", "400"]
+    assert "s.jsonl.partial holds" in stops(sample.main, other, capsys) and len(calls) == 3
+    (tmp_path / "s.jsonl.partial").unlink()
+    sample.main(other)
     assert len(calls) == 3 + 8  # all eight batches again
 
 
@@ -108,13 +113,13 @@ def test_peoples_answers_join_the_outputs(tiny_model, tmp_path):
     ]
 
 
-def test_partial_of_other_settings_is_not_used(tiny_model, tmp_path):
+def test_partial_of_other_settings_is_not_used(tiny_model, tmp_path, capsys):
     out = tmp_path / "s.jsonl"
-    (tmp_path / "s.jsonl.partial").write_text(
-        '{"models": ["other"]}\n{"batch": "0:0", "completions": ["wrong"]}\n'
-    )
-    sample.main([*sample_argv(tiny_model, tmp_path), "--output", str(out)])
-    assert "wrong" not in out.read_text()
+    other = '{"models": ["other"]}\n{"batch": "0:0", "completions": ["wrong"]}\n'
+    (tmp_path / "s.jsonl.partial").write_text(other)
+    argv = [*sample_argv(tiny_model, tmp_path), "--output", str(out)]
+    assert "delete it to start over" in stops(sample.main, argv, capsys) and not out.exists()
+    assert (tmp_path / "s.jsonl.partial").read_text() == other
 
 
 def test_too_long_prompts_are_a_user_error_when_none_is_left(tiny_model, tmp_path, capsys):
@@ -126,6 +131,13 @@ def test_too_long_prompts_are_a_user_error_when_none_is_left(tiny_model, tmp_pat
         2,
     ]
     assert "--max_prompt_tokens 2" in stops(sample.main, argv, capsys)
+
+
+def test_somebodys_file_is_no_finished_output(tiny_model, tmp_path, capsys):
+    mine = write_jsonl(tmp_path / "s.jsonl", [{"a": 1}])
+    argv = [*sample_argv(tiny_model, tmp_path), "--output", mine]
+    assert "holds no samples" in stops(sample.main, argv, capsys)
+    assert json.loads((tmp_path / "s.jsonl").read_text()) == {"a": 1}
 
 
 def test_what_is_found_is_of_the_same_model_data_and_flags(tiny_model, tmp_path, capsys):
@@ -142,9 +154,11 @@ def test_what_is_found_is_of_the_same_model_data_and_flags(tiny_model, tmp_path,
     # nor are its finished batches taken for those of the new one
     (tmp_path / "s.jsonl.run").rename(tmp_path / "s.jsonl.partial")
     out.unlink()
-    capsys.readouterr()
+    drawn = (tmp_path / "s.jsonl.partial").read_bytes()
+    assert "s.jsonl.partial holds what a run with another" in stops(sample.main, argv, capsys)
+    assert (tmp_path / "s.jsonl.partial").read_bytes() == drawn  # hours of work, kept
+    (tmp_path / "s.jsonl.partial").unlink()
     sample.main(argv)
-    assert "from a run with other settings: starting over" in capsys.readouterr().out
     other = [{"id": f"p{i}", "prompt": "other words"} for i in range(10)]
     write_jsonl(tmp_path / "prompts.jsonl", other)  # the same ids
     assert "other input;" in stops(sample.main, argv, capsys)

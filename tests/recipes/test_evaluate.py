@@ -5,6 +5,7 @@ import json
 import pytest
 from conftest import save_model, write_jsonl
 
+from instruct.evaluation import answers as answers_module
 from recipes import evaluate
 
 
@@ -75,7 +76,7 @@ def test_same_model_has_no_kl_and_answers_are_not_asked_twice(
     first = json.loads((tmp_path / "report" / "report.json").read_text())
     assert first["models"]["ppo"]["kl_from_sft"] == pytest.approx(0, abs=1e-4)
     assert first["win_rate"]["ppo_vs_sft"]["rate"] == 0.5  # the same seed: the same answers
-    monkeypatch.setattr(evaluate, "answer", None)  # would fail if it were asked again
+    monkeypatch.setattr(answers_module, "answer", None)  # would fail if it were asked again
     evaluate.main(arguments)
     again = json.loads((tmp_path / "report" / "report.json").read_text())
     assert {**again, "seconds": None} == {**first, "seconds": None}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
 from instruct.arguments import ModelConfig
+from instruct.evaluation import answers as answers_module
 from instruct.models import load_causal_lm, load_policy, load_reward
 from instruct.trainers.adapter_files import shares_base
 from recipes import evaluate, ppo, reward, sft
@@ -112,6 +113,10 @@ def test_folders_without_a_record(arguments, tmp_path, capsys, steps, tiny_model
     assert "nothing is removed" in stops(
         sft.cli, [*arguments, "--overwrite_output_dir", "True"], capsys
     )
+    # weights of another base of the same shape would be loaded without a word
+    other = save_model(tmp_path / "other", seed=5)
+    error = stops(sft.cli, [*arguments, "--model_name_or_path", other], capsys)
+    assert f"holds a run on {tiny_model} (adapter_config.json)" in error
     steps.clear()
     sft.cli(arguments)  # of an earlier version: continued
     assert len(steps) == 2 and "nothing is recorded" in capsys.readouterr().out
@@ -149,6 +154,61 @@ def test_ppo_with_another_batch_is_refused(tmp_path, capsys):
     # asked for later
     ppo.cli(flags(setup, out, **saved, save_merged=True))
     assert (out / "merged" / "model.safetensors").is_file()
+
+
+def test_a_change_to_a_finished_run_is_pushed_again(tmp_path):
+    setup, out = make_setup(tmp_path / "setup"), tmp_path / "ppo"
+    ppo.cli(flags(setup, out))
+    (out / "pushed.json").write_text('{"hub_model_id": "you/name"}')
+    ppo.cli(flags(setup, out))
+    assert (out / "pushed.json").is_file()
+    ppo.cli(flags(setup, out, save_merged=True))
+    assert not (out / "pushed.json").exists()  # merged/ is not there yet
+
+
+def test_changed_reward_code_is_told_and_goes_on(tmp_path, monkeypatch, capsys):
+    """It was corrected after it had raised, say: refused, hours of training would be lost."""
+    setup, out = make_setup(tmp_path / "setup"), tmp_path / "ppo"
+    monkeypatch.syspath_prepend(tmp_path)
+    code = tmp_path / "my_rewards.py"
+    code.write_text(
+        "def short(prompts, completions, **columns):\n    return [0.0] * len(prompts)\n"
+    )
+    run = flags(setup, out, save_strategy="steps", save_steps=2, reward_funcs="my_rewards:short")
+    ppo.cli(run)
+    unfinish(out)
+    capsys.readouterr()
+    ppo.cli(run)
+    assert "other versions" not in capsys.readouterr().out
+    unfinish(out)
+    code.write_text(code.read_text() + "# another line\n")
+    ppo.cli(run)
+    assert "begun with other versions: my_rewards:short was" in capsys.readouterr().out
+
+
+def test_somebodys_file_in_merged_is_told_before_training(arguments, tmp_path, capsys, steps):
+    merged = tmp_path / "sft" / "merged"
+    merged.mkdir(parents=True)
+    (merged / "policy.gguf").write_text("mine")
+    (tmp_path / "sft" / "adapter_config.json").write_text("{}")  # one of our folders
+    assert "policy.gguf" in stops(sft.cli, arguments, capsys) and not steps
+    assert (merged / "policy.gguf").read_text() == "mine"
+
+
+def test_held_out_rankings_are_known_by_their_content(
+    comparisons, tmp_path, tiny_model, monkeypatch, steps
+):
+    rankings = write_jsonl(tmp_path / "r.jsonl", comparisons)
+    held_out = write_jsonl(tmp_path / "held.jsonl", comparisons[:2])
+    run = [
+        "--model_name_or_path", tiny_model, "--dataset_name", rankings, "--max_steps", "1",
+        "--output_dir", str(tmp_path / "reward"), "--dataset_test_split", *[held_out], *QUIET,
+    ]  # fmt: skip
+    reward.cli(run)
+    monkeypatch.chdir(tmp_path)
+    steps.clear()
+    reward.cli([word.replace(held_out, "held.jsonl") for word in run])  # the same, relative
+    assert not steps
 
 
 def test_a_push_that_fails_is_all_that_is_left_to_do(
@@ -297,7 +357,7 @@ def test_evaluate_asks_anew_what_has_changed_at_its_place(tmp_path, monkeypatch)
         "--models", *(f"{name}={path}" for name, path in models.items()), "--input", prompts,
         "--output_dir", str(tmp_path / "report"), "--max_new_tokens", "4",
     ]  # fmt: skip
-    asked, original = [], evaluate.answer
+    asked, original = [], answers_module.answer
 
     def answer(name, *args):
         asked.append(name)
@@ -308,7 +368,7 @@ def test_evaluate_asks_anew_what_has_changed_at_its_place(tmp_path, monkeypatch)
         evaluate.main(argv)
         return list(asked)
 
-    monkeypatch.setattr(evaluate, "answer", answer)
+    monkeypatch.setattr(answers_module, "answer", answer)
     assert run() == ["sft", "ppo"] and run() == []
     save_model(tmp_path / "ppo", seed=1, initializer_range=0.5)  # trained anew at the same path
     assert run() == ["ppo"]
