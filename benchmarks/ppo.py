@@ -30,7 +30,7 @@ from pathlib import Path
 
 from reward import KEEP_MEMORY, peak_gb
 
-from instruct.files import command
+from instruct.commands import command
 from instruct.trainers.ppo.trl_ppo import stock_ppo
 
 PROMPT, RESPONSE, MICRO, VOCABULARY = 50, 24, 8, 49152

@@ -12,7 +12,8 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from instruct.files import UserError, command, load_rows, write_json, write_rows
+from instruct.commands import command
+from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.folders import atomic_folder, check_ours, claim
 from instruct.tokens import as_messages, as_text
 

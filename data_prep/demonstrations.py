@@ -17,7 +17,8 @@ from pathlib import Path
 
 from data_prep.formats.forms import category, coverage
 from data_prep.pii import find_pii
-from instruct.files import UserError, command, load_rows, write_json, write_rows
+from instruct.commands import command
+from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.folders import atomic_folder, check_ours, claim
 from instruct.tokens import as_messages, as_text
 

@@ -26,7 +26,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from instruct.files import UserError, command, write_json, write_rows
+from instruct.commands import command
+from instruct.files import UserError, write_json, write_rows
 from instruct.folders import atomic_folder, check_ours, claim, clear_leftovers
 
 # pinned with digests: an index may serve anything under a name

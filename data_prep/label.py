@@ -14,7 +14,8 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from instruct.files import UserError, check_output, command, load_rows, write_rows
+from instruct.commands import command
+from instruct.files import UserError, check_output, load_rows, write_rows
 from instruct.folders import claim
 
 # the demo's figures (benchmarks/README.md) were measured with this

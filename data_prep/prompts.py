@@ -47,7 +47,8 @@ from data_prep.prompt_pipeline.steps import (
     with_split,
     without_shared_prefixes,
 )
-from instruct.files import UserError, command, write_json
+from instruct.commands import command
+from instruct.files import UserError, write_json
 from instruct.folders import atomic_folder, claim
 
 # --- arguments ------------------------------------------------------------------------------------

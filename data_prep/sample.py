@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from instruct.files import UserError, check_output, command, load_rows, write_json, write_rows
+from instruct.commands import command
+from instruct.files import UserError, check_output, load_rows, write_json, write_rows
 from instruct.fingerprints import content_of, data_identity, model_identity
 from instruct.folders import claim
 

@@ -5,21 +5,13 @@ such files, or a Hub dataset id. Outputs are written beside their final place an
 killed stage leaves no half file.
 """
 
-import atexit
 import contextlib
 import errno
-import functools
 import gzip
 import json
 import os
-import re
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from instruct.processes import is_main_process, launcher_is_gone, overwrites, typed
 
 # File ending -> the loader of `datasets` that reads it.
 ENDINGS = {
@@ -37,14 +29,6 @@ class UserError(ValueError):
     """A mistake in what the user gave (file, row or flag): what is wrong and what to do."""
 
 
-class _Terminated(SystemExit):
-    """SIGTERM, raised where the main thread is, so that what is half-written goes."""
-
-
-# what the running command gives back when it ends, however it ends
-AT_END = contextlib.ExitStack()
-atexit.register(AT_END.close)
-
 # What a user can change about the disk: {errno: what is wrong and what to do}.
 DISK = {
     errno.ENOSPC: "no space left on this disk; free some",
@@ -58,102 +42,6 @@ DISK = {
     errno.EEXIST: "this is a file, not a folder; give another path",
     errno.ENAMETOOLONG: "this name is too long for the disk; give a shorter one",
 }
-# libraries that write by themselves tell it in words alone: Rust's and DuckDB's
-IN_WORDS = re.compile(r"os error (\d+)|errno (\d+)", re.IGNORECASE)
-FULL = ("no space left on device", "inline_container.cc")  # the second: torch.save
-
-
-def command(main: Callable) -> Callable:
-    """Decorates a `main`: what a user can change ends in one sentence on stderr, no traceback.
-
-    Exit codes: 2 for a `UserError` or a disk that cannot be written (as argparse on a wrong flag),
-    130 for Ctrl-C, 143 for SIGTERM.
-    """
-
-    @functools.wraps(main)
-    def run(*args, **kwargs):
-        with _sigterm_raises():
-            try:
-                return main(*args, **kwargs)
-            except UserError as error:
-                _leave(f"error: {error}", 2, error)
-            except KeyboardInterrupt as error:
-                _leave(f"stopped by Ctrl-C; to continue: {typed()}", 130, error)
-            except _Terminated as error:
-                _leave(f"stopped by SIGTERM; to continue: {typed()}", 143, error)
-            except Exception as error:
-                sentence = disk_sentence(error)
-                if sentence is None:
-                    raise
-                less = " without --overwrite_output_dir" if overwrites() else ""
-                _leave(f"error: {sentence}, then run the same command again{less}", 2, error)
-            finally:
-                AT_END.close()
-
-    return run
-
-
-def _leave(line: str, code: int, error: BaseException):
-    # every process of a launched run is told to stop: one of them says so
-    if code < 128 or is_main_process():
-        print(line, file=sys.stderr, flush=True)
-    # torch takes seconds to unload; the next run may have begun already
-    if launcher_is_gone():
-        AT_END.close()
-        os._exit(code)
-    raise SystemExit(code) from error
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM unwinds the block as Ctrl-C does; a second one ends the process at once."""
-
-    def stop(number, frame):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        # a forked helper has the handler too: it ends as if it had none
-        if os.getpid() != owner:
-            os.kill(os.getpid(), number)
-            return
-        raise _Terminated(143)
-
-    owner = os.getpid()
-    main_thread = threading.current_thread() is threading.main_thread()
-    # a handler of the user's own stays
-    if not main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def disk_sentence(error: BaseException) -> str | None:
-    """What is wrong with the disk, from an error or what caused it; None for any other error."""
-    seen: BaseException | None = error
-    caused = True
-    while seen is not None:
-        code = _errno(seen)
-        # what only happened before says nothing, unless nothing can be written any more
-        if code in DISK and (caused or code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)):
-            names = (getattr(seen, "filename2", None), getattr(seen, "filename", None))
-            # a descriptor's number is no name
-            where = next((os.fsdecode(n) for n in names if isinstance(n, str | bytes)), None)
-            return f"{where}: {DISK[code]}" if where else DISK[code]
-        caused = seen.__cause__ is not None
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
-def _errno(error: BaseException) -> int | None:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno
-    said = str(error)
-    if any(words in said.lower() for words in FULL):
-        return errno.ENOSPC
-    found = IN_WORDS.search(said)
-    return int(found[1] or found[2]) if found else None
 
 
 def _format_of(path: Path) -> str | None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from instruct.files import AT_END, UserError, sync, sync_folder
+from instruct.commands import AT_END
+from instruct.files import UserError, sync, sync_folder
 from instruct.processes import is_main_process
 
 try:

@@ -18,7 +18,8 @@ from itertools import zip_longest
 import torch
 
 from instruct.arguments import parse_models
-from instruct.files import UserError, command
+from instruct.commands import command
+from instruct.files import UserError
 from instruct.generation import generate_ids
 from instruct.models import load_policy
 from instruct.tokens import decode_completion, encode_prompt

@@ -19,10 +19,11 @@ from pathlib import Path
 from accelerate import PartialState
 
 from instruct.arguments import load_function, parse_models
+from instruct.commands import command
 from instruct.evaluation.answers import kept_or_new_answers
 from instruct.evaluation.comparison import summarize, win_rates
 from instruct.evaluation.report import base_of_run, write_report
-from instruct.files import UserError, command, load_rows
+from instruct.files import UserError, load_rows
 from instruct.fingerprints import data_identity, model_identity
 from instruct.folders import claim, report_in
 from instruct.models import load_reward

@@ -28,7 +28,8 @@ import trl
 
 from instruct.arguments import ModelConfig, load_function, lora_config, parse
 from instruct.cards import use_our_card
-from instruct.files import UserError, command, data_files, load_rows
+from instruct.commands import command
+from instruct.files import UserError, data_files, load_rows
 from instruct.fingerprints import source_hash
 from instruct.models import load_causal_lm, save_merged
 from instruct.processes import end_with_parent

@@ -26,8 +26,9 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 from data_prep.formats.rankings import held_out_source, load_train_and_eval
 from instruct.arguments import ModelConfig, lora_config, parse
 from instruct.cards import use_our_card
+from instruct.commands import command
 from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
-from instruct.files import UserError, command, load_rows, write_json, write_rows
+from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
 from instruct.ranking import key_of

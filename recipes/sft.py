@@ -23,7 +23,8 @@ from transformers import set_seed
 from instruct.arguments import HardwareDefaults, ModelConfig, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.checkpoints import whole_checkpoints
-from instruct.files import UserError, atomic_file, command, load_rows, write_json
+from instruct.commands import command
+from instruct.files import UserError, atomic_file, load_rows, write_json
 from instruct.folders import claim
 from instruct.generation import generate_ids
 from instruct.models import load_causal_lm, load_policy, load_reward, save_merged

@@ -11,7 +11,8 @@ import pytest
 from conftest import SCRIPT_ENV
 
 from instruct import files
-from instruct.files import UserError, atomic_file, check_output, command, load_rows, write_rows
+from instruct.commands import command
+from instruct.files import UserError, atomic_file, check_output, load_rows, write_rows
 from instruct.folders import atomic_folder
 from instruct.processes import typed
 
@@ -143,7 +144,8 @@ def test_ctrl_c_is_one_line_that_ends_in_what_to_type(capsys):
 WAITS = """
 import sys, time
 from pathlib import Path
-from instruct.files import atomic_file, command
+from instruct.commands import command
+from instruct.files import atomic_file
 from instruct.folders import atomic_folder, claim
 @command
 def main():

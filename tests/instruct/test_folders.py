@@ -15,7 +15,8 @@ import pytest
 from conftest import SCRIPT_ENV
 
 from instruct import folders
-from instruct.files import AT_END, UserError, command
+from instruct.commands import AT_END, command
+from instruct.files import UserError
 from instruct.folders import WRITTEN, atomic_folder, check_ours, claim, clear_leftovers
 
 
