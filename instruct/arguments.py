@@ -56,6 +56,8 @@ class HardwareDefaults:
         # Left out, the processes of `torchrun` on a CPU would not find each other, and each would
         # train alone.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        # for run.json: on other hardware, the same command is the same run
+        self.asked = {"bf16": self.bf16, "fp16": self.fp16}
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
         # The newer name, where transformers has it; left unset, the older one is warned about.

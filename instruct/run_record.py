@@ -16,9 +16,6 @@ from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
 from instruct.files import UserError, write_json
 from instruct.fingerprints import data_identity, is_same, model_identity
 
@@ -74,6 +71,10 @@ def on_main(function: Callable):
     Raises:
         Exception: what was raised on the main process; on the others a `UserError` that says it.
     """
+    # imported here: commands that read rows need no torch
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
     answer, raised = {"value": None, "error": None}, None
     if PartialState().is_main_process:
         try:
@@ -110,10 +111,11 @@ def _plain(value):
 def recorded_flags(*parsed) -> dict:
     """{flag: value in effect} of parsed dataclasses, less `UNRECORDED`.
 
-    Whether a value was typed, came by YAML or is the default makes no difference.
+    Whether a value was typed, came by YAML or is the default makes no difference. What the hardware
+    decides where nothing is asked (`HardwareDefaults.asked`) stands in as it was asked.
     """
     flags = {
-        field.name: getattr(arguments, field.name)
+        field.name: getattr(arguments, "asked", {}).get(field.name, getattr(arguments, field.name))
         for arguments in parsed
         for field in dataclasses.fields(arguments)
         if not field.name.startswith("_")
@@ -122,8 +124,18 @@ def recorded_flags(*parsed) -> dict:
     return json.loads(json.dumps(flags, default=_plain))
 
 
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{n: metadata.version(n) for n in VERSIONS_OF}}
+def versions(of: Iterable[str] = VERSIONS_OF) -> dict[str, str]:
+    return {"python": platform.python_version(), **{n: metadata.version(n) for n in of}}
+
+
+def _hardware(training_args) -> str:
+    """What computes, and in which precision."""
+    import torch
+
+    device = training_args.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    precision = next((kind for kind in ("bf16", "fp16") if getattr(training_args, kind)), "fp32")
+    return f"{name} in {precision}"
 
 
 def _with_path(identity: dict | None, output_dir: Path) -> dict | None:
@@ -153,6 +165,8 @@ def record_of(
         data: {flag: (source, split)} of what is read; a source of None is recorded as such.
         adapters: {flag: folder or Hub id} of further models.
     """
+    from accelerate import PartialState
+
     _, training_args, model_args = parsed
     output_dir = Path(training_args.output_dir)
 
@@ -173,6 +187,7 @@ def record_of(
             "labelers": None,  # known once the data are read
             "seed": training_args.seed,
             "world_size": PartialState().num_processes,
+            "hardware": _hardware(training_args),
             "flags": flags,
             "versions": versions(),
             "writes": [*WRITES_FILES, *(f"{folder}/" for folder in WRITES_FOLDERS)],
@@ -215,16 +230,21 @@ def differences(found: dict, now: dict) -> list[str]:
     Both are of one step, see `check_step`.
     """
     changes = []
-    groups = [({"model_name_or_path": found["base"]}, {"model_name_or_path": now["base"]})]
-    groups += [(found[group], now[group]) for group in ("adapters", "data")]
+    groups = [
+        ({"model_name_or_path": found.get("base")}, {"model_name_or_path": now.get("base")}),
+        *((found.get(group, {}), now.get(group, {})) for group in ("adapters", "data")),
+    ]
     for old, new in groups:
         changes += [
             _identity_change(flag, old.get(flag), new.get(flag))
             for flag in {**old, **new}
             if not is_same(old.get(flag), new.get(flag))
         ]
-    old = {**found["flags"], "num_processes": found["world_size"]}
-    new = {**now["flags"], "num_processes": now["world_size"]}
+    old = {**found["flags"], "num_processes": found.get("world_size")}
+    new = {**now["flags"], "num_processes": now.get("world_size")}
+    # an earlier version recorded what the hardware had decided
+    if "hardware" not in found:
+        old = {flag: value for flag, value in old.items() if flag not in ("bf16", "fp16")}
     # a flag that only one version of the libraries has is a difference of versions
     changes += [
         f"--{flag} was {_shown(old[flag])}, is {_shown(new[flag])}"

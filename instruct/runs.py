@@ -34,6 +34,7 @@ ADAPTER = "adapter_config.json"
 PUSHED = "pushed.json"
 # By one of these a folder is known as one of ours, where an older version wrote no run.json.
 MARKS = (FINISHED, "trainer_state.json", "training_args.bin", ADAPTER)
+LATER = ("hardware",)  # what earlier versions did not record
 # Besides Trainer's own `_*` and checkpoints: notes of a run, rows with what people wrote (samples,
 # scored rows), locks and files that a killed process left half-written.
 NOT_PUSHED = (
@@ -71,7 +72,7 @@ def _look_into(args: TrainingArguments, record: dict) -> bool:
     claim(folder)  # held until the command ends
     found = read_record(folder)
     if found is not None:
-        check_step(folder, found, record["step"], record)
+        check_step(folder, found, record["step"], [name for name in record if name not in LATER])
     base = record["base"]
     if base is not None and Path(base["name"]).is_dir() and folder.is_dir():
         if Path(base["name"]).samefile(folder):
@@ -156,6 +157,9 @@ def _check_same(folder: Path, found: dict, record: dict) -> None:
         )
     if versions := other_versions(found, record):
         print(f"{folder} was begun with other versions: {'; '.join(versions)}")
+    was, now = found.get("hardware"), record["hardware"]
+    if was and was != now:
+        print(f"{folder} was begun on {was}, and goes on on {now}: last digits may differ")
 
 
 def train_or_resume(trainer: Trainer, record: dict) -> None:
