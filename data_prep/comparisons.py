@@ -7,12 +7,11 @@ section 3.5), `report.json` and a dataset card. Rankings that say nothing (one c
 tied) are counted and left out. Rankings of one user, or else of one prompt, are all in one split.
 """
 
-import argparse
 import hashlib
 from collections import Counter
 from pathlib import Path
 
-from instruct.commands import command
+from instruct.commands import Parser, command
 from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.folders import atomic_folder, check_ours, claim
 from instruct.tokens import as_messages, as_text
@@ -121,10 +120,8 @@ def write_comparisons(collected: Collected, folder: Path) -> None:
         (beside / "README.md").write_text(card, encoding="utf-8")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--input", nargs="+", required=True, help="rankings: files, folders or Hub ids")
     add("--output_dir", type=Path, required=True)

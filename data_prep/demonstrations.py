@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_prep.formats.forms import category, coverage
 from data_prep.pii import find_pii
-from instruct.commands import command
+from instruct.commands import Parser, command
 from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.folders import atomic_folder, check_ours, claim
 from instruct.tokens import as_messages, as_text
@@ -131,10 +131,8 @@ def write_demonstrations(collected: Collected, folder: Path) -> None:
         write_json(beside / "report.json", report)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     rows = "files, folders or Hub ids with prompt and completion"
     add("--input", nargs="+", required=True, help=rows)

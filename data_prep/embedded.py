@@ -14,7 +14,6 @@ writes `model/` (fp32 safetensors and tokenizer), `log.jsonl` (prompt, user_id, 
 `answers.jsonl` (prompt, completion, prompt_id, user_id, source).
 """
 
-import argparse
 import errno
 import hashlib
 import json
@@ -26,7 +25,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from instruct.commands import command
+from instruct.commands import Parser, command
 from instruct.files import UserError, write_json, write_rows
 from instruct.folders import atomic_folder, check_ours, claim, clear_leftovers
 
@@ -191,9 +190,7 @@ def chatterbot_rows(archive: zipfile.ZipFile) -> Iterator[dict]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--output_dir", required=True, type=Path)
     parser.add_argument(
         "--cache_dir", type=Path, default=default_cache(), help="where the three wheels are kept"

@@ -8,13 +8,12 @@ group are one rank. It stands in for people in the demo: its taste is known exac
 reward can be held against it.
 """
 
-import argparse
 import functools
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from instruct.commands import command
+from instruct.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_rows
 from instruct.folders import claim
 
@@ -102,9 +101,7 @@ def check_own_rankings(path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--input", required=True, help="samples: file, folder or Hub id")
     parser.add_argument("--output", required=True, type=Path, help="rankings (.jsonl or .parquet)")
     parser.add_argument("--labeler", required=True, choices=["scripted"], help="who ranks")

@@ -47,17 +47,15 @@ from data_prep.prompt_pipeline.steps import (
     with_split,
     without_shared_prefixes,
 )
-from instruct.commands import command
+from instruct.commands import Parser, command
 from instruct.files import UserError, write_json
 from instruct.folders import atomic_folder, claim
 
 # --- arguments ------------------------------------------------------------------------------------
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    parser = Parser(description=__doc__)
     add_log_flags(parser)
     add_step_flags(parser)
     add_engine_flags(parser)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from instruct.commands import command
+from instruct.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_json, write_rows
 from instruct.fingerprints import content_of, data_identity, model_identity
 from instruct.folders import claim
@@ -270,10 +270,8 @@ def as_sample(row: dict, outputs: list[Output]) -> dict:
 # --- command --------------------------------------------------------------------------------------
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--model_name_or_path", nargs="+", required=True, help="models or adapters to sample from")
     add("--input", required=True, help="prompts: file, folder or Hub id")

@@ -6,13 +6,16 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from dataclasses import fields as dataclasses_fields
 
 import torch
 import trl
 from peft import PeftConfig
 from trl import TrlParser, get_peft_config
+from yaml import YAMLError
 
 from instruct.files import UserError
+from instruct.flag_ranges import check_ranges, check_types
 
 # PEFT (up to 0.21 at least) asks a model for `is_gradient_checkpointing` each time an adapter is
 # put on it. transformers 5.2x has renamed that, and tells our users of it: nothing they can change.
@@ -71,6 +74,20 @@ def _gpu_has_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+class _Parser(TrlParser):
+    """A wrong flag is a `UserError`, and so is a number out of its range, typed or from YAML."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        parsed, rest = super().parse_known_args(args, namespace)
+        fields = {f.name: f for kind in self.dataclass_types for f in dataclasses_fields(kind)}
+        check_types(vars(parsed), self._actions, fields)
+        check_ranges(vars(parsed))
+        return parsed, rest
+
+    def error(self, message: str):
+        raise UserError(message)
+
+
 def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
     """`TrlParser`: flags, or YAML by `--config` with flags on top. Returns one object a class.
 
@@ -79,15 +96,20 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
     """
     # TrlParser raises plain errors; the recipes end in one sentence, not in a traceback
     try:
-        parsed = TrlParser(dataclasses).parse_args_and_config(args=argv)
-    except (ValueError, OSError) as error:
+        parser = _Parser(dataclasses)
+        *parsed, unknown = parser.parse_args_and_config(argv, return_remaining_strings=True)
+    except UserError:
+        raise
+    except (ValueError, OSError, YAMLError) as error:
         raise UserError(str(error)) from error
+    if unknown:
+        raise UserError(f"no such flag: {' '.join(unknown)}; --help lists them")
     for arguments in parsed:
         if getattr(arguments, "hub_token", None):
             # where the Hub client looks itself: arguments are saved, shown and pushed, a token not
             os.environ["HF_TOKEN"] = arguments.hub_token
             arguments.hub_token = None
-    return parsed
+    return tuple(parsed)
 
 
 def lora_config(model_args: trl.ModelConfig) -> PeftConfig | None:

@@ -1,5 +1,6 @@
 """Commands: how each begins and ends, whatever happens in between."""
 
+import argparse
 import atexit
 import contextlib
 import functools
@@ -7,11 +8,15 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 
 from instruct.files import UserError
-from instruct.known_errors import disk_sentence
-from instruct.processes import is_main_process, launcher_is_gone, overwrites, typed
+from instruct.flag_ranges import check_ranges
+from instruct.known_errors import sentence_of
+from instruct.last_line import is_said, say_last
+from instruct.plain_text import one_line
+from instruct.processes import is_main_process, launcher_is_gone, typed
 
 
 class _Terminated(SystemExit):
@@ -23,40 +28,102 @@ AT_END = contextlib.ExitStack()
 atexit.register(AT_END.close)
 
 
-def command(main: Callable) -> Callable:
-    """Decorates a `main`: what a user can change ends in one sentence on stderr, no traceback.
+class Parser(argparse.ArgumentParser):
+    """A command's flags: a wrong one is a `UserError`, and so is a number out of its range."""
 
-    Exit codes: 2 for a `UserError` or a disk that cannot be written (as argparse on a wrong flag),
-    130 for Ctrl-C, 143 for SIGTERM.
+    def __init__(self, description: str | None = None):
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        # taken by `command`, before a parser sees it
+        self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
+
+    def parse_args(self, args=None, namespace=None):
+        parsed = super().parse_args(args, namespace)
+        check_ranges(vars(parsed))
+        return parsed
+
+    def error(self, message: str):
+        raise UserError(message)
+
+
+DEBUG = "with an error, show the traceback"
+
+
+def command(main: Callable) -> Callable:
+    """Decorates a `main`: whatever goes wrong ends in one sentence on stderr, last and once.
+
+    `--debug` shows the traceback above it. Exit codes: 2 for what a user can change (a `UserError`,
+    a library's error that `known_errors` knows), 1 for a bug of ours, 130 for Ctrl-C, 143 for
+    SIGTERM.
     """
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        args, debug = _without_debug(args)
         with _sigterm_raises():
             try:
                 return main(*args, **kwargs)
-            except UserError as error:
-                _leave(f"error: {error}", 2, error)
             except KeyboardInterrupt as error:
-                _leave(f"stopped by Ctrl-C; to continue: {typed()}", 130, error)
+                _stop(f"stopped by Ctrl-C; to continue: {typed()}", 130, error)
             except _Terminated as error:
-                _leave(f"stopped by SIGTERM; to continue: {typed()}", 143, error)
+                _stop(f"stopped by SIGTERM; to continue: {typed()}", 143, error)
             except Exception as error:
-                sentence = disk_sentence(error)
-                if sentence is None:
-                    raise
-                less = " without --overwrite_output_dir" if overwrites() else ""
-                _leave(f"error: {sentence}, then run the same command again{less}", 2, error)
+                if debug:
+                    traceback.print_exception(error)
+                _fail(error, debug)
             finally:
                 AT_END.close()
 
     return run
 
 
+def _without_debug(args: tuple) -> tuple[tuple, bool]:
+    """What a `main` is called with, less `--debug`; and whether that was there.
+
+    Trainer has a flag of that name as well: `--debug underflow_overflow` is left to it.
+    """
+    given = isinstance(args[0], list) if args else False
+    words = list(args[0]) if given else sys.argv[1:]
+    debug = False
+    if "--debug" in words:
+        place = words.index("--debug")
+        value = words[place + 1 : place + 2]
+        stands_alone = not value or value[0].startswith("-")
+        if stands_alone or value[0].lower() in ("true", "false"):
+            debug = stands_alone or value[0].lower() == "true"
+            del words[place : place + (1 if stands_alone else 2)]
+    if given:
+        return (words, *args[1:]), debug
+    if debug:
+        sys.argv[1:] = words
+    return args, debug
+
+
+def _fail(error: Exception, debug: bool):
+    """Ends the command after an error: in the user's sentence, or in one that says it is ours."""
+    sentence = str(error) if isinstance(error, UserError) else sentence_of(error)
+    if sentence is not None:
+        _leave(f"error: {one_line(sentence)}", 2, error)
+    what = one_line(f"{type(error).__name__}: {error}", longest=300)
+    show = "above" if debug else f"of this command: {typed()} --debug"
+    _leave(f"error: a bug of instruct-recipes ({what}); please report it with the traceback {show}",
+           1, error)  # fmt: skip
+
+
 def _leave(line: str, code: int, error: BaseException):
-    # every process of a launched run is told to stop: one of them says so
-    if code < 128 or is_main_process():
+    say_last(line)
+    _exit(code, error)
+
+
+def _stop(line: str, code: int, error: BaseException):
+    # every process of a launched run is told to stop: one of them says so, where none had failed
+    if is_main_process() and not is_said():
         print(line, file=sys.stderr, flush=True)
+    _exit(code, error)
+
+
+def _exit(code: int, error: BaseException):
     # torch takes seconds to unload; the next run may have begun already
     if launcher_is_gone():
         AT_END.close()

@@ -1,14 +1,100 @@
-"""Errors of libraries, told as one sentence that says what a user can change."""
+"""Errors of libraries, told as one sentence that says what a user can change.
+
+Known by the library and the name of the class, so that no library is imported to ask.
+"""
 
 import errno
 import os
 import re
+from collections.abc import Iterator
 
 from instruct.files import DISK
+from instruct.processes import overwrites
 
 # libraries that write by themselves tell it in words alone: Rust's and DuckDB's
 IN_WORDS = re.compile(r"os error (\d+)|errno (\d+)", re.IGNORECASE)
 FULL = ("no space left on device", "inline_container.cc")  # the second: torch.save
+
+OUT_OF_MEMORY = (
+    "out of memory; smaller batches (--per_device_train_batch_size, --batch_size) or shorter rows "
+    "(--max_length), see docs/troubleshooting.md"
+)
+UNREACHABLE = (
+    "the Hub cannot be reached, and what is asked of it is not in the cache; give a folder, or "
+    "look at the network, HF_ENDPOINT, HF_HUB_OFFLINE and the proxy"
+)
+REFUSED = (
+    "the Hub refuses this ({}); look at the name, accept the terms on its page, and give a token "
+    "by HF_TOKEN"
+)
+OTHER_PROCESS = "another process of this run has ended ({}); what it said is the reason"
+# (library, class) -> sentence; {} is the first line of what the library says
+KNOWN = {
+    ("torch", "OutOfMemoryError"): OUT_OF_MEMORY,
+    ("builtins", "MemoryError"): OUT_OF_MEMORY,
+    ("huggingface_hub", "GatedRepoError"): REFUSED,
+    ("huggingface_hub", "RepositoryNotFoundError"): REFUSED,
+    ("huggingface_hub", "RevisionNotFoundError"): "the Hub has no such revision ({})",
+    ("huggingface_hub", "LocalTokenNotFoundError"): REFUSED,
+    ("huggingface_hub", "OfflineModeIsEnabled"): UNREACHABLE,
+    ("huggingface_hub", "LocalEntryNotFoundError"): UNREACHABLE,
+    ("datasets", "OfflineModeIsEnabled"): UNREACHABLE,
+    ("huggingface_hub", "HfHubHTTPError"): REFUSED,
+    ("huggingface_hub", "HFValidationError"): "no folder of that name here, nor a Hub id: {}",
+    ("httpx", "TransportError"): UNREACHABLE,
+    ("httpx2", "TransportError"): UNREACHABLE,
+    ("requests", "ConnectionError"): UNREACHABLE,
+    ("requests", "Timeout"): UNREACHABLE,
+    ("safetensors", "SafetensorError"): "a safetensors file is damaged ({}); copy it anew",
+    ("torch", "DistNetworkError"): OTHER_PROCESS,
+    ("torch", "DistBackendError"): OTHER_PROCESS,
+}
+# (class, words in what it says) -> sentence
+KNOWN_WORDS = {
+    # optional packages, of transformers' loggers and quantizers, and of PEFT
+    ("ImportError", "pip install"): "{}",
+    ("RuntimeError", "pip install"): "{}",
+    ("ImportError", "incompatible version of torchao"): "{}; pip install -U torchao, or remove it",
+    ("ImportError", "incompatible version"): "{}",
+    # PEFT, before anything is trained
+    ("ValueError", "not found in the base model"): "--lora_target_modules: {}",
+    ("ValueError", "No modules were targeted"): "--lora_target_modules: {}",
+    ("RuntimeError", "can't allocate memory"): OUT_OF_MEMORY,
+    ("RuntimeError", "Connection closed by peer"): OTHER_PROCESS,
+    ("RuntimeError", "Connection reset by peer"): OTHER_PROCESS,
+    ("OSError", "Consistency check failed"): "{}",
+}
+# ours: a module of these that is missing is a bug
+OURS = ("instruct", "data_prep", "recipes")
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What a user can change, from an error or what caused it; None for one that nobody knows."""
+    if sentence := disk_sentence(error):
+        less = " without --overwrite_output_dir" if overwrites() else ""
+        return f"{sentence}, then run the same command again{less}"
+    return next((known for seen in _causes(error) if (known := _known(seen))), None)
+
+
+def _known(error: BaseException) -> str | None:
+    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    for kind in type(error).__mro__:
+        if sentence := KNOWN.get((kind.__module__.split(".")[0], kind.__name__)):
+            return sentence.format(said)
+        for (name, words), sentence in KNOWN_WORDS.items():
+            if kind.__name__ == name and words in str(error):
+                return sentence.format(said)
+    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    if missing and missing.split(".")[0] not in OURS:
+        return f"the package {missing.split('.')[0]} is not installed; pip install it"
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__
 
 
 def disk_sentence(error: BaseException) -> str | None:

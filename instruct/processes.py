@@ -158,6 +158,11 @@ def end_with_parent() -> None:
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
+def launcher_pid() -> int | None:
+    """The process that launched this one and lives; None where there is none."""
+    return None if _launcher is None or launcher_is_gone() else _launcher.pid
+
+
 def launcher_is_gone() -> bool:
     """Whether this process was launched, and only it is left."""
     return _launcher is not None and os.getppid() != _launcher.pid

@@ -8,7 +8,6 @@ Every line is a question of its own, as in training: the models do not see what 
 Ctrl-D ends it.
 """
 
-import argparse
 import shutil
 import sys
 import textwrap
@@ -18,7 +17,7 @@ from itertools import zip_longest
 import torch
 
 from instruct.arguments import parse_models
-from instruct.commands import command
+from instruct.commands import Parser, command
 from instruct.files import UserError
 from instruct.generation import generate_ids
 from instruct.models import load_policy
@@ -68,9 +67,7 @@ def questions(prompt: str | None) -> Iterator[str]:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--models", nargs="+", default=DEMO, metavar="NAME=PATH", help="models or adapters"
     )

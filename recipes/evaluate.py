@@ -19,7 +19,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from instruct.arguments import load_function, parse_models
-from instruct.commands import command
+from instruct.commands import Parser, command
 from instruct.evaluation.answers import kept_or_new_answers
 from instruct.evaluation.comparison import summarize, win_rates
 from instruct.evaluation.report import base_of_run, write_report
@@ -34,9 +34,7 @@ REPORT = ("report.json", "report.md", "answers.jsonl")  # what it replaces in it
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add(
         "--models",

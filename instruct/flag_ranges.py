@@ -1,0 +1,131 @@
+"""Which numbers a flag can be: one table for every command, asked before anything is read."""
+
+import argparse
+import math
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass
+
+from instruct.files import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`; `open_low`, `open_high` leave the end itself out.
+
+    Attributes:
+        off: a number that stands for "none", whatever the range.
+    """
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+    off: float | None = None
+
+    def holds(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return (above and below) or value == self.off
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            text = f"above {self.low:g}" if self.open_low else f"{self.low:g} or more"
+        else:
+            low = f"above {self.low:g}" if self.open_low else f"{self.low:g} or more"
+            text = f"{low} and {'below' if self.open_high else 'at most'} {self.high:g}"
+        return text if self.off is None else f"{text}, or {self.off:g} for none"
+
+
+COUNT, NONE_OR_MORE = Range(1), Range(0)
+POSITIVE, SHARE = Range(0, open_low=True), Range(0, 1)
+BELOW_ONE = Range(0, 1, open_high=True)
+SEED = Range(0, 2**32 - 1)  # numpy takes no other
+
+# flag -> what it can be. `prompts` has more, in data_prep/prompt_pipeline/checks.py
+RANGES = {
+    **dict.fromkeys(
+        # how many of something there has to be
+        ("batch_size", "per_device_train_batch_size", "per_device_eval_batch_size",
+         "gradient_accumulation_steps", "rollout_batch_size", "local_rollout_forward_batch_size",
+         "ptx_batch_size", "num_mini_batches", "num_ppo_epochs", "total_episodes", "num_outputs",
+         "max_new_tokens", "select_max_new_tokens", "response_length", "ptx_max_length",
+         "max_length", "max_prompt_tokens", "max_prompt_length", "lora_r", "lora_alpha", "limit",
+         "eval_prompts", "select_prompts", "per_source", "max_words", "kl_horizon",
+         "early_stopping_patience", "watchdog_patience", "eval_accumulation_steps",
+         "save_total_limit", "pad_to_multiple_of", "dataset_num_proc", "torch_empty_cache_steps",
+         "dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout"),
+        COUNT,
+    ),
+    **dict.fromkeys(("seed", "data_seed"), SEED),
+    **dict.fromkeys(
+        ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "temperature", "tie",
+         "kl_coef", "vf_coef", "ptx_coef", "min_words", "sample_every", "sample_rows",
+         "eval_delay", "dataloader_num_workers", "neftune_noise_alpha", "missing_eos_penalty",
+         "router_aux_loss_coef", "center_rewards_coefficient"),
+        NONE_OR_MORE,
+    ),
+    **dict.fromkeys(
+        ("num_train_epochs", "adam_epsilon", "logging_steps", "eval_steps", "save_steps",
+         "cliprange", "cliprange_value", "kl_target", "score_clip"),
+        POSITIVE,
+    ),
+    **dict.fromkeys(("gamma", "lam", "min_eos_rate", "max_clipfrac"), SHARE),
+    **dict.fromkeys(
+        ("lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "ema_decay",
+         "eval_fraction", "validation"),
+        BELOW_ONE,
+    ),
+    "max_steps": Range(1, off=-1),
+}  # fmt: skip
+# a bound that is never crossed
+MAY_BE_INFINITE = (
+    "max_grad_norm", "max_kl", "min_kl", "best_max_kl", "watchdog_grad_norm",
+    "min_explained_variance", "score_clip",
+)  # fmt: skip
+
+
+def check_ranges(values: dict) -> None:
+    """Refuses a flag whose number means nothing.
+
+    Args:
+        values: flag -> number, list of numbers, or anything else (left alone).
+
+    Raises:
+        UserError: names the flag, its value and what it can be.
+    """
+    for flag, given in values.items():
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            range_ = RANGES.get(flag)
+            if math.isnan(value) or (math.isinf(value) and flag not in MAY_BE_INFINITE):
+                raise UserError(f"--{flag} {value}: must be {range_ or 'a finite number'}")
+            if range_ is not None and not range_.holds(value):
+                raise UserError(f"--{flag} {value}: must be {range_}")
+
+
+def check_types(values: dict, actions: Iterable[argparse.Action], fields: dict) -> None:
+    """Refuses what a YAML file gives where a number belongs: argparse looks at text alone.
+
+    Args:
+        values: flag -> what was given.
+        actions: the parser's, which know the types.
+        fields: flag -> dataclass field, which knows whether None is one of its values.
+
+    Raises:
+        UserError: names the flag and its value.
+    """
+    for action in actions:
+        given, kind = values.get(action.dest), action.type
+        if kind not in (int, float):
+            continue
+        field = fields.get(action.dest)
+        optional = field is None or field.default in (None, MISSING)
+        if given is None and optional:
+            continue
+        several = action.nargs in ("+", "*") and isinstance(given, list)
+        wanted = "a whole number" if kind is int else "a number"
+        for value in given if several else [given]:
+            right = isinstance(value, int) if kind is int else isinstance(value, int | float)
+            if isinstance(value, bool) or not right:
+                raise UserError(f"--{action.dest} {value!r}: must be {wanted}")

@@ -1,0 +1,43 @@
+"""What models and users wrote, made safe to show: text, whatever characters are in it."""
+
+import html
+import re
+
+# Characters that do something instead of being seen: terminal control (C0, C1), direction (bidi),
+# invisible ones, surrogates. Joiners (U+200C, U+200D) stay: words and emoji are made with them.
+ACTING = (
+    "\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufeff\ufff9-\ufffb\\ud800-\\udfff\U000e0000-\U000e007f"
+)
+_ACTING = re.compile(f"[{ACTING}]")
+LONGEST_LINE = 2000  # characters of one sentence; a row may be a megabyte
+
+
+def plain(text: str) -> str:
+    """`text` with every character that acts written as its escape; newlines and tabs stay."""
+    return _ACTING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def one_line(text: str, longest: int = LONGEST_LINE) -> str:
+    """`plain` text on one line, cut in the middle where it is longer than `longest` characters."""
+    line = " ".join(plain(text).split())
+    if len(line) > longest:
+        half = longest // 2
+        line = f"{line[:half]} … {line[-half:]}"
+    return line
+
+
+def markdown_text(text: str) -> str:
+    """`one_line` text for Markdown, table cells included: no markup of its own, HTML neither."""
+    # models write tables, links and HTML; shown as they wrote them, not rendered
+    text = html.escape(one_line(text), quote=False)
+    return re.sub(r"[\\`*_{}\[\]|#!~]", r"\\\g<0>", text)
+
+
+def markdown_code(text: str) -> str:
+    """`one_line` text as inline code: nothing in it is markup, a backtick or a | neither."""
+    line = one_line(text)
+    # the fence is longer than any run of backticks inside; a table is cut at a bare |
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    space = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|") if line else ""
