@@ -11,7 +11,13 @@ import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import Path
+
+from instruct.errors import UserError
+from instruct.row_checks import check_column
+from instruct.row_files import placed_rows
 
 # File ending -> the loader of `datasets` that reads it.
 ENDINGS = {
@@ -23,10 +29,6 @@ ENDINGS = {
 }
 NOT_ROWS = ("report.json", "run.json")  # notes of a command beside its rows
 WRITTEN_AS = (".jsonl", ".jsonl.gz", ".parquet")
-
-
-class UserError(ValueError):
-    """A mistake in what the user gave (file, row or flag): what is wrong and what to do."""
 
 
 # What a user can change about the disk: {errno: what is wrong and what to do}.
@@ -75,37 +77,54 @@ def data_files(source: str | Path, split: str | None = None) -> list[Path]:
 
 
 def load_rows(
-    source: str | Path, split: str = "train", name: str | None = None, columns: Iterable[str] = ()
+    source: str | Path,
+    split: str = "train",
+    name: str | None = None,
+    columns: Iterable[str] = (),
+    blanks: bool = False,
 ):
-    """Loads rows as a `datasets.Dataset`.
+    """Loads rows as a `datasets.Dataset` with the columns of all rows.
 
     Args:
         source: file, folder or Hub dataset id.
         split: split of a folder or a Hub dataset (ignored for a single file).
         name: configuration of a Hub dataset.
-        columns: columns that must be there.
+        columns: columns that must be there, and hold what `instruct.row_checks` says of them.
+        blanks: whether null and empty values pass, as the caller counts them.
 
     Raises:
-        UserError: nothing there, a row that cannot be read (with file and line), no such column.
+        UserError: nothing there, no such column, a row that cannot be read or that holds another
+            thing in one of `columns` (with file and row).
     """
-    files = data_files(source, split)
-    if files:
-        dataset = _load_files(source, files)
+    files, columns = data_files(source, split), list(columns)
     # a typo in a path would else end in "no such Hub dataset"
-    elif _looks_like_a_path(str(source)):
+    if not files and _looks_like_a_path(str(source)):
         raise UserError(f"{source}: no such file or folder")
-    else:
+    if not files:
         dataset = _load_from_hub(str(source), split, name)
-    if len(dataset) == 0:
+    elif _format_of_all(source, files) == "parquet":
+        dataset = _load_parquet(source, files)
+    else:
+        return _load_text(source, files, columns, blanks)
+    _check_there(source, len(dataset), dataset.column_names, columns)
+    for column in columns:
+        # by column and by chunk: rows one by one are slow
+        values = (v for chunk in dataset.data.column(column).chunks for v in chunk.to_pylist())
+        places = ((f"{source}, row {i}", value) for i, value in enumerate(values, 1))
+        check_column(column, places, blanks)
+    return dataset
+
+
+def _check_there(source: str | Path, rows: int, found: Iterable[str], wanted: list[str]) -> None:
+    if not rows:
         raise UserError(f"{source}: no rows")
     # here, by name; later it would be a KeyError inside a `map`
-    missing = [c for c in columns if c not in dataset.column_names]
+    missing = [c for c in wanted if c not in found]
     if missing:
         raise UserError(
             f"{source}: no column {', '.join(map(repr, missing))}; "
-            f"it has {', '.join(map(repr, dataset.column_names))}"
+            f"it has {', '.join(map(repr, found))}"
         )
-    return dataset
 
 
 def _looks_like_a_path(source: str) -> bool:
@@ -117,32 +136,58 @@ def _looks_like_a_path(source: str) -> bool:
     )
 
 
-def _load_files(source: str | Path, files: list[Path]):
+def _format_of_all(source: str | Path, files: list[Path]) -> str:
+    kinds = sorted({_format_of(p) for p in files})
+    if len(kinds) > 1:
+        raise UserError(f"{source}: files of several formats in one folder ({', '.join(kinds)})")
+    return kinds[0]
+
+
+def _load_text(source: str | Path, files: list[Path], columns: list[str], blanks: bool):
     # imported here: `datasets` takes a second, and every command imports this module
-    from datasets import Dataset, load_dataset
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    from instruct.row_tables import as_table
+
+    placed = [(path, place, row) for path in files for place, row in placed_rows(path)]
+    rows = [row for _, _, row in placed]
+
+    def place(i: int) -> str:
+        return f"{placed[i][0]}, {placed[i][1]}"
+
+    found = dict.fromkeys(name for row in rows for name in row)
+    _check_there(source, len(rows), found, columns)
+    # before the table, which would blame the first row of another type
+    for column in columns:
+        check_column(column, ((place(i), row.get(column)) for i, row in enumerate(rows)), blanks)
+    return Dataset(InMemoryTable(as_table(rows, place)))
+
+
+def _load_parquet(source: str | Path, files: list[Path]):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from datasets import load_dataset
     from datasets.config import HF_DATASETS_CACHE
     from datasets.exceptions import DatasetGenerationError
 
     from instruct.hashes import files_hash
 
-    kinds = sorted({_format_of(p) for p in files})
-    if len(kinds) > 1:
-        raise UserError(f"{source}: files of several formats in one folder ({', '.join(kinds)})")
-    (kind,) = kinds
-    # JSONL is read here: `datasets` names neither file nor line of a bad row
-    if all(p.name.lower().endswith((".jsonl", ".jsonl.gz")) for p in files):
-        return Dataset.from_list([row for p in files for row in read_jsonl(p)])
     try:
+        # `datasets` refuses a file without rows, which an empty split is
+        files = [path for path in files if pq.read_metadata(path).num_rows]
+        if not files:
+            raise UserError(f"{source}: no rows")
         return load_dataset(
-            kind,
+            "parquet",
             data_files=[str(p) for p in files],
             split="train",
             # its cache goes by path and time: rows of a file that was replaced would come back
             cache_dir=str(Path(HF_DATASETS_CACHE) / "by-content" / files_hash(files)[:32]),
         )
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise UserError(f"{source}: cannot be read as {kind}: {cause}") from error
+    except (DatasetGenerationError, pa.ArrowException) as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"{source}: cannot be read as parquet: {cause}") from error
 
 
 def _load_from_hub(dataset_id: str, split: str, name: str | None):
@@ -162,36 +207,9 @@ def read_jsonl(path: str | Path) -> list[dict]:
     """Rows of a JSONL file (plain or gzip).
 
     Raises:
-        UserError: no such file, not UTF-8, or (with file and line) a row that is no JSON object.
+        UserError: no such file, a broken one, or (with file and line) a row that is no JSON object.
     """
-    rows = []
-    opener = gzip.open if str(path).endswith(".gz") else open
-    try:
-        # UTF-8 said: the default is the machine's
-        with opener(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                row = _json_object(line, f"{path}, line {number}")
-                rows.append(row)
-    # decoded in blocks, so the line is not known, only how far it came
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}, after line {len(rows)}: not UTF-8 text ({error.reason})"
-        ) from error
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    return rows
-
-
-def _json_object(line: str, where: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg}, column {error.colno})") from error
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(row).__name__}")
-    return row
+    return [row for _, row in placed_rows(path)]
 
 
 def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
@@ -201,17 +219,40 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
     name = path.name.lower()
     with atomic_file(path) as beside:
         if name.endswith(".parquet"):
-            # imported here: only Parquet needs it
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            pq.write_table(pa.Table.from_pylist(list(rows)), beside)
+            _write_parquet(path, list(rows), beside)
         else:
             opener = gzip.open if name.endswith(".gz") else open
             with opener(beside, "wt", encoding="utf-8") as out:
                 for row in rows:
                     # text a person can read, whatever its script
-                    out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    out.write(json.dumps(row, ensure_ascii=False, default=_as_json) + "\n")
+
+
+def _write_parquet(path: Path, rows: list[dict], beside: Path) -> None:
+    # imported here: only Parquet needs it
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from instruct.row_tables import as_table
+
+    try:
+        pq.write_table(as_table(rows, lambda i: f"{path}, row {i + 1}"), beside)
+    # an object without keys, say
+    except pa.ArrowNotImplementedError as error:
+        raise UserError(f"{path}: cannot be written as Parquet ({error}); write .jsonl") from error
+
+
+def _as_json(value) -> str:
+    """Dates and times, which Parquet has and JSON has not, as ISO text.
+
+    Raises:
+        UserError: a value that is no text in any way.
+    """
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal | timedelta):
+        return str(value)
+    raise UserError(f"a value of type {type(value).__name__} is no JSON; write .parquet instead")
 
 
 def check_output(path: str | Path) -> None:

@@ -9,7 +9,8 @@ import json
 
 from trl import extract_prompt
 
-from instruct.files import UserError
+from instruct.errors import UserError
+from instruct.row_checks import fault_of
 from instruct.tokens import as_messages, as_text
 
 
@@ -27,6 +28,7 @@ def as_ranking(row: dict, where: str = "a row") -> dict:
     # 1. A pair is a ranking of two
     if completions is None and row.get("chosen") is not None and row.get("rejected") is not None:
         pair = {"chosen": row["chosen"], "rejected": row["rejected"]}
+        _check_pair(pair, where)
         if prompt is None:
             # TRL's implicit prompt: what both texts begin with
             pair = extract_prompt(pair)
@@ -38,22 +40,17 @@ def as_ranking(row: dict, where: str = "a row") -> dict:
             f"{where}: a ranking needs `prompt`, `completions` and `ranks` "
             "(or `chosen` and `rejected`)"
         )
-    if any(not isinstance(c, str | list) for c in completions):
-        raise UserError(f"{where}: every completion must be text or a list of messages")
+    values = {"prompt": prompt, "completions": completions, "ranks": ranks}
+    for name, value in values.items():
+        if fault := fault_of(name, value):
+            raise UserError(f"{where}: {name!r} {fault}")
     if len(ranks) != len(completions):
         raise UserError(
             f"{where}: {len(ranks)} ranks for {len(completions)} completions; "
             "one rank each is needed"
         )
-    # a score in the place of a rank would turn the order around
-    if not all(map(_is_integer, ranks)):
-        raise UserError(
-            f"{where}: ranks must be integers (1 = best, equal = tie), found {list(ranks)}"
-        )
     # 3. Role and content only: other keys would make one prompt look like two
     messages = [{"role": m["role"], "content": m["content"]} for m in as_messages(prompt)]
-    if not messages or not (messages[-1]["content"] or "").strip():
-        raise UserError(f"{where}: an empty prompt")
     return {
         "prompt": messages,
         "completions": [as_text(c) for c in completions],
@@ -61,9 +58,15 @@ def as_ranking(row: dict, where: str = "a row") -> dict:
     }
 
 
-def _is_integer(rank) -> bool:
-    """2 and 2.0 are (Parquet files of other tools hold floats), True and 2.5 are not."""
-    return isinstance(rank, int | float) and not isinstance(rank, bool) and rank == int(rank)
+def _check_pair(pair: dict, where: str) -> None:
+    """That `chosen` and `rejected` are two texts or two lists of messages."""
+    for name, value in pair.items():
+        # "" has no beginning to share
+        fault = fault_of("completion", value) or ("is empty" if value == "" else None)
+        if fault:
+            raise UserError(f"{where}: {name!r} {fault}")
+    if type(pair["chosen"]) is not type(pair["rejected"]):
+        raise UserError(f"{where}: one of `chosen` and `rejected` is text, the other messages")
 
 
 def key_of(value) -> int:
