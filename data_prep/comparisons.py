@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+from data_prep.formats.identifiers import identifier_of
 from instruct.commands import Parser, command
 from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.folders import atomic_folder, check_ours, claim
@@ -39,7 +40,7 @@ class Collected:
         if why:
             self.left_out[why] += 1
             return
-        split = "validation" if in_validation(row, self.validation) else "train"
+        split = "validation" if in_validation(row, where, self.validation) else "train"
         self.pairs[split] += sum(a < b for a in row["ranks"] for b in row["ranks"])
         self.kept[split].append({**row, "prompt": as_messages(row["prompt"])})
 
@@ -60,28 +61,21 @@ def check_ranking(row: dict, where: str) -> str | None:
     """None for a usable ranking, else why it carries no preference.
 
     Raises:
-        UserError: the row is no ranking at all (names `where`).
+        UserError: not one rank for each completion (names `where`).
     """
     completions, ranks = row["completions"], row["ranks"]
-    both_lists = isinstance(completions, list) and isinstance(ranks, list)
-    if not both_lists or len(completions) != len(ranks):
+    if len(completions) != len(ranks):
         raise UserError(f"{where}: completions and ranks must be two lists of one length")
-    # True is an int in Python
-    if any(isinstance(r, bool) or not isinstance(r, int) or r < 1 for r in ranks):
-        raise UserError(
-            f"{where}: ranks must be whole numbers from 1 (best), equal for a tie; found {ranks}"
-        )
-    if not row["prompt"] or not as_text(row["prompt"]).strip():
-        raise UserError(f"{where}: empty prompt")
     if len(completions) < 2:
         return "one_completion"
     return "all_tied" if len(set(ranks)) == 1 else None
 
 
-def in_validation(row: dict, share: float) -> bool:
+def in_validation(row: dict, where: str, share: float) -> bool:
     """Stable split by user where known, else by prompt."""
     # by user, as prompts are: nobody is in both splits
-    key = str(row.get("user_id") or row.get("prompt_id") or as_text(row["prompt"]))
+    named = (identifier_of(row, column, where) for column in ("user_id", "prompt_id"))
+    key = next(filter(None, named), None) or as_text(row["prompt"])
     # no seed: more rankings move nobody
     digest = hashlib.md5(key.encode("utf-8", "replace"), usedforsecurity=False).hexdigest()
     return int(digest[:8], 16) / 16**8 < share

@@ -15,11 +15,15 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from data_prep.formats.forms import category, coverage
+from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.pii import find_pii
 from instruct.commands import Parser, command
 from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.folders import atomic_folder, check_ours, claim
+from instruct.row_checks import is_blank
 from instruct.tokens import as_messages, as_text
 
 SPLITS = ("train", "validation")
@@ -44,25 +48,25 @@ class Collected:
     def add(self, row: dict, source: str, number: int) -> None:
         """Keeps the row or counts why not; `source` and `number` say where it stands."""
         self.total += 1
-        self.named += bool(row.get("prompt_id"))
-        if is_empty(row):
-            print(f"{source}, row {number}: empty prompt or completion, left out")
+        where = f"{source}, row {number}"
+        prompt_id = identifier_of(row, "prompt_id", where)
+        self.named += prompt_id is not None
+        if is_blank(row["prompt"]) or is_blank(row["completion"]):
+            print(f"{where}: empty prompt or completion, left out")
             self.removed["malformed"] += 1
             return
         # without the folder, a test user's prompt could end up in training
-        if row.get("prompt_id") and not self.args.prompts:
-            raise UserError(
-                f"{source}, row {number} names a prompt_id; give --prompts DIR, the prompts' folder"
-            )
+        if prompt_id is not None and not self.args.prompts:
+            raise UserError(f"{where} names a prompt_id; give --prompts DIR, the prompts' folder")
         # the split first: --per_source counts by it
-        split = split_of(row, self.splits, self.args.validation)
-        name = row.get("source") or Path(source).stem
+        split = split_of(row, prompt_id, self.splits, self.args.validation)
+        name = text_of(row, "source", where) or Path(source).stem
         why = self._why_removed(row, name, split)
         if why:
             self.removed[why] += 1
             return
         self.of_source[name, split] += 1
-        self.kept[split].append(as_demonstration(row, name))
+        self.kept[split].append(as_demonstration(row, name, text_of(row, "category", where)))
 
     def _why_removed(self, row: dict, source: str, split: str | None) -> str | None:
         args, completion = self.args, as_text(row["completion"])
@@ -80,14 +84,12 @@ class Collected:
         return None
 
 
-def is_empty(row: dict) -> bool:
-    return not row["prompt"] or not row["completion"] or not as_text(row["completion"]).strip()
-
-
-def split_of(row: dict, splits: dict[str, str], validation: float) -> str | None:
+def split_of(
+    row: dict, prompt_id: str | None, splits: dict[str, str], validation: float
+) -> str | None:
     """The prompt's split, None where it is in neither; by hash where a row names no prompt."""
-    if row.get("prompt_id"):
-        return splits.get(row["prompt_id"])
+    if prompt_id is not None:
+        return splits.get(prompt_id)
     prompt = as_text(row["prompt"]).encode("utf-8", "replace")
     # the prompt alone: two answers to one prompt stay together
     digest = hashlib.md5(prompt, usedforsecurity=False).hexdigest()
@@ -99,20 +101,28 @@ def splits_of_prompts(folder: Path | None) -> dict[str, str]:
     splits: dict[str, str] = {}
     if folder:
         for split in SPLITS:
-            ids = load_rows(folder / f"{split}.parquet", columns=["id"])["id"]
-            splits |= dict.fromkeys(ids, split)
+            file = folder / f"{split}.parquet"
+            # few users may leave a split empty
+            if file.is_file() and not pq.read_metadata(file).num_rows:
+                continue
+            for row in load_rows(file, columns=["id"]).select_columns(["id"]):
+                splits[identifier_of(row, "id", str(file))] = split
     return splits
 
 
-def as_demonstration(row: dict, source: str) -> dict:
-    """One row of the output, in TRL's conversational prompt-completion form."""
+def as_demonstration(row: dict, source: str, said: str | None) -> dict:
+    """One row of the output, in TRL's conversational prompt-completion form.
+
+    Args:
+        said: the category that the row says it has.
+    """
     prompt = as_messages(row["prompt"])
     completion = as_text(row["completion"]).strip()
     return {
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": completion}],
         "source": source,
-        "category": row.get("category") or category(prompt[-1]["content"]),
+        "category": said or category(prompt[-1]["content"]),
     }
 
 
@@ -156,7 +166,8 @@ def main(argv: list[str] | None = None) -> None:
     check_ours(args.output_dir, **OURS)
     collected = Collected(splits_of_prompts(args.prompts), args)
     for source in args.input:
-        for number, row in enumerate(load_rows(source, columns=["prompt", "completion"]), 1):
+        rows = load_rows(source, columns=["prompt", "completion"], blanks=True)
+        for number, row in enumerate(rows, 1):
             collected.add(row, source, number)
     if args.prompts and not collected.named:
         print(f"no row has a prompt_id, so --prompts {args.prompts} has decided nothing")

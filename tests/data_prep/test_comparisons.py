@@ -47,7 +47,7 @@ def test_comparisons_keep_rankings_whole_and_count_what_says_nothing(tmp_path):
     [
         (ranking([1, 2]) | {"ranks": [1]}, "two lists of one length"),
         (ranking([1, 2]) | {"ranks": [1, 0]}, "whole numbers from 1"),
-        (ranking([1, 2], prompt=" "), "empty prompt"),
+        (ranking([1, 2], prompt=" "), "line 1: 'prompt' is empty"),
         (ranking([1, 1]), "no ranking with a preference is left"),
         (ranking([1]), "no ranking with a preference is left"),
     ],
