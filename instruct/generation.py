@@ -8,6 +8,7 @@ negative KL.
 
 import contextlib
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -23,8 +24,11 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from instruct.files import UserError
+
 # A look waits for the device and copies the cache; without it, ended rows are computed on.
 CHUNK = 8  # tokens between two looks for rows that have ended
+SHOWN = 100  # characters of a prompt in a message
 # Fewer rows, more passes: each reads all weights again, which costs more than padding.
 MIN_ROWS = 4  # a batch of prompts has at least so many, however their lengths differ
 
@@ -69,11 +73,30 @@ class DrawToken(LogitsProcessor):
         # `generate` takes the argmax of it
         return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
 
-    def take(self) -> tuple[list[list[float]], list[list[float]]]:
-        """The steps since the last call, row by row: log-probabilities and notes."""
+    def take(self) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+        """The steps since the last call, row by row: log-probabilities, notes, and numbers that are
+        finite where the logits allow a choice.
+        """
         logprobs, noted = _by_row(self.logprobs), _by_row(self.noted)
         self.logprobs, self.noted = [], []
-        return logprobs, noted
+        # NaN where a logit is NaN or inf, or all are -inf: what was drawn then means nothing
+        return logprobs, noted, logprobs
+
+
+class LikeliestToken(LogitsProcessor):
+    """Leaves the choice to a greedy `generate`, and keeps the logit that it will choose by."""
+
+    def __init__(self):
+        self.largest: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self.largest.append(scores.amax(-1))  # NaN where one of them is
+        return scores
+
+    def take(self) -> tuple[list[list[float]], list[list[float]], list[list[float]]]:
+        """As `DrawToken.take`; no log-probabilities and no notes."""
+        largest, self.largest = _by_row(self.largest), []
+        return [], [], largest
 
 
 def _by_row(steps: list[torch.Tensor]) -> list[list[float]]:
@@ -246,6 +269,9 @@ def generate(
 
     Returns:
         N * copies rows, a prompt's side by side; one without eos hit `max_new_tokens`.
+
+    Raises:
+        UserError: logits that are not finite; names the prompt. A masked token's -inf is allowed.
     """
     eos, together = tokenizer.eos_token_id, bool(generate_kwargs.get("synced_gpus"))
     ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
@@ -256,7 +282,7 @@ def generate(
     chunk = CHUNK if cache is not None and not together else max_new_tokens
     ids, mask = ids.repeat_interleave(copies, 0), mask.repeat_interleave(copies, 0)
 
-    draw = LogitsProcessorList([DrawToken(temperature, also)] if temperature > 0 else [])
+    draw = DrawToken(temperature, also) if temperature > 0 else LikeliestToken()
     rows, open_rows = [[] for _ in ids], list(range(len(ids)))
     out = Generated(ids=rows, logprobs=[[] for _ in ids], noted=[[] for _ in ids])
     for start in range(0, max_new_tokens, chunk):
@@ -267,13 +293,14 @@ def generate(
                 input_ids=ids,
                 attention_mask=mask,
                 generation_config=config,
-                logits_processor=draw,
+                logits_processor=LogitsProcessorList([draw]),
                 **generate_kwargs,
             )
         for i, new in zip(open_rows, ids[:, known:].tolist(), strict=True):
             rows[i] += new[: new.index(eos) + 1] if eos in new else new
-        for drawn in draw:
-            keep_drawn(out, open_rows, drawn)
+        lost = keep_drawn(out, open_rows, start, draw)
+        if lost is not None:
+            raise _not_finite(tokenizer, prompts[lost // copies])
         still_open = [j for j, i in enumerate(open_rows) if rows[i][-1] != eos]
         if not still_open:
             break
@@ -303,13 +330,35 @@ def start_cache(
     return None if together else DynamicCache(config=base.config)
 
 
-def keep_drawn(out: Generated, open_rows: list[int], draw: DrawToken) -> None:
-    """Adds the last steps' log-probabilities and notes to their rows, as far as the ids go."""
-    logprobs, noted = draw.take()
+def keep_drawn(
+    out: Generated, open_rows: list[int], start: int, draw: DrawToken | LikeliestToken
+) -> int | None:
+    """Adds the last steps' log-probabilities and notes to their rows, as far as the ids go.
+
+    Args:
+        start: ids that each open row had before these steps.
+
+    Returns a row with a token that was chosen from logits that are not finite, else None.
+    """
+    logprobs, noted, chosen = draw.take()
+    # after its eos a row draws on with the batch; these draws are no tokens of it
+    counts = [len(out.ids[i]) - start for i in open_rows]
     for kept, steps in ((out.logprobs, logprobs), (out.noted, noted)):
-        for i, row in zip(open_rows, steps, strict=bool(steps)):
-            # after its eos a row draws on with the batch; these draws are no tokens of it
-            kept[i] += row[: len(out.ids[i]) - len(kept[i])]
+        for i, count, row in zip(open_rows, counts, steps, strict=bool(steps)):
+            kept[i] += row[:count]
+    for i, count, row in zip(open_rows, counts, chosen, strict=True):
+        if not all(map(math.isfinite, row[:count])):
+            return i
+    return None
+
+
+def _not_finite(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> UserError:
+    # the end of it: templates begin alike
+    text = tokenizer.decode(prompt, skip_special_tokens=True)[-SHOWN:]
+    return UserError(
+        f"the model's logits are not finite (NaN, infinity, or -inf for every token) after the "
+        f"prompt that ends in {text!r}; load it in another --dtype, or sample from another model"
+    )
 
 
 def generate_ids(

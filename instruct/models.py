@@ -23,6 +23,7 @@ from trl.trainer.utils import pad, selective_log_softmax
 
 from instruct.arguments import ModelConfig
 from instruct.files import UserError
+from instruct.finite import check_weights
 from instruct.folders import MODEL_FILES, atomic_folder
 from instruct.generation import base_of, left_pad
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
@@ -83,6 +84,7 @@ def _from_pretrained(
         ) from error
     # with output_loading_info it is a pair
     model = loaded[0] if isinstance(loaded, tuple) else loaded
+    check_weights(model, name)
     model.loaded_revision = model_args.model_revision
     return loaded
 

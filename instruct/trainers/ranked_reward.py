@@ -27,6 +27,7 @@ from instruct.files import UserError
 from instruct.generation import base_of
 from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_completion, encode_prompt
+from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_prompt import (
     NOT_FOR_MODEL,
@@ -159,7 +160,7 @@ def keep_usable(dataset: Dataset, max_length: int | None, name: str) -> Dataset:
 ################
 
 
-class RankedRewardTrainer(Resumable, RewardTrainer):
+class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
     """Trains a sequence classifier with one label on rankings.
 
     Rows: `prompt` (messages or text), `completions` [K], `ranks` [K] (1 = best, equal = tie), K may

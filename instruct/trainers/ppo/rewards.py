@@ -2,15 +2,19 @@
 say.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 
 from instruct.files import UserError
+from instruct.score_functions import (
+    ScoreFunction,
+    as_functions,
+    checked_scores,
+    name_of,
+    scores_of,
+)
 from instruct.trainers.ppo.config import SharedBasePPOConfig
-
-# (prompts, completions, **columns) -> one number per completion, as in TRL's GRPO
-RewardFunction = Callable[..., list[float]]
 
 
 class Rewards:
@@ -24,7 +28,7 @@ class Rewards:
         UserError: not one weight for each.
     """
 
-    def __init__(self, functions: dict[str, RewardFunction], args: SharedBasePPOConfig):
+    def __init__(self, functions: dict[str, ScoreFunction], args: SharedBasePPOConfig):
         # checked before anything is sampled
         weights = args.reward_weights or [1.0] * len(functions)
         if len(weights) != len(functions):
@@ -50,42 +54,18 @@ class Rewards:
         """
         # all, weight 0 as well: such a one is there to be watched
         return {
-            name: self._checked(name, self._call(name, prompts, texts, columns), texts)
+            name: torch.tensor(
+                self._call(name, prompts, texts, columns), dtype=torch.float32, device=self.device
+            )
             for name in self.functions
         }
 
     def _call(self, name: str, prompts: list, texts: list[str], columns: dict) -> list[float]:
-        try:
-            # lists of their own: a function that changes them changes nobody else's
-            return self.functions[name](prompts=list(prompts), completions=list(texts), **columns)
-        except Exception as error:
-            if name == "reward_model":
-                raise  # ours: whatever it is, it is not the user's function
-            raise UserError(
-                f"reward function {name!r} raised {type(error).__name__}: {error}"
-            ) from error
-
-    def _checked(self, name: str, scores: list, texts: list[str]) -> torch.Tensor:
-        try:
-            # float() takes numpy's and torch's numbers, too
-            numbers = torch.tensor([float(score) for score in scores], dtype=torch.float32)
-        except (TypeError, ValueError) as error:
-            raise UserError(
-                f"reward function {name!r} must return one number per completion ({error})"
-            ) from error
-        if len(numbers) != len(texts):
-            raise UserError(
-                f"reward function {name!r} returned {len(numbers)} scores for {len(texts)} "
-                "completions"
-            )
-        # one nan would spread by whitening to every advantage
-        if not numbers.isfinite().all():
-            bad = int((~numbers.isfinite()).nonzero()[0])
-            raise UserError(
-                f"reward function {name!r} returned {numbers[bad]} for the completion "
-                f"{texts[bad]!r}"
-            )
-        return numbers.to(self.device)
+        function = self.functions[name]
+        if name == "reward_model":
+            # ours: an error in it is not the user's
+            return checked_scores(function(prompts, texts, **columns), "the reward model", texts)
+        return scores_of(function, f"reward function {name!r}", prompts, texts, **columns)
 
     def total(self, scores: dict[str, torch.Tensor], ended: torch.Tensor) -> torch.Tensor:
         """[B]: weighted sum, clipped, less the penalty where eos is missing.
@@ -103,13 +83,16 @@ class Rewards:
 
 
 def name_rewards(
-    reward_model: RewardFunction | None, reward_funcs: tuple[RewardFunction, ...]
-) -> dict[str, RewardFunction]:
-    """The functions by name, `reward_model` first. Raises `UserError` where two have one name."""
+    reward_model: ScoreFunction | None, reward_funcs: ScoreFunction | Iterable[ScoreFunction]
+) -> dict[str, ScoreFunction]:
+    """The functions by name, `reward_model` first.
+
+    Raises:
+        UserError: two have one name, or one is no function.
+    """
     named = {} if reward_model is None else {"reward_model": reward_model}
-    for function in reward_funcs:
-        # an object with __call__ has no __name__
-        name = getattr(function, "__name__", type(function).__name__)
+    for function in as_functions(reward_funcs):
+        name = name_of(function)
         if name in named:
             raise UserError(f"two rewards are called {name!r}; rename one")
         named[name] = function

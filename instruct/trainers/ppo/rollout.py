@@ -5,7 +5,7 @@ Scores are a function of the text, so the same text has the same score in a file
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from trl.models.utils import unwrap_model_for_generation
 
 from instruct.generation import generate
+from instruct.score_functions import ScoreFunction
 from instruct.tokens import decode_completion, encode_completion, encode_prompt
 from instruct.trainers.ppo.batches import by_length, token_batch
 from instruct.trainers.ppo.config import SharedBasePPOConfig
-from instruct.trainers.ppo.rewards import RewardFunction, Rewards, name_rewards
+from instruct.trainers.ppo.rewards import Rewards, name_rewards
 from instruct.trainers.shared_base import SharedBase
 
 
@@ -81,7 +82,7 @@ class RolloutWorker:
         tokenizer: PreTrainedTokenizerBase,
         args: SharedBasePPOConfig,
         reward_model=None,
-        reward_funcs: tuple[RewardFunction, ...] = (),
+        reward_funcs: ScoreFunction | Iterable[ScoreFunction] = (),
         accelerator: Accelerator | None = None,
     ):
         self.shared = shared
@@ -94,7 +95,7 @@ class RolloutWorker:
         score = self.score_by_role if shared.has_reward else score
         self.rewards = Rewards(name_rewards(score, reward_funcs), args)
 
-    def _by_model(self, reward_model) -> RewardFunction:
+    def _by_model(self, reward_model) -> ScoreFunction:
         def score(prompts: list, completions: list[str], **_columns) -> list[float]:
             size = self.args.local_rollout_forward_batch_size
             return reward_model.score(prompts, completions, size)

@@ -17,7 +17,7 @@ import contextlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -34,7 +34,9 @@ from transformers import (
 from instruct.checkpoints import step_of
 from instruct.files import UserError, write_json
 from instruct.generation import own_random_state
+from instruct.score_functions import ScoreFunction
 from instruct.trainers.adapter_files import reward_beside, shares_base
+from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.ppo import math as ppo_math
 from instruct.trainers.ppo import metrics as ppo_metrics
 from instruct.trainers.ppo.batches import (
@@ -55,7 +57,7 @@ from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_base import SharedBase
 
 
-class SharedBasePPOTrainer(Resumable, PlainPPOParent):
+class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
     """PPO with policy, reference, reward and value on one base model.
 
     Args:
@@ -67,7 +69,8 @@ class SharedBasePPOTrainer(Resumable, PlainPPOParent):
         reward_model: path or Hub id (an adapter trained on this base shares it, anything else is
             loaded beside), or an object with `score(prompts, completions, batch_size) ->
             list[float]`.
-        reward_funcs: functions (prompts, completions, **columns) -> list[float], as in TRL's GRPO.
+        reward_funcs: functions (prompts, completions, **columns) -> list[float], as in TRL's GRPO;
+            one or several.
         eval_dataset: prompts for held-out reward.
         ptx_dataset: rows with `text`, for PPO-ptx.
         peft_config: LoRA of the policy; None trains every weight.
@@ -83,7 +86,7 @@ class SharedBasePPOTrainer(Resumable, PlainPPOParent):
         processing_class: PreTrainedTokenizerBase,
         train_dataset: Dataset,
         reward_model=None,
-        reward_funcs: tuple[Callable, ...] = (),
+        reward_funcs: ScoreFunction | Iterable[ScoreFunction] = (),
         eval_dataset: Dataset | None = None,
         ptx_dataset: Dataset | None = None,
         peft_config=None,
@@ -126,7 +129,7 @@ class SharedBasePPOTrainer(Resumable, PlainPPOParent):
             processing_class,
             args,
             reward_model=None if on_base else reward_beside(reward_model, model, args.device),
-            reward_funcs=tuple(reward_funcs),
+            reward_funcs=reward_funcs,
             accelerator=self.accelerator,
         )
 
