@@ -15,6 +15,7 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.formats.forms import category, coverage
@@ -84,6 +85,14 @@ class Collected:
         return None
 
 
+def is_empty(file: Path) -> bool:
+    """Whether it is a Parquet file without rows; what is none is told by who reads it."""
+    try:
+        return file.is_file() and not pq.read_metadata(file).num_rows
+    except pa.ArrowException:
+        return False
+
+
 def split_of(
     row: dict, prompt_id: str | None, splits: dict[str, str], validation: float
 ) -> str | None:
@@ -103,7 +112,7 @@ def splits_of_prompts(folder: Path | None) -> dict[str, str]:
         for split in SPLITS:
             file = folder / f"{split}.parquet"
             # few users may leave a split empty
-            if file.is_file() and not pq.read_metadata(file).num_rows:
+            if is_empty(file):
                 continue
             for row in load_rows(file, columns=["id"]).select_columns(["id"]):
                 splits[identifier_of(row, "id", str(file))] = split

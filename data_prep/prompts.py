@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import duckdb
@@ -319,6 +320,10 @@ def main(argv: list[str] | None = None) -> None:
     splits = ", ".join(f"{name} {n:,}" for name, n in report["splits"].items())
     kept = f"{report['kept']:,} of {report['in']:,} prompts kept ({splits})"
     print(f"{out}: {kept} in {report['seconds']:.1f} s")
+    empty = [name for name, n in report["splits"].items() if not n]
+    if empty:
+        why = "users are split, not prompts: more users or another --splits fill it"
+        print(f"{out}: no prompt is in {', '.join(empty)} ({why})", file=sys.stderr)
 
 
 if __name__ == "__main__":

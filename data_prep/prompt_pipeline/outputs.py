@@ -40,7 +40,9 @@ class Outputs:
 
     def write(self, name: str, table: pa.Table) -> None:
         self.counts[name] += len(table)
-        self.waiting[name].append(table)
+        # a row group without rows is what `datasets` cannot read
+        if len(table):
+            self.waiting[name].append(table)
         # a row group per staged part would be many small ones
         if sum(t.nbytes for t in self.waiting[name]) > ROW_GROUP_BYTES:
             self._flush(name)

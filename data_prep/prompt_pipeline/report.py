@@ -63,7 +63,10 @@ def make_report(
 
 def dataset_card(report: dict, splits: list[str]) -> str:
     """README.md whose metadata lets `load_dataset(DIR)` find the splits (not removed.parquet)."""
-    files = "".join(f"  - split: {name}\n    path: {name}.parquet\n" for name in splits)
+    # an empty one would make `load_dataset` refuse them all
+    filled = [name for name in splits if report["splits"][name]]
+    files = "".join(f"  - split: {name}\n    path: {name}.parquet\n" for name in filled)
+    configs = f"configs:\n- config_name: default\n  data_files:\n{files}" if filled else ""
     steps = "".join(
         f"| {s['step']} | {s['in']:,} | {s['removed']:,} | {s['out']:,} |\n"
         for s in report["steps"]
@@ -72,7 +75,7 @@ def dataset_card(report: dict, splits: list[str]) -> str:
     options = report["options"]
     return (
         # splits by name, so that removed.parquet is none
-        f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}"
+        f"---\n{configs}"
         "tags:\n- prompts\n- instruct-recipes\n---\n\n"
         "# Prompts\n\n"
         "A prompt log, cleaned and split by user as in Ouyang et al. 2022 (section 3.2) "
