@@ -77,6 +77,34 @@ def model_identity(name: str | None, revision: str | None = None) -> dict | None
     return {"name": name, "sha256": hash_of(parts)}
 
 
+# What of a tokenizer's folder decides how messages are rendered.
+TEMPLATE_FILES = ("chat_template*", "additional_chat_templates/*", "tokenizer_config.json")
+JINJA = (".jinja", ".jinja2", ".j2")
+
+
+def template_identity(source: str | None) -> dict | None:
+    """What identifies a chat template: of a Jinja file, a tokenizer's folder or Hub id.
+
+    None of None.
+
+    Raises:
+        UserError: a folder without a template.
+    """
+    if not source:
+        return None
+    path = Path(source)
+    if path.is_file():
+        return {"name": source, "sha256": files_hash([path])}
+    if not path.is_dir():
+        # a file that is not there is told by who reads it
+        asked = not source.endswith(JINJA)
+        return {"name": source, "commit": hub_commit(source) if asked else None}
+    files = sorted({f for pattern in TEMPLATE_FILES for f in path.glob(pattern) if f.is_file()})
+    if not files:
+        raise UserError(f"--chat_template_path {source}: no tokenizer in this folder")
+    return {"name": source, "sha256": files_hash(files)}
+
+
 def data_identity(source: str | Path | None, split: str | None = None) -> dict | None:
     """What identifies a split of data: its `commit` on the Hub or a `sha256` of its files.
 

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from instruct.files import UserError, write_json
-from instruct.fingerprints import data_identity, is_same, model_identity
+from instruct.fingerprints import data_identity, is_same, model_identity, template_identity
 
 RECORD = "run.json"
 VERSIONS_OF = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -169,6 +169,7 @@ def record_of(
 
     _, training_args, model_args = parsed
     output_dir = Path(training_args.output_dir)
+    template = getattr(training_args, "chat_template_path", None)  # PPO has none
 
     def look() -> dict:
         base = model_identity(model_args.model_name_or_path, model_args.model_revision)
@@ -183,7 +184,10 @@ def record_of(
             "step": step,
             "base": _with_path(base, output_dir),
             "adapters": {flag: _with_path(model, output_dir) for flag, model in models.items()},
-            "data": {flag: data_identity(*place) for flag, place in data.items()},
+            "data": {
+                **{flag: data_identity(*place) for flag, place in data.items()},
+                "chat_template_path": template_identity(template),
+            },
             "labelers": None,  # known once the data are read
             "seed": training_args.seed,
             "world_size": PartialState().num_processes,

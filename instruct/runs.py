@@ -164,8 +164,7 @@ def _check_same(folder: Path, found: dict, record: dict) -> None:
 
 def train_or_resume(trainer: Trainer, record: dict) -> None:
     """Writes `run.json`, then trains to the end, from the last whole checkpoint where one is."""
-    if trainer.is_world_process_zero():
-        write_record(trainer.args.output_dir, record)
+    on_main(lambda: write_record(trainer.args.output_dir, record))
     pushes = trainer.args.push_to_hub  # with every checkpoint, unless --hub_strategy says else
     with private_files_kept() if pushes else contextlib.nullcontext():
         # one answer: it reads every file of a checkpoint, and all have to start at one step
@@ -212,11 +211,15 @@ def finish(trainer: Trainer, save_extras: Callable[[Path], None] | None = None) 
         # all processes: sharded weights are gathered here
         trainer.save_model()
     trainer.save_state()
-    if trainer.is_world_process_zero():
+
+    def save_the_rest() -> None:
         if save_extras is not None:
             save_extras(output_dir)
         trainer.create_model_card()  # after the extras: it shows their numbers
         mark_finished(output_dir)
+
+    # on_main: what fails here must not leave the other processes waiting
+    on_main(save_the_rest)
     if trainer.args.push_to_hub:
         push(trainer.args, trainer)
 
@@ -300,6 +303,8 @@ def push(args: TrainingArguments, trainer: Trainer | None = None) -> None:
             if trainer is None:
                 _upload(args)
             else:
+                if trainer.hub_model_id is None:  # the Hub was away at the start
+                    Trainer.init_hf_repo(trainer)
                 # it would save again before it uploads: what is on disk is what was meant
                 trainer.save_model = trainer.create_model_card = _nothing
                 with private_files_kept():

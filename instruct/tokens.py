@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from instruct.files import UserError
+from instruct.fingerprints import JINJA
 
 # For a base model that comes without a chat template; stored with every model the recipes save.
 DEFAULT_CHAT_TEMPLATE = (
@@ -42,8 +43,9 @@ def load_tokenizer(
     """Loads a tokenizer and settles pad, eos and chat template, once for all steps.
 
     Args:
-        chat_template_path: a Jinja file (TRL's flag) in the place of the tokenizer's own template.
-            Where there is neither, the template is `DEFAULT_CHAT_TEMPLATE`.
+        chat_template_path: TRL's flag: a Jinja file, or a tokenizer (folder or Hub id), whose
+            template takes the place of the own one. Where there is neither, the template is
+            `DEFAULT_CHAT_TEMPLATE`.
 
     Raises:
         UserError: no tokenizer there, one without an eos token, or an unreadable template.
@@ -68,15 +70,25 @@ def load_tokenizer(
     # without it, each step would settle pad in its own way
     _settle_pad(tokenizer)
     if chat_template_path:
-        try:
-            tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"--chat_template_path {chat_template_path}: not a readable Jinja file"
-            ) from error
+        tokenizer.chat_template = _template_of(chat_template_path)
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
     return tokenizer
+
+
+def _template_of(source: str) -> str:
+    """The text of a Jinja file, or the template of a tokenizer by its folder or Hub id."""
+    try:
+        if Path(source).is_file() or source.endswith(JINJA):
+            return Path(source).read_text(encoding="utf-8")
+        template = AutoTokenizer.from_pretrained(source).chat_template
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--chat_template_path {source}: not a readable Jinja file, tokenizer folder or Hub id"
+        ) from error
+    if not template:
+        raise UserError(f"--chat_template_path {source}: its tokenizer has no chat template")
+    return template
 
 
 def _settle_pad(tokenizer: PreTrainedTokenizerBase) -> None:

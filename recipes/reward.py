@@ -156,7 +156,6 @@ def data_of(script_args: ScriptArguments, training_args: RankedRewardConfig) -> 
             script_args.dataset_test_split,
         ),
         "demonstrations": (script_args.demonstrations, "train"),
-        "chat_template_path": (training_args.chat_template_path, None),
     }
 
 

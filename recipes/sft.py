@@ -181,7 +181,6 @@ def data_of(script_args: ScriptArguments, training_args: SFTConfig) -> dict:
     return {
         "dataset_name": (source, script_args.dataset_train_split),
         "dataset_test_split": (source if evaluates else None, script_args.dataset_test_split),
-        "chat_template_path": (training_args.chat_template_path, None),
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_tools import hub  # noqa: F401  (a fixture of every test)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 

@@ -34,6 +34,7 @@ from instruct.checkpoints import (
     step_of,
 )
 from instruct.files import write_json
+from instruct.trainers.hub import HubMayBeAway
 
 
 class RepeatableOrder(Sampler):
@@ -77,7 +78,7 @@ def _no_rotation(args: TrainingArguments) -> Iterator[None]:
         args.save_total_limit = limit
 
 
-class Resumable:
+class Resumable(HubMayBeAway):
     """Goes before a `Trainer` in a class's bases; `train` resumes exactly (CPU: bit for bit).
 
     `checkpoint_files`: what its checkpoints hold beside Trainer's own files.

@@ -2,13 +2,9 @@
 
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-from concurrent.futures import Future
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import write_jsonl
@@ -22,34 +18,6 @@ COMMON = [
     "--use_cpu", "--disable_tqdm", "True", "--max_steps", "1", "--per_device_train_batch_size", "4",
     "--lora_r", "2",
 ]  # fmt: skip
-
-
-class FakeHub:
-    """What Trainer asks of the Hub: a repository to be made, folders to be uploaded to it."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.pushes = folder, []
-
-    def create_repo(self, repo_id, **kwargs):
-        return SimpleNamespace(repo_id=repo_id)
-
-    def upload_folder(self, *, repo_id, folder_path, ignore_patterns=None, **kwargs):
-        target = self.folder / repo_id
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(
-            folder_path, target, ignore=shutil.ignore_patterns(*(ignore_patterns or []))
-        )
-        self.pushes.append(repo_id)
-        done = Future()
-        done.set_result(None)
-        return done
-
-
-@pytest.fixture()
-def hub(tmp_path, monkeypatch):
-    fake = FakeHub(tmp_path / "hub")
-    monkeypatch.setattr("transformers.trainer.hf_api", lambda: fake)
-    return fake
 
 
 @pytest.mark.filterwarnings("ignore")

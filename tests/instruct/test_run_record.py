@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import shutil
 from fnmatch import fnmatch
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 from conftest import save_model, write_jsonl
+from transformers import training_args
 
-from instruct import run_record
+from instruct import arguments
 from instruct.arguments import ModelConfig, parse
 from instruct.files import UserError
 from instruct.run_record import (
@@ -24,6 +27,7 @@ from instruct.run_record import (
     would_be_overwritten,
     write_record,
 )
+from instruct.runs import _check_same
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from recipes import ppo, reward, sft
 
@@ -166,7 +170,9 @@ def test_any_error_of_the_main_process_reaches_the_others(monkeypatch):
     def full():
         raise OSError("no space left")
 
-    monkeypatch.setattr(run_record, "broadcast_object_list", lambda shared: sent.extend(shared))
+    monkeypatch.setattr(
+        accelerate.utils, "broadcast_object_list", lambda shared: sent.extend(shared)
+    )
     with pytest.raises(OSError, match="no space left"):  # where it happened, it is what it was
         on_main(full)
     assert sent == [{"value": None, "error": "no space left"}]
@@ -174,7 +180,50 @@ def test_any_error_of_the_main_process_reaches_the_others(monkeypatch):
     def received(shared):
         shared[0] = sent[0]
 
-    monkeypatch.setattr(run_record, "broadcast_object_list", received)
-    monkeypatch.setattr(run_record, "PartialState", lambda: SimpleNamespace(is_main_process=False))
+    monkeypatch.setattr(accelerate.utils, "broadcast_object_list", received)
+    monkeypatch.setattr(accelerate, "PartialState", lambda: SimpleNamespace(is_main_process=False))
     with pytest.raises(UserError, match="no space left"):
         on_main(full)
+
+
+def test_other_hardware_is_said_and_not_refused(tmp_path, monkeypatch, capsys):
+    """Where nothing is asked, a GPU computes in bf16: the same command is the same run."""
+    argv = ["--output_dir", str(tmp_path / "out")]
+    on_cpu = record_of("sft", parse(CLASSES, [*argv, "--use_cpu"]), {})
+    assert on_cpu["hardware"] == "cpu in fp32"
+    monkeypatch.setattr(arguments, "_gpu_has_bf16", lambda: True)
+    monkeypatch.setattr(arguments.torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(training_args, "is_torch_bf16_gpu_available", lambda: True)
+    other = parse(CLASSES, argv)
+    assert other[1].bf16 and not other[1].use_cpu  # resolved as on that GPU
+    on_gpu = record_of("sft", other, {})
+    assert on_gpu["hardware"].endswith("in bf16") and differences(on_cpu, on_gpu) == []
+    _check_same(tmp_path, on_gpu, on_cpu)
+    assert "begun on cpu in bf16, and goes on on cpu in fp32" in capsys.readouterr().out
+    # asked for, it is a difference
+    asked = record_of("sft", parse(CLASSES, [*argv, "--bf16", "True"]), {})
+    assert differences(on_cpu, asked) == ["--bf16 was None, is True"]
+    # an earlier version recorded what was resolved
+    old = {name: value for name, value in on_cpu.items() if name != "hardware"}
+    old["flags"] = {**old["flags"], "bf16": False, "fp16": False}
+    assert differences(old, on_gpu) == []
+
+
+def test_a_chat_template_is_known_by_its_content_wherever_it_lies(tmp_path, tiny_model):
+    def record(template) -> dict:
+        return make_record(tmp_path, "--chat_template_path", str(template))
+
+    shutil.copytree(tiny_model, tmp_path / "theirs")
+    one = record(tmp_path / "theirs")
+    assert one["data"]["chat_template_path"]["sha256"]
+    assert differences(one, record(tmp_path / "theirs")) == []
+    (tmp_path / "theirs" / "chat_template.jinja").write_text("{{ messages }}")
+    (change,) = differences(one, record(tmp_path / "theirs"))
+    assert "--chat_template_path" in change and "holds other files" in change
+    (tmp_path / "t.jinja").write_text("{{ messages }}")
+    one = record(tmp_path / "t.jinja")
+    (tmp_path / "t.jinja").write_text("{{ messages }} ")
+    assert len(differences(one, record(tmp_path / "t.jinja"))) == 1
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no tokenizer in this folder"):
+        record(tmp_path / "empty")

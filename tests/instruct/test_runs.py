@@ -5,6 +5,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import accelerate
 import pytest
 from conftest import REPO, SCRIPT_ENV, write_jsonl
 
@@ -31,11 +32,13 @@ def test_a_finished_run_is_said_to_be_one(tmp_path, capsys):
 class Recorder:
     """A trainer that writes down what it is asked for; as Trainer does, it pushes when it saves."""
 
-    def __init__(self, folder, push_to_hub: bool, rank: int = 0):
+    hub_model_id = "you/name"
+
+    def __init__(self, folder, push_to_hub: bool):
         self.args = SimpleNamespace(
             output_dir=str(folder), push_to_hub=push_to_hub, hub_model_id="you/name"
         )
-        self.rank, self.folder, self.calls = rank, folder, []
+        self.folder, self.calls = folder, []
 
     def save_model(self):
         self.calls.append("model")
@@ -44,9 +47,6 @@ class Recorder:
 
     def save_state(self):
         self.calls.append("state")
-
-    def is_world_process_zero(self):
-        return self.rank == 0
 
     def create_model_card(self):
         self.calls.append("card")
@@ -77,10 +77,28 @@ def test_a_push_that_fails_leaves_a_finished_run(tmp_path):
     assert (tmp_path / "finished.json").is_file()
 
 
-def test_only_rank_0_writes_extras_and_nothing_is_pushed_unasked(tmp_path):
-    trainer = Recorder(tmp_path, push_to_hub=False, rank=1)
+def test_only_rank_0_writes_extras_and_nothing_is_pushed_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerate, "PartialState", lambda: SimpleNamespace(is_main_process=False))
+    monkeypatch.setattr(accelerate.utils, "broadcast_object_list", lambda shared: None)
+    trainer = Recorder(tmp_path, push_to_hub=False)
     finish(trainer, lambda folder: trainer.calls.append("extras"))
     assert trainer.calls == ["model", "state"] and not (tmp_path / "finished.json").exists()
+
+
+def test_what_fails_at_the_end_is_told_to_the_other_processes(tmp_path, monkeypatch):
+    """They would else wait for the main process at the next thing that all do together."""
+    sent = []
+    monkeypatch.setattr(
+        accelerate.utils, "broadcast_object_list", lambda shared: sent.extend(shared)
+    )
+
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        finish(Recorder(tmp_path, push_to_hub=True), full)
+    assert len(sent) == 1 and "No space left" in sent[0]["error"]
+    assert not (tmp_path / "finished.json").exists()
 
 
 @pytest.mark.parametrize("step", ["sft", "reward"])
