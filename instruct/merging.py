@@ -61,14 +61,13 @@ def check_base_merges(name: str, config: PretrainedConfig) -> None:
 def merge(base: PreTrainedModel, path: str) -> PreTrainedModel:
     """The base with the adapter in `path` added to its weights, in eval mode and in its own dtypes.
 
-    Added in float32 and rounded once. Embeddings stay tied where the adapter left them alike.
+    Of what `check_adapter_merges` and `check_base_merges` have let through. Added in float32 and
+    rounded once. Embeddings stay tied where the adapter left them alike.
 
     Raises:
         UserError: the adapter cannot be merged, is not of this base, or the logits on a few ids are
             not those of base and adapter.
     """
-    check_adapter_merges(path, PeftConfig.from_pretrained(path))
-    check_base_merges(base.config.name_or_path, base.config)
     dtypes = {n: p.dtype for n, p in base.named_parameters(remove_duplicate=False)}
     tied = base.config.get_text_config().tie_word_embeddings
     # parameters alone: buffers (rotary frequencies) have the precision that they need
@@ -164,7 +163,7 @@ def _part_tied_embeddings(base: PreTrainedModel) -> None:
 
 
 def _tie_what_is_alike(plain: PreTrainedModel) -> None:
-    """One weight again where the adapter left both alike; else the configuration says they differ."""
+    """One weight again where the adapter left both alike, else two by the configuration, too."""
     first, last = plain.get_input_embeddings(), plain.get_output_embeddings()
     alike = torch.equal(first.weight, last.weight)
     if alike:
