@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from instruct.files import UserError
 from instruct.flag_ranges import check_ranges
 from instruct.known_errors import sentence_of
-from instruct.last_line import is_said, say_last
+from instruct.last_line import say_last
 from instruct.plain_text import one_line
 from instruct.processes import is_main_process, launcher_is_gone, typed
 
@@ -112,13 +112,15 @@ def _fail(error: Exception, debug: bool):
 
 
 def _leave(line: str, code: int, error: BaseException):
+    # first: the next run may begin once this one has spoken
+    AT_END.close()
     say_last(line)
     _exit(code, error)
 
 
 def _stop(line: str, code: int, error: BaseException):
-    # every process of a launched run is told to stop: one of them says so, where none had failed
-    if is_main_process() and not is_said():
+    # every process of a launched run is told to stop: one of them says so
+    if is_main_process():
         print(line, file=sys.stderr, flush=True)
     _exit(code, error)
 

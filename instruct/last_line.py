@@ -1,86 +1,71 @@
-"""A run's last line: under a launcher it comes after the launcher's own traceback, and once.
+"""A run's last line: said once, also by several processes, and not buried by their launcher.
 
-accelerate launch and torchrun answer a child's exit with a traceback of their own, which buries
-what the child said. So a small process waits for the launcher's end and then says it.
+accelerate launch and torchrun answer a child's exit code with a traceback of their own, after what
+the child said; neither has a way to be told not to. So the process that fails ends the others and
+the launcher itself: a launcher that is gone prints nothing, and its exit code is not 0.
 """
 
+import contextlib
 import os
+import signal
 import socket
-import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
+
+import psutil
 
 from instruct.processes import is_launcher, is_main_process, launcher_pid
 
-# Waits for the process of a pidfd, whoever reaps it, then writes its standard input to stderr.
-SPEAKER = """
-import os, select, sys
-line = sys.stdin.buffer.read()
-end = select.poll()
-end.register(int(sys.argv[1]), select.POLLIN)
-end.poll(60_000)
-os.write(2, line)
-"""
+PATIENCE = 10  # seconds in which the process that speaks ends the others
 
 
 def say_last(line: str) -> None:
-    """Prints `line` to stderr as the last thing of this run; of several processes, the first."""
-    launcher = launcher_pid()
-    if launcher is None or not _outlives(launcher):
-        # without a launcher's end to wait for there is one process, or one that speaks for all
-        if launcher is None or is_main_process():
-            print(line, file=sys.stderr, flush=True)
+    """Prints `line` to stderr as the last of this run; of several processes the first to fail.
+
+    What a launcher started ends with it: the caller has given back what it holds.
+    """
+    launchers = _launchers()
+    if not launchers or not _same_stderr(launchers[-1].pid):
+        print(line, file=sys.stderr, flush=True)
         return
-    top = _topmost(launcher)
-    claim = _claimed(top)
+    # of several that fail together the main one knows why; it ends this one meanwhile
+    if not is_main_process():
+        time.sleep(1)
+    claim = _claimed(launchers[-1].pid)
     if claim is None:
-        return  # another process was first: what came after is its consequence
-    watched = os.pidfd_open(top)
-    speaker = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", SPEAKER, str(watched)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        pass_fds=(watched, claim.fileno()),
-        # a launcher ends the sessions of its children
-        start_new_session=True,
-    )
-    speaker.stdin.write(f"{line}\n".encode(sys.stderr.encoding or "utf-8", "backslashreplace"))
-    speaker.stdin.close()
-    # its speaker is not waited for, and Python would warn of that
-    speaker.returncode = 0
+        time.sleep(PATIENCE)  # another one speaks, and ends this one: what came after followed
+        return
+    # told of its parent's end, it would say that it was stopped
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for process in launchers[0].children():
+        if process.pid != os.getpid():
+            _end(process.pid, signal.SIGKILL)
+    print(line, file=sys.stderr, flush=True)
+    # the one that a shell waits for first: it must not see the others end
+    for process in reversed(launchers):
+        _end(process.pid, signal.SIGKILL if _catches_sigterm(process.pid) else signal.SIGTERM)
 
 
-def is_said() -> bool:
-    """Whether another process of this run has the last word already."""
-    launcher = launcher_pid()
-    if launcher is None or not _outlives(launcher):
-        return False
-    claim = _claimed(_topmost(launcher))
-    if claim is not None:
-        claim.close()
-    return claim is None
+def _launchers() -> list[psutil.Process]:
+    """What launched this process, then what launched that: accelerate launch starts deepspeed's."""
+    pid, found = launcher_pid(), []
+    with contextlib.suppress(psutil.Error):  # it is gone
+        process = psutil.Process(pid) if pid is not None else None
+        while process is not None and is_launcher(process.pid):
+            found.append(process)
+            process = process.parent()
+    return found
 
 
-def _parent(pid: int) -> int:
-    # after the name in brackets, which may hold anything: state, parent
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def _topmost(pid: int) -> int:
-    """The launcher that was started first: accelerate launch starts deepspeed's."""
-    parent = _parent(pid)
-    return _topmost(parent) if is_launcher(parent) else pid
-
-
-def _outlives(launcher: int) -> bool:
-    """Whether a process may live on after this launcher, and can learn of its end."""
-    if not hasattr(os, "pidfd_open") or not Path("/proc/self/stat").exists():
-        return False  # not Linux
-    # a container, a service and a job of SLURM end with their first process
+def _same_stderr(launcher: int) -> bool:
+    """Whether a launcher's own stderr is this process' (Linux); one with `--tee` has its own."""
     try:
-        return _parent(_topmost(launcher)) > 1 and "SLURM_STEP_ID" not in os.environ
+        return os.path.samestat(os.stat(f"/proc/{launcher}/fd/2"), os.fstat(2))
     except OSError:
-        return False  # it is gone
+        return False
 
 
 def _claimed(launcher: int) -> socket.socket | None:
@@ -93,3 +78,17 @@ def _claimed(launcher: int) -> socket.socket | None:
         claim.close()
         return None
     return claim
+
+
+def _catches_sigterm(pid: int) -> bool:
+    # torchrun does, and prints; one killed harder looks out of memory to who reads exit codes
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        caught = next(line.split()[1] for line in lines if line.startswith("SigCgt"))
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+    return True
+
+
+def _end(pid: int, number: int) -> None:
+    with contextlib.suppress(OSError):  # gone already, or not ours to end
+        os.kill(pid, number)
