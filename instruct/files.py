@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from instruct.errors import UserError
+from instruct.hub import ask_hub
 from instruct.row_checks import check_column
 from instruct.row_files import placed_rows
 
@@ -193,6 +194,7 @@ def _load_parquet(source: str | Path, files: list[Path]):
 def _load_from_hub(dataset_id: str, split: str, name: str | None):
     from datasets import load_dataset
 
+    ask_hub(dataset_id)
     try:
         return load_dataset(dataset_id, name, split=split)
     # the Hub client raises many unrelated types; all mean "could not be had"

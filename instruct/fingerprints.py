@@ -7,6 +7,7 @@ from pathlib import Path
 
 from instruct.files import ENDINGS, UserError, data_files
 from instruct.hashes import file_hash, file_hashes, files_hash, hash_of
+from instruct.hub import ask_hub
 
 # The files of a folder that decide what its model answers; none of them is a run's own note.
 MODEL_FILES = (
@@ -35,6 +36,7 @@ def hub_commit(repo_id: str, revision: str | None = None, repo_type: str = "mode
     # imported here: commands that read local files need no Hub client
     from huggingface_hub import HfApi, constants
 
+    ask_hub(repo_id)
     revision = revision or "main"
     try:
         return HfApi().repo_info(repo_id, revision=revision, repo_type=repo_type, timeout=10).sha

@@ -26,6 +26,7 @@ from instruct.files import UserError
 from instruct.finite import check_weights
 from instruct.folders import MODEL_FILES, atomic_folder
 from instruct.generation import base_of, left_pad
+from instruct.hub import ask_hub
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
@@ -37,6 +38,7 @@ def _load_config(model_args: trl.ModelConfig, **shared) -> PretrainedConfig:
     name = model_args.model_name_or_path
     if not name:
         raise UserError("--model_name_or_path is missing: give a model folder or a Hub model id")
+    ask_hub(name)
     try:
         config = AutoConfig.from_pretrained(name, **shared)
     except (OSError, ValueError) as error:

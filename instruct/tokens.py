@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from instruct.files import UserError
 from instruct.fingerprints import JINJA
+from instruct.hub import ask_hub
 
 # For a base model that comes without a chat template; stored with every model the recipes save.
 DEFAULT_CHAT_TEMPLATE = (
@@ -50,6 +51,7 @@ def load_tokenizer(
     Raises:
         UserError: no tokenizer there, one without an eos token, or an unreadable template.
     """
+    ask_hub(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, revision=revision, trust_remote_code=trust_remote_code
