@@ -1,13 +1,11 @@
 """Models: one way to load causal LMs and reward models, and to score with them, for all steps."""
 
-import json
+import contextlib
 from pathlib import Path
 
 import torch
 import trl
 from accelerate import PartialState
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,8 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils import logging as transformers_logging
 from trl import get_quantization_config
-from trl.trainer.reward_trainer import suppress_seqcls_warning
 from trl.trainer.utils import pad, selective_log_softmax
 
 from instruct.arguments import ModelConfig
@@ -27,6 +25,8 @@ from instruct.finite import check_weights
 from instruct.folders import MODEL_FILES, atomic_folder
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
+from instruct.reward_checks import check_base, check_model, untrained
+from instruct.reward_files import adapter_config, reward_head, with_adapter
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
@@ -105,28 +105,38 @@ def load_causal_lm(model_args: trl.ModelConfig, trust_remote_code: bool = False)
     return _from_pretrained(AutoModelForCausalLM, model_args, trust_remote_code)
 
 
+@contextlib.contextmanager
+def _without_load_report():
+    """Mutes what transformers says of weights that miss: who loads decides that, by name."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
 def load_sequence_classifier(
     model_args: trl.ModelConfig, trust_remote_code: bool = False
 ) -> PreTrainedModel:
-    """Loads a model's body with a new scalar head (`num_labels=1`), the start of a reward model.
+    """Loads a model's body with a scalar head (`num_labels=1`), the start of a reward model.
 
-    Its `new_modules` names what came without trained weights besides the head (BERT's pooler):
-    LoRA has to save those.
+    Its `untrained` says what of it was not in the weights, mostly the head (`Untrained`).
+
+    Raises:
+        UserError: nothing there, or weights of other shapes than its configuration says.
     """
-    # transformers warns of the new head, which is meant
-    with suppress_seqcls_warning():
+    with _without_load_report():
         model, info = _from_pretrained(
             AutoModelForSequenceClassification,
             model_args,
             trust_remote_code,
             num_labels=1,
             output_loading_info=True,
+            # a head of two labels: told, not a traceback
+            ignore_mismatched_sizes=True,
         )
-    # random and frozen under LoRA, they would be other ones after every load
-    missing = {name.rpartition(".")[0] for name in info["missing_keys"]}
-    model.new_modules = sorted(
-        name for name in missing if name.split(".")[0] not in ("score", "classifier")
-    )
+    model.untrained = untrained(model_args.model_name_or_path, model, info)
     return model
 
 
@@ -256,39 +266,24 @@ class RewardModel:
         return scores
 
     def score(self, prompts: list, completions: list, batch_size: int = 32) -> list[float]:
-        """Scores prompts (text or messages) with completions (text or messages), one float each."""
+        """Scores prompts (text or messages) with completions (text or messages), one float each.
+
+        Raises:
+            UserError: not two lists of one length.
+        """
+        # a text is a list of its characters, too
+        if isinstance(prompts, str) or isinstance(completions, str):
+            raise UserError("score takes a list of prompts and a list of their completions")
+        if len(prompts) != len(completions):
+            raise UserError(
+                f"{len(prompts)} prompts and {len(completions)} completions to score: give one "
+                "completion for each prompt"
+            )
         rows = [
             encode_prompt(self.tokenizer, p) + encode_completion(self.tokenizer, c)
             for p, c in zip(prompts, completions, strict=True)
         ]
         return self.score_ids(rows, batch_size)
-
-
-def model_file(folder_or_id: str | Path, name: str) -> Path | None:
-    """A file of a local folder or a Hub repository; None where it has no such file."""
-    if Path(folder_or_id).is_dir():
-        path = Path(folder_or_id) / name
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(str(folder_or_id), name))
-    # before its parent class below: not "no such file" but "no answer", and a bias that is taken
-    # for missing would change every score in silence
-    except LocalEntryNotFoundError as error:
-        raise UserError(
-            f"{folder_or_id}: cannot reach the Hub to ask for its {name}, nor is it in the cache"
-        ) from error
-    except EntryNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder_or_id}: no folder and no repository of the Hub that can be read"
-        ) from error
-
-
-def reward_bias(path: str) -> float:
-    """The bias in `reward_head.json`; 0 for models that have none (of other authors)."""
-    head = model_file(path, "reward_head.json")
-    return json.loads(head.read_text())["bias"] if head else 0.0
 
 
 def load_reward(
@@ -306,22 +301,25 @@ def load_reward(
         device: where it goes; default it stays on the CPU.
 
     Raises:
-        UserError: nothing there, or the Hub cannot say whether there is a bias.
+        UserError: nothing there, no reward model (see `instruct.reward_checks`), another base than
+            the adapter was trained on, or the Hub cannot say whether there is a bias.
     """
-    from peft import PeftConfig, PeftModel
-
+    config, head = adapter_config(path), reward_head(path)
+    source = _base_of(config, path, dtype, base)
+    if config is not None:
+        named = config.base_model_name_or_path if base else None
+        check_base(path, head, source.model_name_or_path, named)
     try:
-        # PEFT looks in folders and on the Hub alike
-        peft_config = PeftConfig.from_pretrained(path)
-    except ValueError:
-        peft_config = None  # a full model
-    source = _base_of(peft_config, path, dtype, base)
-    # the head this makes is random: the adapter, or the checkpoint, brings the trained one
-    model = load_sequence_classifier(source, trust_remote_code)
-    if peft_config is not None:
-        model = PeftModel.from_pretrained(model, path)
+        # where the head is new, the adapter has to bring the trained one
+        model = load_sequence_classifier(source, trust_remote_code)
+    except UserError as error:
+        raise UserError(f"reward model {path}: {error}") from error
+    if config is None:
+        check_model(path, model)
+    else:
+        model = with_adapter(model, path, config, source.model_name_or_path)
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
     # transformers' own forward refuses a batch without it
     model.config.pad_token_id = tokenizer.pad_token_id
     model = model.to(device) if device else model
-    return RewardModel(model, tokenizer, reward_bias(path), source.model_name_or_path)
+    return RewardModel(model, tokenizer, head.get("bias", 0.0), source.model_name_or_path)

@@ -26,7 +26,7 @@ from instruct.evaluation.report import base_of_run, write_report
 from instruct.files import UserError, load_rows
 from instruct.fingerprints import data_identity, model_identity
 from instruct.folders import claim, report_in
-from instruct.models import load_reward
+from instruct.models import RewardModel, load_reward
 from instruct.run_record import check_step, read_record, versions, write_record
 from instruct.tokens import as_messages
 
@@ -119,9 +119,10 @@ def write_run_record(models: dict[str, str], args: argparse.Namespace) -> None:
     write_record(args.output_dir, record)
 
 
-def add_reward_scores(answers: dict[str, list[dict]], path: str) -> None:
+def add_reward_scores(answers: dict[str, list[dict]], reward: RewardModel) -> None:
     """Adds `reward`, the reward model's score, to every row."""
-    reward = load_reward(path, device=str(PartialState().device))
+    # only now: until here the device was for those who answer
+    reward.model.to(PartialState().device)
     for found in answers.values():
         scores = reward.score([r["prompt"] for r in found], [r["completion"] for r in found])
         for row, score in zip(found, scores, strict=True):
@@ -136,6 +137,9 @@ def main(argv: list[str] | None = None) -> None:
     claim(args.output_dir)
     check_folder(args.output_dir)
 
+    # what is no reward model is told before anything is answered
+    reward = load_reward(args.reward) if args.reward else None
+
     # 1. The same prompts for every model
     prompts = held_out_prompts(args.input, args.limit, args.seed)
     write_run_record(models, args)
@@ -143,8 +147,8 @@ def main(argv: list[str] | None = None) -> None:
         name: kept_or_new_answers(name, path, prompts, judge, args) for name, path in models.items()
     }
     # 2. The learned reward beside the gold one: a gap is over-optimisation
-    if args.reward:
-        add_reward_scores(answers, args.reward)
+    if reward is not None:
+        add_reward_scores(answers, reward)
 
     # 3. Win rates and intervals; shorter wins, to see a judge that only likes brevity
     users = [row["user_id"] for row in prompts]

@@ -32,7 +32,8 @@ from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
 from instruct.ranking import key_of
-from instruct.run_record import labelers_of, record_of
+from instruct.reward_checks import weights_hash
+from instruct.run_record import labelers_of, on_main, record_of
 from instruct.runs import (
     already_finished,
     end_process_group,
@@ -78,11 +79,15 @@ class ScriptArguments(trl.ScriptArguments):
 def init_head(model: PreTrainedModel) -> None:
     """A new head's weights ~ N(0, 1/(d+1)), as in Stiennon et al. 2020 (arXiv 2009.01325).
 
-    A trained head is kept.
+    A trained head is kept, and one of several labels is replaced, which is said.
     """
+    if model.untrained.replaced_labels and PartialState().is_main_process:
+        print(
+            f"{model.name_or_path}: its head of {model.untrained.replaced_labels} labels is left "
+            "out; a new one of one score is trained"
+        )
     # small: scores start near 0, so every pair starts at a loss of log 2
-    is_new = not any("SequenceClassification" in name for name in model.config.architectures or [])
-    if is_new and hasattr(model, "score"):
+    if "score.weight" in model.untrained.weights:
         nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.score.in_features + 1))
 
 
@@ -133,6 +138,20 @@ def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
                 **{name: found[name] for name in wanted},
             }
     return metrics
+
+
+def base_of_head(model_args: ModelConfig, record: dict) -> dict:
+    """What `reward_head.json` says of the base: an adapter scores on these weights alone."""
+    revision = model_args.model_revision
+    known = {
+        "base_revision": revision if revision != "main" else None,
+        "base_commit": record["base"].get("commit"),
+        "base_weights": weights_hash(model_args.model_name_or_path),
+    }
+    return {
+        "base": model_args.model_name_or_path,
+        **{name: value for name, value in known.items() if value},
+    }
 
 
 def save_head(output_dir: Path, head: dict, metrics: dict) -> None:
@@ -204,13 +223,14 @@ def main(
     # Model
     ################
     set_seed(training_args.seed)  # the head is random
+    base = on_main(lambda: base_of_head(model_args, record))
     model = load_sequence_classifier(model_args, training_args.trust_remote_code)
     init_head(model)
     model_args.lora_task_type = "SEQ_CLS"  # also keeps the head `score` with the adapter
-    if model.new_modules:
+    if model.untrained.modules:
         model_args.lora_modules_to_save = [
             *(model_args.lora_modules_to_save or []),
-            *model.new_modules,
+            *model.untrained.modules,
         ]
 
     ################
@@ -240,10 +260,7 @@ def main(
     if demonstrations is not None:
         bias = -trainer.mean_score(demonstrations["prompt"], demonstrations["completion"])
 
-    base = model_args.model_name_or_path
-    head = {"bias": bias, "pad_token_id": tokenizer.pad_token_id, "base": base}
-    if model_args.model_revision != "main":
-        head["base_revision"] = model_args.model_revision
+    head = {"bias": bias, "pad_token_id": tokenizer.pad_token_id, **base}
     finish(trainer, lambda output_dir: save_head(output_dir, head, metrics))
 
 

@@ -29,6 +29,8 @@ from instruct.folders import claim
 from instruct.generation import generate_ids
 from instruct.models import load_causal_lm, load_policy, load_reward, save_merged
 from instruct.processes import end_with_parent
+from instruct.reward_checks import check_base
+from instruct.reward_files import adapter_config, reward_head
 from instruct.run_record import check_step, read_record, record_of
 from instruct.runs import (
     already_finished,
@@ -128,7 +130,9 @@ def mean_rewards(
     )
     prompts = rows["prompt"][: script_args.select_prompts]
     # scored by the model that PPO will learn from
-    reward = load_reward(script_args.select_by_reward)
+    reward = load_reward(
+        script_args.select_by_reward, trust_remote_code=training_args.trust_remote_code
+    )
     means = {}
     for checkpoint in checkpoints:
         model, tokenizer = load_policy(
@@ -145,6 +149,16 @@ def mean_rewards(
             f"on {len(prompts)} validation prompts"
         )
     return means
+
+
+def tell_if_base_is_gone(reward: str) -> None:
+    """Says that a reward model trained on what `merged/` held before fits no more."""
+    config = adapter_config(reward)
+    try:
+        if config is not None:
+            check_base(reward, reward_head(reward), config.base_model_name_or_path)
+    except UserError as error:
+        print(error)
 
 
 def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> None:
@@ -169,6 +183,7 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
             with atomic_file(output_dir / chosen.name) as beside:
                 shutil.copyfile(chosen, beside)
     save_merged(str(output_dir / best), training_args.output_dir, training_args.trust_remote_code)
+    tell_if_base_is_gone(script_args.select_by_reward)
     write_json(output_dir / "selected_by_reward.json", {"checkpoint": best, "mean_reward": means})
     not_pushed_yet(output_dir)
     if training_args.push_to_hub and is_finished(output_dir):

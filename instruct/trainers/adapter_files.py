@@ -4,12 +4,13 @@ import copy
 from pathlib import Path
 
 from accelerate import PartialState
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from instruct.fingerprints import hub_commit
 from instruct.models import load_reward, revision_of
+from instruct.reward_files import adapter_config
 
 
 def part_of(state: dict | None, prefix: str) -> dict | None:
@@ -37,33 +38,46 @@ def save_adapter(base: PeftModel, name: str, folder: Path, state: dict | None) -
 
 
 def shares_base(reward_path: str, model: PreTrainedModel) -> bool:
-    """Whether `reward_path` is an adapter trained on exactly this base model."""
+    """Whether `reward_path` is an adapter that can be put on exactly this base model."""
+    return _why_beside(reward_path, model) is None
+
+
+def _why_beside(reward_path: str, model: PreTrainedModel) -> str | None:
+    """Why a reward model needs weights of its own; None where it is an adapter of this base."""
     # an adapter of another base of this shape would go on in silence, and score noise
-    try:
-        config = PeftConfig.from_pretrained(reward_path)
-    except ValueError:
-        return False  # a full model
+    config = adapter_config(reward_path)
+    if config is None:
+        return "a full model"
     if not _same_place(config.base_model_name_or_path, model.name_or_path):
-        return False
+        return f"its base is {config.base_model_name_or_path}"
+    # roles are switched by LoRA layers: whatever else it trains would speak in every role
+    saved = set(config.modules_to_save or ()) - {"score", "classifier"}
+    if type(config) is not LoraConfig or config.bias != "none" or config.lora_bias:
+        return "it is not of plain LoRA layers"
+    if saved or config.trainable_token_indices or config.layer_replication:
+        return "it has more than LoRA layers and a head"
     if Path(model.name_or_path).is_dir():
-        return True
+        return None
     # on the Hub, one name stands for several models
     revisions = [revision or "main" for revision in (config.revision, revision_of(model))]
     theirs, ours = (hub_commit(model.name_or_path, name) or name for name in revisions)
-    return theirs == ours
+    return None if theirs == ours else f"its base is at {theirs}"
 
 
-def reward_beside(reward_model, base: PreTrainedModel, device):
+def reward_beside(reward_model, base: PreTrainedModel, args):
     """A reward model on weights of its own: a full one, or an adapter of another base.
 
     Args:
         reward_model: path or Hub id; an object that scores is passed through.
+        args: the run's, with `device` and `trust_remote_code`.
     """
     if not isinstance(reward_model, str):
         return reward_model
     if PartialState().is_main_process:
-        print(f"{reward_model}: not an adapter of {base.name_or_path}, so it is loaded beside it")
-    return load_reward(reward_model, device=str(device))
+        why = _why_beside(reward_model, base)
+        print(f"{reward_model}: loaded beside {base.name_or_path}, not on it ({why})")
+    trust = args.trust_remote_code
+    return load_reward(reward_model, device=str(args.device), trust_remote_code=trust)
 
 
 def _same_place(a: str | None, b: str | None) -> bool:

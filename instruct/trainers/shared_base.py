@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 from peft import (
     LoraConfig,
-    PeftConfig,
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
@@ -35,10 +34,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import disable_dropout_in_model
 
 from instruct.files import UserError
-from instruct.models import model_file, reward_bias
+from instruct.reward_checks import IN_ADAPTER, check_adapter, check_base, check_fits, does_not_fit
+from instruct.reward_files import adapter_config, adapter_weights, reward_bias, reward_head
+from instruct.tokens import load_tokenizer
 from instruct.trainers.adapter_files import part_of, save_adapter
 from instruct.trainers.fused_lora import fuse_lora
 
+SCORE = "score.weight"  # a decoder's reward head, which a causal LM came without
 ADAPTER = {"policy": "default", "reference": None, "reward": "reward", "value": "value"}
 
 
@@ -73,6 +75,11 @@ class SharedBase(nn.Module):
         reward_path: folder or Hub id of an adapter by `recipes/reward.py` trained on this base;
             None: no reward role.
         value_model: "adapter" or "head".
+        trust_remote_code: for the reward's tokenizer.
+
+    Attributes:
+        reward_tokenizer: the tokenizer saved with the reward adapter, with which texts are scored;
+            None without that role.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class SharedBase(nn.Module):
         peft_config,
         reward_path: str | None = None,
         value_model: str = "adapter",
+        trust_remote_code: bool = False,
     ):
         super().__init__()
         self.config = model.config
@@ -98,8 +106,10 @@ class SharedBase(nn.Module):
             base = get_peft_model(base, peft_config, adapter_name="default")
         # 2. reward
         self.reward_head = linear_head(width)
+        self.reward_tokenizer = None
         if reward_path is not None:
             base = self._add_reward(base, reward_path)
+            self.reward_tokenizer = load_tokenizer(reward_path, "main", trust_remote_code)
         # 3. value
         self.value_head = linear_head(width)
         if value_model == "adapter":
@@ -129,35 +139,24 @@ class SharedBase(nn.Module):
 
         PEFT's own `load_adapter` would drop its `score` head in silence.
         """
-        weights = model_file(path, "adapter_model.safetensors")
-        if weights is None:
-            raise UserError(
-                f"{path}: no adapter_model.safetensors there; the reward adapter has to be "
-                "safetensors"
-            )
+        config, state = adapter_config(path), adapter_weights(path)
+        check_base(path, reward_head(path), self.config.name_or_path)
+        check_adapter(path, state, [SCORE])
         # the head apart: a causal LM's body has no place for it
-        state = load_file(weights)
-        score = [k for k in state if ".score." in k]
-        if [k.rsplit(".", 1)[1] for k in score if k.endswith(".weight")] != ["weight"]:
-            raise UserError(
-                f"{path}: the adapter has no `score` head; train it with recipes/reward.py"
-            )
-        head = {k.rsplit(".", 1)[1]: state.pop(k) for k in score}
-        config = PeftConfig.from_pretrained(path)
+        weight = state.pop(IN_ADAPTER + SCORE)
         # as SEQ_CLS, PEFT would look for a `score` module to save
         config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
-        base = self._add_adapter(base, "reward", config)
-        # compared here: PEFT loads what fits and drops the rest
+        try:
+            base = self._add_adapter(base, "reward", config)
+        # its modules are not there
+        except ValueError as error:
+            raise does_not_fit(path, self.config.name_or_path) from error
+        # before PEFT puts them in: it loads what fits and drops the rest
         wanted = get_peft_model_state_dict(base, adapter_name="reward")
-        if set(wanted) != set(state):
-            raise UserError(
-                f"{path}: the adapter's weights do not fit this base model (is it the base they "
-                "were trained on?)"
-            )
+        check_fits(path, self.config.name_or_path, state, wanted)
         set_peft_model_state_dict(base, state, adapter_name="reward")
         # demonstrations score 0 on average, in PPO as in a file
-        bias = reward_bias(path) + float(head.get("bias", 0.0))
-        self.reward_head = linear_head(head["weight"].shape[1], head["weight"], bias)
+        self.reward_head = linear_head(weight.shape[1], weight, reward_bias(path))
         return base
 
     def _add_value(self, base, peft_config) -> PeftModel:

@@ -17,8 +17,8 @@ from instruct.models import (
     load_policy,
     load_reward,
     load_sequence_classifier,
-    reward_bias,
 )
+from instruct.reward_files import reward_bias
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
@@ -108,13 +108,14 @@ def test_encoder_decoder_is_refused_in_one_sentence(tmp_path):
 def test_the_bias_of_a_reward_model_on_the_hub_is_fetched(tmp_path, monkeypatch):
     """Weights alone would load, and every score would be off by the bias in silence."""
     (tmp_path / "reward_head.json").write_text(json.dumps({"bias": 0.25}))
-    monkeypatch.setattr("instruct.models.hf_hub_download", lambda repo, name: str(tmp_path / name))
+    place = "instruct.reward_files.hf_hub_download"
+    monkeypatch.setattr(place, lambda repo, name: str(tmp_path / name))
     assert reward_bias("someone/reward") == 0.25
 
     def offline(repo, name):
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr("instruct.models.hf_hub_download", offline)
+    monkeypatch.setattr(place, offline)
     with pytest.raises(UserError, match="someone/reward.*reward_head.json"):
         reward_bias("someone/reward")
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from trl.models.utils import unwrap_model_for_generation
 
 from instruct.generation import generate
+from instruct.reward_checks import tell_own_tokenizer
 from instruct.score_functions import ScoreFunction
 from instruct.tokens import decode_completion, encode_completion, encode_prompt
 from instruct.trainers.ppo.batches import by_length, token_batch
@@ -93,6 +94,8 @@ class RolloutWorker:
         self.sharded_model: nn.Module | None = None
         score = None if reward_model is None else self._by_model(reward_model)
         score = self.score_by_role if shared.has_reward else score
+        its_own = shared.reward_tokenizer or getattr(reward_model, "tokenizer", None)
+        tell_own_tokenizer(its_own, tokenizer)
         self.rewards = Rewards(name_rewards(score, reward_funcs), args)
 
     def _by_model(self, reward_model) -> ScoreFunction:
@@ -299,9 +302,11 @@ class RolloutWorker:
         other.
         """
         device = self.args.device
-        # by text, not by the sampled ids: the same text tokenised has the same score
-        asked = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
-        answered = [encode_completion(self.tokenizer, text) for text in completions]
+        # by text, not by the sampled ids: the same text tokenised has the same score, and a reward
+        # model rendered and cut its texts as its own tokenizer does
+        tokenizer = self.shared.reward_tokenizer if role == "reward" else self.tokenizer
+        asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        answered = [encode_completion(tokenizer, text) for text in completions]
         lengths = [len(p) + len(c) for p, c in zip(asked, answered, strict=True)]
         scores = [0.0] * len(lengths)
         with self._fast_weights(role):

@@ -10,7 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from trl import get_peft_config
 
 from instruct.files import UserError
+from instruct.generation import base_of
 from instruct.models import load_reward
+from instruct.reward_checks import tokenizer_differences
 from instruct.tokens import encode_prompt
 from instruct.trainers.ppo.batches import accumulation_steps
 from instruct.trainers.ppo.config import SharedBasePPOConfig
@@ -64,14 +66,27 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
             default way).
 
     Raises:
-        UserError: this TRL has no PPOTrainer, or there is no reward model.
+        UserError: this TRL has no PPOTrainer, there is no reward model, or one that it would score
+            otherwise than `load_reward`.
     """
     _, trainer_class = stock_ppo()
     if args.reward_model_path is None:
         raise UserError(
             "--stock needs --reward_model_path: TRL's PPOTrainer knows no reward functions"
         )
-    reward = load_reward(args.reward_model_path).model
+    loaded = load_reward(args.reward_model_path, trust_remote_code=args.trust_remote_code)
+    reward = loaded.model
+    # it hands the policy's ids to the reward model
+    if other := tokenizer_differences(loaded.tokenizer, tokenizer):
+        raise UserError(
+            f"--stock scores the policy's token ids, and {args.reward_model_path} has another "
+            f"{' and '.join(other)} than the policy; run without --stock"
+        )
+    if not hasattr(base_of(reward), "score"):
+        raise UserError(
+            f"--stock reads a head called `score`, and {args.reward_model_path} has none; run "
+            "without --stock"
+        )
     # the same reach, and without adapter work the comparison is fair to stock
     reward = reward.merge_and_unload() if isinstance(reward, PeftModel) else reward
     reward.requires_grad_(False)

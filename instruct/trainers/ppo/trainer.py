@@ -108,7 +108,8 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
         set_seed(args.seed)  # new adapters are random
         on_base = isinstance(reward_model, str) and shares_base(reward_model, model)
         adapter = reward_model if on_base else None
-        self.shared = SharedBase(model, peft_config, adapter, args.value_model)
+        trust = args.trust_remote_code
+        self.shared = SharedBase(model, peft_config, adapter, args.value_model, trust)
 
         # 3. Trainer. PPOTrainer's own __init__ would build TRL's loop.
         Trainer.__init__(
@@ -128,7 +129,7 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
             self.shared,
             processing_class,
             args,
-            reward_model=None if on_base else reward_beside(reward_model, model, args.device),
+            reward_model=None if on_base else reward_beside(reward_model, model, args),
             reward_funcs=reward_funcs,
             accelerator=self.accelerator,
         )

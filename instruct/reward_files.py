@@ -1,0 +1,108 @@
+"""What lies in a reward model's folder or Hub repository: its bias, its adapter, and its base.
+
+One place reads them, for `load_reward` and for PPO's shared base.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from instruct.files import UserError
+from instruct.hub import ask_hub
+from instruct.reward_checks import check_adapter, check_fits, check_task, does_not_fit
+
+
+def model_file(folder_or_id: str | Path, name: str) -> Path | None:
+    """A file of a local folder or a Hub repository; None where it has no such file."""
+    if Path(folder_or_id).is_dir():
+        path = Path(folder_or_id) / name
+        return path if path.is_file() else None
+    ask_hub(folder_or_id)
+    try:
+        return Path(hf_hub_download(str(folder_or_id), name))
+    # before its parent class below: not "no such file" but "no answer", and a bias that is taken
+    # for missing would change every score in silence
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{folder_or_id}: cannot reach the Hub to ask for its {name}, nor is it in the cache"
+        ) from error
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder_or_id}: no folder and no repository of the Hub that can be read"
+        ) from error
+
+
+def reward_head(path: str) -> dict:
+    """`reward_head.json`; empty for models that have none (of other authors).
+
+    Raises:
+        UserError: it cannot be read, or its bias is no finite number.
+    """
+    file = model_file(path, "reward_head.json")
+    if file is None:
+        return {}
+    try:
+        head = json.loads(file.read_text(encoding="utf-8"))
+        if not math.isfinite(head["bias"]):
+            raise ValueError(f"bias {head['bias']}")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{path}: its reward_head.json has no bias that can be read ({error}); copy that "
+            "reward model anew"
+        ) from error
+    return head
+
+
+def reward_bias(path: str) -> float:
+    """The bias in `reward_head.json`; 0 for models that have none (of other authors)."""
+    return reward_head(path).get("bias", 0.0)
+
+
+def adapter_config(path: str) -> PeftConfig | None:
+    """A reward adapter's `PeftConfig`, with the revision of its base; None of a full model.
+
+    Raises:
+        UserError: an adapter of another task than a classifier's.
+    """
+    ask_hub(path)
+    try:
+        # PEFT looks in folders and on the Hub alike
+        config = PeftConfig.from_pretrained(path)
+    except ValueError:
+        return None
+    check_task(path, config.task_type)
+    # what `main` of the Hub was then
+    config.revision = config.revision or reward_head(path).get("base_commit")
+    return config
+
+
+def adapter_weights(path: str) -> dict[str, torch.Tensor]:
+    """A reward adapter's weights by PEFT's names. Raises `UserError` where not in safetensors."""
+    file = model_file(path, "adapter_model.safetensors")
+    if file is None:
+        raise UserError(
+            f"{path}: no adapter_model.safetensors there; the reward adapter has to be safetensors"
+        )
+    return load_file(file)
+
+
+def with_adapter(model: PreTrainedModel, path: str, config: PeftConfig, base: str) -> PeftModel:
+    """The classifier with the reward adapter on it, whole and on the base it was trained on."""
+    state = adapter_weights(path)
+    check_adapter(path, state, model.untrained.weights)
+    try:
+        model = PeftModel.from_pretrained(model, path, config=config)
+    # modules that are not there, other shapes, a module that it saves and the base lacks
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise does_not_fit(path, base) from error
+    check_fits(path, base, state, get_peft_model_state_dict(model))
+    return model
