@@ -1,0 +1,1 @@
+import instruct.ctrl_c  # noqa: F401  (first: imports take seconds)

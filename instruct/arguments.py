@@ -12,10 +12,11 @@ import torch
 import trl
 from peft import PeftConfig
 from trl import TrlParser, get_peft_config
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from instruct.files import UserError
 from instruct.flag_ranges import check_ranges, check_types
+from instruct.processes import note_yaml_overwrites
 
 # PEFT (up to 0.21 at least) asks a model for `is_gradient_checkpointing` each time an adapter is
 # put on it. transformers 5.2x has renamed that, and tells our users of it: nothing they can change.
@@ -109,7 +110,18 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
             # where the Hub client looks itself: arguments are saved, shown and pushed, a token not
             os.environ["HF_TOKEN"] = arguments.hub_token
             arguments.hub_token = None
+    note_yaml_overwrites(_yaml_overwrites(sys.argv[1:] if argv is None else argv))
     return tuple(parsed)
+
+
+def _yaml_overwrites(words: list[str]) -> bool:
+    """Whether the file by `--config`, read before, switches `--overwrite_output_dir` on."""
+    if "--config" not in words:
+        return False
+    with open(words[words.index("--config") + 1], encoding="utf-8") as file:
+        value = safe_load(file).get("overwrite_output_dir", False)
+    # as argparse reads it
+    return str(value).lower() in ("true", "yes", "y", "t", "1")
 
 
 def lora_config(model_args: trl.ModelConfig) -> PeftConfig | None:

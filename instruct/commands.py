@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 
+from instruct.ctrl_c import raise_again, said_by_ctrl_c
 from instruct.files import UserError
 from instruct.flag_ranges import check_ranges
 from instruct.known_errors import sentence_of
@@ -60,12 +61,13 @@ def command(main: Callable) -> Callable:
 
     @functools.wraps(main)
     def run(*args, **kwargs):
+        raise_again()
         args, debug = _without_debug(args)
         with _sigterm_raises():
             try:
                 return main(*args, **kwargs)
             except KeyboardInterrupt as error:
-                _stop(f"stopped by Ctrl-C; to continue: {typed()}", 130, error)
+                _stop(said_by_ctrl_c(), 130, error)
             except _Terminated as error:
                 _stop(f"stopped by SIGTERM; to continue: {typed()}", 143, error)
             except Exception as error:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from instruct.files import DISK
-from instruct.processes import overwrites
+from instruct.processes import less_overwrite
 
 # libraries that write by themselves tell it in words alone: Rust's and DuckDB's
 IN_WORDS = re.compile(r"os error (\d+)|errno (\d+)", re.IGNORECASE)
@@ -71,8 +71,7 @@ OURS = ("instruct", "data_prep", "recipes")
 def sentence_of(error: BaseException) -> str | None:
     """What a user can change, from an error or what caused it; None for one that nobody knows."""
     if sentence := disk_sentence(error):
-        less = " without --overwrite_output_dir" if overwrites() else ""
-        return f"{sentence}, then run the same command again{less}"
+        return f"{sentence}, then run the same command again{less_overwrite()}"
     return next((known for seen in _causes(error) if (known := _known(seen))), None)
 
 

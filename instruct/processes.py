@@ -34,6 +34,7 @@ class Launcher(NamedTuple):
 
 
 _launcher: Launcher | None = None
+_yaml_overwrites = False
 
 
 def is_main_process() -> bool:
@@ -61,11 +62,11 @@ def command_line(pid: int) -> list[str]:
 
 def is_launcher(pid: int) -> bool:
     """Whether a process is accelerate launch, torchrun or deepspeed."""
-    program = _program(command_line(pid))
+    program = program_of(command_line(pid))
     return Path(program).name in LAUNCHERS or program.endswith("accelerate/commands/launch.py")
 
 
-def _program(words: list[str]) -> str:
+def program_of(words: list[str]) -> str:
     """What a command line runs: the script or module of an interpreter, else its first word."""
     if not _is_python(words):
         return words[0] if words else ""
@@ -122,17 +123,33 @@ def without_overwrite(words: list[str]) -> list[str]:
 
 def _words() -> list[str]:
     # kept from the start: by now the launcher may be gone
-    return list(_launcher.words if _launcher else sys.orig_argv)
+    if _launcher:
+        return list(_launcher.words)
+    # a command that still imports does not know its launcher yet
+    parent = os.getppid()
+    return command_line(parent) if is_launcher(parent) else list(sys.orig_argv)
 
 
-def overwrites() -> bool:
-    """Whether this command was started with `--overwrite_output_dir`."""
-    return without_overwrite(_words()) != _words()
+def note_yaml_overwrites(value: bool) -> None:
+    """Tells whether the YAML file of this command switches `--overwrite_output_dir` on."""
+    global _yaml_overwrites
+    _yaml_overwrites = value
+
+
+def less_overwrite() -> str:
+    """What differs in "the same command again" so that it continues; empty where nothing does."""
+    if _yaml_overwrites:
+        return " with --overwrite_output_dir False"
+    typed_it = without_overwrite(_words()) != _words()
+    return " without --overwrite_output_dir" if typed_it else ""
 
 
 def typed() -> str:
     """What a user types to go on with this command, launcher included, without a token."""
-    return shlex.join(without_overwrite(without_token(_words(), instead="HIDDEN")))
+    words = without_overwrite(without_token(_words(), instead="HIDDEN"))
+    # a flag wins over the file
+    words += ["--overwrite_output_dir", "False"] if _yaml_overwrites else []
+    return shlex.join(words)
 
 
 def end_with_parent() -> None:

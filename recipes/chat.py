@@ -8,6 +8,8 @@ Every line is a question of its own, as in training: the models do not see what 
 Ctrl-D ends it.
 """
 
+import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+
 import shutil
 import sys
 import textwrap

@@ -10,6 +10,8 @@ prompts/ sft/ reward/ ppo/ inside) the whole run's `report.json`, `report.md` an
 Killed and run again, models that have answered are not asked again.
 """
 
+import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+
 import argparse
 import json
 import random

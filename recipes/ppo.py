@@ -21,6 +21,8 @@ and backward per micro-batch. Off by default.
 value network, no resume. It needs TRL below 1.13.
 """
 
+import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+
 from dataclasses import dataclass, field
 from pathlib import Path
 

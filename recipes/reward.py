@@ -13,6 +13,8 @@ With `--score FILE` the model in `--output_dir` scores prompt-completion rows in
         --score_output scored.jsonl
 """
 
+import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+
 import math
 from dataclasses import dataclass, field
 from pathlib import Path

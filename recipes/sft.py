@@ -12,6 +12,8 @@ dropout stands in), and the checkpoint picked by reward-model score on validatio
 (`--select_by_reward`).
 """
 
+import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path

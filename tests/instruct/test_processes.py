@@ -1,5 +1,6 @@
 """A trainer ends with its launcher and with nobody else; what a user is told to type."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import pytest
 from conftest import SCRIPT_ENV
 
 from instruct import processes
+from instruct.arguments import parse
+from instruct.known_errors import sentence_of
+from recipes.sft import SFTConfig
 
 TRAINER = """
 import os, sys, time
@@ -138,3 +142,22 @@ def test_what_to_type_keeps_every_other_flag(monkeypatch, given, shown):
 def test_launchers_by_their_command_line(monkeypatch, words, launches):
     monkeypatch.setattr(processes, "command_line", lambda pid: words)
     assert processes.is_launcher(1) is launches
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite_output_dir", "False"]])
+def test_what_a_yaml_file_overwrites_is_switched_off_in_what_is_typed(monkeypatch, tmp_path, more):
+    """Left out of the line alone, the flag in the file would remove what was just made."""
+    file = tmp_path / "run.yaml"
+    file.write_text(f"output_dir: {tmp_path}\noverwrite_output_dir: true\n")
+    words = ["--config", str(file), *more]
+    monkeypatch.setattr(sys, "orig_argv", ["python", "sft.py", *words])
+    monkeypatch.setattr(processes, "_yaml_overwrites", False)  # given back at the end
+    (parsed,) = parse((SFTConfig,), words)
+    assert parsed.overwrite_output_dir is not bool(more)
+    assert processes.typed() == f"python sft.py --config {file} --overwrite_output_dir False"
+    full = OSError(errno.ENOSPC, "full", "x")
+    assert sentence_of(full).endswith("the same command again with --overwrite_output_dir False")
+    file.write_text(f"output_dir: {tmp_path}\n")
+    parse((SFTConfig,), words)
+    assert processes.typed() == f"python sft.py --config {file}"
+    assert "with --overwrite" not in sentence_of(full)
