@@ -92,7 +92,11 @@ def _lock_file(output: Path) -> Path:
 
 def _locked(lock: Path, output: Path) -> int | None:
     """The descriptor of the lock, held; None, and a line that says so, where there are no locks."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    # /proc, or behind a link to nowhere
+    except FileNotFoundError as error:
+        raise UserError(f"{lock.parent}: no folder can be made there; give another path") from error
     was_there = lock.exists()
     for _ in range(TRIES):
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
