@@ -156,33 +156,74 @@ def load_policy(
     """A model to sample from and its tokenizer; `path` is a model or an adapter.
 
     In eval mode, on the GPU where there is one, an adapter merged into its base.
+
+    Raises:
+        UserError: nothing there, or an adapter that cannot be merged.
     """
+    model, tokenizer = _load_merged(path, dtype, trust_remote_code)
+    return model.to(PartialState().device), tokenizer
+
+
+def _load_merged(
+    path: str, dtype: str, trust_remote_code: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load_policy`, left on the CPU."""
     # imported here: a plain model needs no PEFT
-    from peft import PeftConfig, PeftModel
+    from peft import PeftConfig
+
+    from instruct.merging import check_adapter_merges, merge
 
     adapter = None
     if (Path(path) / "adapter_config.json").is_file():
         adapter = PeftConfig.from_pretrained(path)
-    model = load_causal_lm(_base_of(adapter, path, dtype), trust_remote_code)
+        check_adapter_merges(path, adapter)
+    source = _base_of(adapter, path, dtype)
+    if adapter is not None:
+        check_stored_for_merging(source, trust_remote_code)
+    model = load_causal_lm(source, trust_remote_code)
     if adapter is not None:
         # merged: sampling token by token would pay for the adapter at each of them
-        model = PeftModel.from_pretrained(model, path).merge_and_unload()
+        model = merge(model, path)
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
-    return model.eval().to(PartialState().device), tokenizer
+    return model.eval(), tokenizer
+
+
+def check_stored_for_merging(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> None:
+    """That an adapter of this base can be merged into it, by its configuration: before training.
+
+    Raises:
+        UserError: its weights are stored quantized, or nothing is there.
+    """
+    from instruct.merging import check_base_merges
+
+    shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+    check_base_merges(model_args.model_name_or_path, _load_config(model_args, **shared))
 
 
 def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) -> None:
     """Writes `merged/`: base + adapter as one plain model with its tokenizer.
 
     The base is loaded as it is stored: an adapter of a 4-bit run is merged into 16 bits.
+
+    Raises:
+        UserError: it cannot be merged, or what was written says something else when it is loaded.
     """
+    from instruct.merging import check_says, logits_on_a_few_ids
+
     # under ZeRO-3 this one process would wait for the others to shard what it loads
     unset_hf_deepspeed_config()
-    model, tokenizer = load_policy(adapter, "auto", trust_remote_code)
+    # on the CPU: the GPU is still full of what was trained
+    model, tokenizer = _load_merged(adapter, "auto", trust_remote_code)
+    says = logits_on_a_few_ids(model)
     # whole or not at all: the next step starts from whatever lies there
     with atomic_folder(Path(output_dir) / "merged", MODEL_FILES) as beside:
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
+        del model  # one copy in memory is enough
+        again = load_causal_lm(
+            ModelConfig(model_name_or_path=str(beside), dtype="auto"), trust_remote_code
+        )
+        check_says(adapter, logits_on_a_few_ids(again), says)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from instruct.cards import use_our_card
 from instruct.commands import command
 from instruct.files import UserError, data_files, load_rows
 from instruct.fingerprints import source_hash
-from instruct.models import load_causal_lm, save_merged
+from instruct.models import check_stored_for_merging, load_causal_lm, save_merged
 from instruct.processes import end_with_parent
 from instruct.run_record import on_main, read_record, record_of, write_record
 from instruct.runs import (
@@ -150,6 +150,8 @@ def main(
             if training_args.push_to_hub:
                 push(training_args)
         return
+    if script_args.save_merged and model_args.use_peft:
+        check_stored_for_merging(model_args, training_args.trust_remote_code)
     if script_args.stock:
         stock_ppo()  # says at once where this TRL has none
 

@@ -29,7 +29,13 @@ from instruct.commands import command
 from instruct.files import UserError, atomic_file, load_rows, write_json
 from instruct.folders import claim
 from instruct.generation import generate_ids
-from instruct.models import load_causal_lm, load_policy, load_reward, save_merged
+from instruct.models import (
+    check_stored_for_merging,
+    load_causal_lm,
+    load_policy,
+    load_reward,
+    save_merged,
+)
 from instruct.processes import end_with_parent
 from instruct.reward_checks import check_base
 from instruct.reward_files import adapter_config, reward_head
@@ -213,6 +219,8 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     record = record_of("sft", parsed, data_of(script_args, training_args))
     if already_finished(training_args, record):
         return
+    if model_args.use_peft:
+        check_stored_for_merging(model_args, training_args.trust_remote_code)
 
     ################
     # Data
