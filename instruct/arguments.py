@@ -11,11 +11,14 @@ from dataclasses import fields as dataclasses_fields
 import torch
 import trl
 from peft import PeftConfig
+from torch import nn
 from trl import TrlParser, get_peft_config
 from yaml import YAMLError, safe_load
 
 from instruct.files import UserError
 from instruct.flag_ranges import check_ranges, check_types
+from instruct.lora_names import settle_lora_names
+from instruct.machine_checks import check_machine
 from instruct.processes import note_yaml_overwrites
 
 # PEFT (up to 0.21 at least) asks a model for `is_gradient_checkpointing` each time an adapter is
@@ -83,6 +86,9 @@ class _Parser(TrlParser):
         fields = {f.name: f for kind in self.dataclass_types for f in dataclasses_fields(kind)}
         check_types(vars(parsed), self._actions, fields)
         check_ranges(vars(parsed))
+        # Trainer would write to a folder called trainer_output
+        if getattr(parsed, "output_dir", "there") is None:
+            raise UserError("--output_dir is missing: the folder that the run is written to")
         return parsed, rest
 
     def error(self, message: str):
@@ -110,6 +116,8 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
             # where the Hub client looks itself: arguments are saved, shown and pushed, a token not
             os.environ["HF_TOKEN"] = arguments.hub_token
             arguments.hub_token = None
+        if isinstance(arguments, trl.ModelConfig):
+            check_machine(arguments)
     note_yaml_overwrites(_yaml_overwrites(sys.argv[1:] if argv is None else argv))
     return tuple(parsed)
 
@@ -124,12 +132,31 @@ def _yaml_overwrites(words: list[str]) -> bool:
     return str(value).lower() in ("true", "yes", "y", "t", "1")
 
 
-def lora_config(model_args: trl.ModelConfig) -> PeftConfig | None:
+def check_given(script_args: trl.ScriptArguments, model_args: trl.ModelConfig, rows: str) -> None:
+    """Refuses a run without data or without a model.
+
+    Args:
+        rows: what the data is: `prompts`.
+
+    Raises:
+        UserError: names the flag that is missing.
+    """
+    if not script_args.dataset_name:
+        raise UserError(
+            f"--dataset_name is missing: {rows} as a file, a folder or a Hub dataset id"
+        )
+    if not model_args.model_name_or_path:
+        raise UserError("--model_name_or_path is missing: give a model folder or a Hub model id")
+
+
+def lora_config(model_args: trl.ModelConfig, model: nn.Module) -> PeftConfig | None:
     """`get_peft_config`, with the base model's revision where it is not the default one.
 
     Who loads the adapter finds the weights it was trained on. None without `--use_peft`.
     """
     config = get_peft_config(model_args)
+    if config is not None:
+        settle_lora_names(config, model)
     if config is not None and model_args.model_revision != "main":
         config.revision = model_args.model_revision
     return config

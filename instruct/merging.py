@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from instruct.files import UserError
+from instruct.pickles import refuse_pickles
 from instruct.reward_checks import does_not_fit
 
 # Relative difference of logits; in float32, the sums of a deep model alone differ by 1e-5 or so.
@@ -109,6 +110,7 @@ def _put(base: PreTrainedModel, path: str) -> PeftModel:
 
     PEFT loads what fits and drops the rest; what misses is drawn at random.
     """
+    refuse_pickles(path, "adapter_model")
     misfit = does_not_fit(path, base.config.name_or_path)
     try:
         with warnings.catch_warnings():

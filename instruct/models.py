@@ -25,6 +25,8 @@ from instruct.finite import check_weights
 from instruct.folders import MODEL_FILES, atomic_folder
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
+from instruct.model_limits import Limits, check_special_tokens, limits_of
+from instruct.pickles import pickled, refuse_pickles
 from instruct.reward_checks import check_base, check_model, untrained
 from instruct.reward_files import adapter_config, reward_head, with_adapter
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
@@ -70,6 +72,7 @@ def _from_pretrained(
     if dtype not in ("auto", None):
         dtype = getattr(torch, dtype)
     name = model_args.model_name_or_path
+    refuse_pickles(name, "model")
     try:
         loaded = auto_class.from_pretrained(
             name,
@@ -81,6 +84,8 @@ def _from_pretrained(
             **kwargs,
         )
     except (OSError, ValueError) as error:
+        if "file named model.safetensors" in str(error):
+            raise pickled(name) from error
         raise UserError(
             f"{name}: cannot be loaded as {auto_class.__name__}: {_first_line(error)}"
         ) from error
@@ -89,6 +94,21 @@ def _from_pretrained(
     check_weights(model, name)
     model.loaded_revision = model_args.model_revision
     return loaded
+
+
+def load_limits(
+    model_args: trl.ModelConfig, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False
+) -> Limits:
+    """What rows the model can take, from its configuration alone.
+
+    Raises:
+        UserError: no model there, or its tokenizer pads with what it has no embedding for.
+    """
+    config = _load_config(
+        model_args, revision=model_args.model_revision, trust_remote_code=trust_remote_code
+    )
+    check_special_tokens(config, tokenizer, model_args.model_name_or_path)
+    return limits_of(config)
 
 
 def revision_of(model: PreTrainedModel) -> str | None:
@@ -293,6 +313,9 @@ class RewardModel:
     @torch.no_grad()
     def score_ids(self, rows: list[list[int]], batch_size: int = 32) -> list[float]:
         """Scores rows of `prompt ids + completion ids + eos`; similar lengths share a batch."""
+        limits = limits_of(self.model.config)
+        for number, row in enumerate(rows, 1):
+            limits.check(row, f"the reward model, text {number}")
         # in the order asked, whatever the batches
         scores: list[float] = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -360,6 +383,7 @@ def load_reward(
     else:
         model = with_adapter(model, path, config, source.model_name_or_path)
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    check_special_tokens(model.config, tokenizer, path)
     # transformers' own forward refuses a batch without it
     model.config.pad_token_id = tokenizer.pad_token_id
     model = model.to(device) if device else model

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from instruct.files import UserError
 from instruct.hub import ask_hub
+from instruct.pickles import refuse_pickles
 from instruct.reward_checks import check_adapter, check_fits, check_task, does_not_fit
 
 
@@ -87,6 +88,7 @@ def adapter_config(path: str) -> PeftConfig | None:
 
 def adapter_weights(path: str) -> dict[str, torch.Tensor]:
     """A reward adapter's weights by PEFT's names. Raises `UserError` where not in safetensors."""
+    refuse_pickles(path, "adapter_model")
     file = model_file(path, "adapter_model.safetensors")
     if file is None:
         raise UserError(

@@ -26,7 +26,7 @@ from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 
 from data_prep.formats.rankings import held_out_source, load_train_and_eval
-from instruct.arguments import ModelConfig, lora_config, parse
+from instruct.arguments import ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.commands import command
 from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
@@ -185,10 +185,7 @@ def main(
 ) -> None:
     if script_args.score:
         return score_file(script_args, training_args)
-    if not script_args.dataset_name:
-        raise UserError(
-            "--dataset_name is missing: rankings as a file, a folder or a Hub dataset id"
-        )
+    check_given(script_args, model_args, "rankings")
     parsed = (script_args, training_args, model_args)
     record = record_of("reward", parsed, data_of(script_args, training_args))
     if already_finished(training_args, record):
@@ -245,7 +242,7 @@ def main(
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        peft_config=lora_config(model_args),
+        peft_config=lora_config(model_args, model),
         callbacks=[] if patience is None else [EarlyStoppingCallback(patience)],
     )
     sources = [script_args.dataset_name, script_args.demonstrations]

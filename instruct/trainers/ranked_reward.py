@@ -25,6 +25,7 @@ from instruct.arguments import HardwareDefaults
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics, strict_pairs
 from instruct.files import UserError
 from instruct.generation import base_of
+from instruct.model_limits import check_special_tokens, limits_of
 from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_completion, encode_prompt
 from instruct.trainers.finite_run import FiniteRun
@@ -176,6 +177,10 @@ class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
 
     def __init__(self, model, args: RankedRewardConfig | None = None, **kwargs):
         kwargs.setdefault("compute_metrics", _metrics_of)
+        # before any row is tokenised; a name instead of a model is loaded by TRL
+        self.limits = None if isinstance(model, str) else limits_of(model.config)
+        if self.limits and kwargs.get("processing_class") is not None:
+            check_special_tokens(model.config, kwargs["processing_class"], "the model")
         super().__init__(model, args=args or RankedRewardConfig("reward"), **kwargs)
         self.model_accepts_loss_kwargs = True  # the same for TRL and transformers before that
         # TRL has put the adapter on by now, Trainer has wrapped nothing yet
@@ -226,7 +231,12 @@ class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
 
         def encode(row: dict, index: int) -> dict:
             where = f"{dataset_name} dataset, row {index + 1}"
-            return encode_ranking(row, processing_class, where)
+            ranking = encode_ranking(row, processing_class, where)
+            if self.limits and (not args.max_length or ranking["longest"] <= args.max_length):
+                shorter = f"--max_length {self.limits.positions} leaves such rows out"
+                for ids in ranking["completion_ids"]:
+                    self.limits.check(ranking["prompt_ids"] + ids, where, shorter=shorter)
+            return ranking
 
         with PartialState().main_process_first():
             dataset = dataset.map(

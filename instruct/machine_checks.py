@@ -1,0 +1,65 @@
+"""What a flag of the model needs of this machine: told before anything is loaded."""
+
+from importlib.util import find_spec
+
+import torch
+import trl
+
+from instruct.files import UserError
+
+# flag's value -> (package that is imported, what is installed)
+FLASH = {
+    "flash_attention_2": ("flash_attn", "flash-attn --no-build-isolation"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+    "flash_attention_4": ("flash_attn.cute", "flash-attn-4"),
+}
+
+
+def check_machine(model_args: trl.ModelConfig) -> None:
+    """Refuses quantization, attention and LoRA that cannot work here.
+
+    Raises:
+        UserError: no GPU, or a package that is missing or too old.
+    """
+    for bits in ("4bit", "8bit"):
+        if not getattr(model_args, f"load_in_{bits}"):
+            continue
+        if not torch.accelerator.is_available():
+            raise UserError(
+                f"--load_in_{bits} needs a GPU, and none is found; leave it out, "
+                "--dtype bfloat16 halves the memory"
+            )
+        if find_spec("bitsandbytes") is None:
+            raise UserError(f"--load_in_{bits} needs bitsandbytes: pip install bitsandbytes")
+    _check_attention(model_args.attn_implementation)
+    if model_args.use_peft:
+        _check_torchao()
+
+
+def _check_attention(asked: str | None) -> None:
+    if asked not in FLASH:
+        return
+    package, install = FLASH[asked]
+    # transformers takes a kernel from the Hub where `kernels` is installed
+    if find_spec(package.split(".")[0]) is None and find_spec("kernels") is None:
+        raise UserError(
+            f"--attn_implementation {asked}: its package is not installed; "
+            f"pip install {install}, or leave the flag out"
+        )
+    if not torch.accelerator.is_available():
+        raise UserError(
+            f"--attn_implementation {asked} needs a GPU, and none is found; leave it out"
+        )
+
+
+def _check_torchao() -> None:
+    # PEFT asks this of every layer, and refuses all of them beside an old one
+    from peft.import_utils import is_torchao_available
+
+    try:
+        is_torchao_available()
+    except ImportError as error:
+        raise UserError(
+            f"LoRA cannot be used beside this torchao: {error}; pip install -U torchao, or "
+            "pip uninstall torchao"
+        ) from error
