@@ -16,6 +16,7 @@ from pathlib import Path
 from instruct.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_rows
 from instruct.folders import claim
+from instruct.score_functions import checked_scores
 from instruct.tokens import as_text
 
 # the demo's figures (benchmarks/README.md) were measured with this
@@ -70,7 +71,7 @@ def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
 def rank_row(row: dict, tie: float) -> dict:
     """A samples row with the scripted labeler's `ranks`, `quality` (1-7) and `flags`, K of each."""
     texts = [as_text(c) for c in row["completions"]]
-    scores = [scripted_score(text) for text in texts]
+    scores = checked_scores(map(scripted_score, texts), "the scripted labeler", texts)
     # each profane word takes 1 off: scores have no lower end, the 1-7 scale has
     clipped = [max(-1.0, min(1.0, s)) for s in scores]
     return {

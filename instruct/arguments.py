@@ -194,6 +194,10 @@ def load_function(spec: str, flag: str) -> Callable:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        return getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{flag} {spec}: no such module:function ({error})") from error
+    # before models answer for hours
+    if not callable(found):
+        raise UserError(f"{flag} {spec} is no function but {type(found).__name__}")
+    return found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from instruct.files import UserError
+from instruct.finite import check_weights
 from instruct.pickles import refuse_pickles
 from instruct.reward_checks import does_not_fit
 
@@ -74,6 +75,7 @@ def merge(base: PreTrainedModel, path: str) -> PreTrainedModel:
     # parameters alone: buffers (rotary frequencies) have the precision that they need
     _cast(base, dict.fromkeys(dtypes, torch.float32))
     model = _put(base, path)
+    check_weights(model, path)
     wanted = logits_on_a_few_ids(model)
     rounds = any(dtype != torch.float32 for dtype in dtypes.values())
     if rounds:
@@ -96,6 +98,7 @@ def merge(base: PreTrainedModel, path: str) -> PreTrainedModel:
     check_says(path, logits_on_a_few_ids(plain), wanted)
     if rounds:
         _cast(plain, dtypes)
+        check_weights(plain, f"{path}, merged in its base's dtype")
         _tell_what_rounding_takes(path, plain, dtypes, wanted, without)
     return plain
 

@@ -29,6 +29,7 @@ from instruct.model_limits import Limits, check_special_tokens, limits_of
 from instruct.pickles import pickled, refuse_pickles
 from instruct.reward_checks import check_base, check_model, untrained
 from instruct.reward_files import adapter_config, reward_head, with_adapter
+from instruct.score_functions import checked_scores
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
@@ -347,7 +348,8 @@ class RewardModel:
             encode_prompt(self.tokenizer, p) + encode_completion(self.tokenizer, c)
             for p, c in zip(prompts, completions, strict=True)
         ]
-        return self.score_ids(rows, batch_size)
+        scores = self.score_ids(rows, batch_size)
+        return checked_scores(scores, "the reward model", completions)
 
 
 def load_reward(

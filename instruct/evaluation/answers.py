@@ -1,6 +1,7 @@
 """Answers of models to held-out prompts, kept on disk: nothing is asked twice."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,7 @@ from instruct.fingerprints import content_of, model_identity, source_hash
 from instruct.generation import generate_ids
 from instruct.hashes import hash_of
 from instruct.models import load_policy
+from instruct.score_functions import scores_of
 from instruct.tokens import decode_completion, encode_prompt
 
 # Flags that decide what a model answers and what it scores; a batch shares its random numbers.
@@ -62,17 +64,20 @@ def kept_or_new_answers(
     )
     if file.is_file():
         kept = read_jsonl(file)
-        if kept and kept[0].get("asked") == asked:
+        is_same = kept and kept[0].get("asked") == asked
+        # earlier versions kept a judge's NaN
+        if is_same and all(math.isfinite(row["gold"]) for row in kept):
             return kept
     answers = answer(name, path, rows, args)
     # the judge called as a reward function: one signature for both
-    scores = judge(
+    scores = scores_of(
+        judge,
+        f"--judge {args.judge}, asked of the answers of {name},",
         prompts=[row["prompt"] for row in answers],
         completions=[row["completion"] for row in answers],
     )
     answers = [
-        {**row, "gold": float(score), "asked": asked}
-        for row, score in zip(answers, scores, strict=True)
+        {**row, "gold": score, "asked": asked} for row, score in zip(answers, scores, strict=True)
     ]
     # written whole per model, so a killed run repeats at most one
     write_rows(file, answers)

@@ -1,11 +1,13 @@
 """What answers of several models say of them: means, KL from a reference, win rates."""
 
 import argparse
+import math
 from collections.abc import Callable
 
 import torch
 
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
+from instruct.files import UserError
 from instruct.models import completion_logprobs, load_policy
 from instruct.tokens import encode_prompt, load_tokenizer
 
@@ -16,6 +18,9 @@ def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str
 
     On the very tokens the model sampled, so it estimates the KL divergence of the model from the
     reference (the estimator that Schulman calls k1). None where the two render prompts differently.
+
+    Raises:
+        UserError: a log-probability is NaN, or the reference never gives such an answer.
     """
     pairs = {}
     for name in (path, reference):
@@ -30,6 +35,12 @@ def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str
     ours, theirs = (
         completion_logprobs(load_policy(name, dtype)[0], pairs[name]) for name in (path, reference)
     )
+    for row, a, b in zip(answers, ours, theirs, strict=True):
+        if not math.isfinite(a - b):
+            raise UserError(
+                f"the answer of {path} to prompt {row['prompt_id']} has log-probability {a}, and "
+                f"{b} by {reference}: no KL; give another --dtype, or another --reference"
+            )
     return sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(answers)
 
 

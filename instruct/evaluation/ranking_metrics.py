@@ -5,6 +5,8 @@ from itertools import combinations
 import numpy as np
 
 from instruct.evaluation.statistics import cluster_bootstrap
+from instruct.files import UserError
+from instruct.finite import CAUSE
 
 # One array for rankings of different K.
 PAD = -100  # rank of a place that is no completion, in padded [rankings, K] arrays
@@ -42,8 +44,12 @@ def ranking_metrics(
         kendall_tau: mean over rankings of Kendall's tau-b.
         top1: share of rankings whose best-scored completion is a best-ranked one.
         n_pairs, n_rankings: what this rests on.
+
+    Raises:
+        UserError: a score is NaN or infinite; names ranking and completion.
     """
     scores, ranks = np.asarray(scores, dtype=np.float64), np.asarray(ranks)
+    _check_finite(scores, ranks)
     strict = strict_pairs(ranks)
     n_pairs = strict.sum((1, 2))
     # a ranking of ties only would be 0 / 0 below
@@ -69,6 +75,17 @@ def ranking_metrics(
         "kendall_tau": float(_kendall_tau(ranks, strict, difference).mean()),
         "top1": float(_best_is_best(scores, ranks).mean()),
     }
+
+
+def _check_finite(scores: np.ndarray, ranks: np.ndarray) -> None:
+    # a NaN is never the larger: unchecked, it would read as an accuracy of 0
+    bad = np.argwhere((ranks != PAD) & ~np.isfinite(scores))
+    if len(bad):
+        ranking, completion = bad[0]
+        raise UserError(
+            f"held-out ranking {ranking + 1}, completion {completion + 1}: the reward model's "
+            f"score is {scores[ranking, completion]}, so its order means nothing; {CAUSE}"
+        )
 
 
 def _by_rank_distance(ranks: np.ndarray, strict: np.ndarray, right: np.ndarray) -> dict[str, dict]:

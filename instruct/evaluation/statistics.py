@@ -8,6 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from instruct.files import UserError
+
+
+def _finite(values: Sequence[float], what: str) -> np.ndarray:
+    """`values` as an array. Raises `UserError` where one is NaN or infinite: no mean, no winner."""
+    values = np.asarray(values, float)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if len(bad):
+        raise UserError(f"{what} of row {bad[0] + 1} is {values[bad[0]]}: it must be finite")
+    return values
+
 
 def cluster_bootstrap(
     values: Sequence[float],
@@ -25,8 +36,11 @@ def cluster_bootstrap(
         values, clusters: one each per row; rows with equal clusters belong together.
         weights: one per row; default 1.
         draws: how many resamples.
+
+    Raises:
+        UserError: a value is not finite.
     """
-    values = np.asarray(values, float)
+    values = _finite(values, "the value")
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
     # as text: ids of several types cannot be sorted together
     _, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
@@ -45,9 +59,10 @@ def win_rate(
 ) -> dict:
     """How often `ours` beats `theirs` on the same prompts, with its interval.
 
-    Scores no further apart than `tie` are a tie, which counts half.
+    Scores no further apart than `tie` are a tie, which counts half. Raises `UserError` where one is
+    not finite: a NaN beats nobody, which would read as a lost comparison.
     """
-    a, b = np.asarray(ours, float), np.asarray(theirs, float)
+    a, b = _finite(ours, "the score"), _finite(theirs, "the other's score")
     # a tie counted as a loss would favour whoever is named second
     won = np.where(np.abs(a - b) <= tie, 0.5, (a > b).astype(float))
     rate, low, high = cluster_bootstrap(won, clusters)

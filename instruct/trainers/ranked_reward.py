@@ -27,6 +27,7 @@ from instruct.files import UserError
 from instruct.generation import base_of
 from instruct.model_limits import check_special_tokens, limits_of
 from instruct.ranking import as_ranking, key_of
+from instruct.score_functions import checked_scores
 from instruct.tokens import encode_completion, encode_prompt
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.resumable import Resumable
@@ -358,7 +359,9 @@ class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
             }
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        mean = float(self.predict(Dataset.from_list(rows)).predictions.mean())
+        scores = self.predict(Dataset.from_list(rows)).predictions
+        checked_scores(scores[:, 0], "the reward model", completions)
+        mean = float(scores.mean())
         self._metrics["eval"].clear()  # not part of the next evaluation
         return mean
 

@@ -115,7 +115,7 @@ class Resumable(HubMayBeAway):
 
     def _run_epoch(self, *args, **kwargs):
         # Trainer asks whether to stop after a step, and would first make one more
-        if self._resumed and had_stopped(self._resumed, self.state.max_steps):
+        if self._had_stopped:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
@@ -205,6 +205,8 @@ class _Continue(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         trainer, checkpoint = self.trainer, self.trainer._resumed
         trainer._knows_all_losses = checkpoint is None or (checkpoint / CARRIED).is_file()
+        # now: under --save_total_limit the checkpoint may be gone by the next epoch
+        trainer._had_stopped = checkpoint is not None and had_stopped(checkpoint, state.max_steps)
         if checkpoint is None:
             return
         if trainer._knows_all_losses:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
 from instruct.files import UserError, atomic_file
+from instruct.finite import CAUSE
 from instruct.trainers.ppo.rollout import Rollout
 
 # ---- watchdog ------------------------------------------------------------------------------------
@@ -120,9 +121,7 @@ class Watchdog(TrainerCallback):
         for name, value in logs.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise WatchdogError(
-                    f"{stopped}: {name} is {value}; likely too large a step or an overflow in low "
-                    "precision: lower --learning_rate, use --bf16 rather than --fp16, check the "
-                    f"reward's scale; {kept}"
+                    f"{stopped}: {name} is {value}; {CAUSE}, check the reward's scale; {kept}"
                 )
         if not args.watchdog:
             return

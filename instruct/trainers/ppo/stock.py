@@ -10,6 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from trl import get_peft_config
 
 from instruct.files import UserError
+from instruct.finite import check_weights
 from instruct.generation import base_of
 from instruct.models import load_reward
 from instruct.reward_checks import tokenizer_differences
@@ -118,5 +119,7 @@ def train_stock(model, tokenizer, rows, args, model_args, value: str) -> None:
     """Trains, and saves what stock can save: the policy's adapter and the trainer state."""
     trainer = stock_trainer(model, tokenizer, rows, args, model_args, value)
     trainer.train()
+    # its loop is TRL's own, which looks at nothing
+    check_weights(trainer.model, "the policy that TRL's PPOTrainer trained")
     trainer.save_model()
     trainer.save_state()
