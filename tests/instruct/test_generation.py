@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from conftest import save_model
+from conftest import make_model, save_model
 
 from instruct.arguments import ModelConfig
+from instruct.files import UserError
 from instruct.generation import DrawToken, generate_ids
 from instruct.models import load_causal_lm
 from instruct.tokens import encode_prompt
@@ -96,3 +97,40 @@ def test_tokens_are_drawn_with_their_probability():
     found = torch.bincount(picked, minlength=5) / len(picked)
     assert found[2] == 0
     assert ((found - expected).abs() <= 5 * (expected * (1 - expected) / len(picked)).sqrt()).all()
+
+
+def logits_set_to(model, value: float, ids: slice, rows: slice = slice(None)):
+    """From now on the model says `value` for these ids in these rows of a batch."""
+
+    def change(module, args, out):
+        out.logits[rows, -1:, ids] = value
+        return out
+
+    return model.register_forward_hook(change)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("value", "ids"),
+    [
+        (float("nan"), slice(77, 78)),
+        (float("nan"), slice(None)),
+        (float("inf"), slice(77, 78)),
+        (-float("inf"), slice(None)),
+    ],
+)
+def test_logits_that_are_not_finite_stop_sampling(tokenizer, temperature, value, ids):
+    model = make_model(initializer_range=0.5)
+    prompts = [tokenizer(text)["input_ids"] for text in ("Tell me of tea", "What of rain?")]
+    logits_set_to(model, value, ids, rows=slice(1, 2))
+    with pytest.raises(UserError, match="not finite .* prompt that ends in 'What of rain\\?'"):
+        generate_ids(model, tokenizer, prompts, 20, temperature)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_masked_tokens_are_never_sampled_and_no_error(tokenizer, temperature):
+    model = make_model(initializer_range=0.5)
+    prompts = [tokenizer("Tell me of tea")["input_ids"]]
+    logits_set_to(model, -float("inf"), slice(40, 512))
+    [row] = generate_ids(model, tokenizer, prompts, 20, temperature)
+    assert row and max(row) < 40

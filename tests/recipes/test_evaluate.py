@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from command_tools import stops
 from conftest import save_model, write_jsonl
 
 from instruct.evaluation import answers as answers_module
+from instruct.evaluation import comparison
 from recipes import evaluate
 
 
@@ -91,3 +93,65 @@ def test_mistakes_are_one_sentence(arguments, capsys):
         with pytest.raises(SystemExit) as stop:
             evaluate.main([*arguments, *change])
         assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def nan_for_one(prompts, completions):
+    return [float("nan")] + [0.0] * (len(prompts) - 1)
+
+
+def text_judge(prompts, completions):
+    return "better"
+
+
+def numbers_as_text(prompts, completions):
+    return ["0.5"] * len(prompts)
+
+
+def one_too_few(prompts, completions):
+    return [0.0] * (len(prompts) - 1)
+
+
+def nothing(prompts, completions):
+    pass
+
+
+def fails(prompts, completions):
+    raise ConnectionError("no judge there")
+
+
+NO_FUNCTION = 3
+
+
+@pytest.mark.parametrize(
+    ("judge", "sentence"),
+    [
+        ("nan_for_one", "returned nan for the completion"),
+        ("text_judge", "must return one number per completion, not 'better'"),
+        ("numbers_as_text", "must return one number per completion, not '0.5'"),
+        ("one_too_few", "returned 5 scores for 6 completions"),
+        ("nothing", "must return one number per completion, not None"),
+        ("fails", "raised ConnectionError: no judge there"),
+        ("NO_FUNCTION", "is no function but int"),
+    ],
+)
+def test_a_judge_that_gives_no_numbers_is_no_report(arguments, tmp_path, capsys, judge, sentence):
+    said = stops(evaluate.main, [*arguments, "--judge", f"test_evaluate:{judge}"], capsys)
+    assert f"test_evaluate:{judge}" in said and sentence in said
+    assert not (tmp_path / "report" / "report.json").exists()
+
+
+def test_a_nan_kept_by_an_earlier_version_is_judged_again(arguments, tmp_path):
+    evaluate.main(arguments)
+    kept = tmp_path / "report" / "answers" / "sft.jsonl"
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    kept.write_text("".join(json.dumps({**row, "gold": float("nan")}) + "\n" for row in rows))
+    evaluate.main(arguments)
+    assert [json.loads(line) for line in kept.read_text().splitlines()] == rows
+
+
+def test_an_answer_that_the_reference_never_gives_has_no_kl(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(
+        comparison, "completion_logprobs", lambda model, pairs: [-float("inf")] * len(pairs)
+    )
+    said = stops(evaluate.main, arguments, capsys)
+    assert "to prompt p" in said and "log-probability -inf" in said and "no KL" in said

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from instruct.evaluation.ranking_metrics import PAD, labeler_agreement, ranking_metrics
+from instruct.files import UserError
 
 
 def test_metrics_equal_plain_loops():
@@ -73,3 +74,15 @@ def test_agreement_counts_pairs_that_two_labelers_ranked_strictly():
     rows[1]["ranks"] = [3, 1, 1]
     assert labeler_agreement(rows) == {"rate": 1.0, "n_pairs": 2}
     assert labeler_agreement(rows[2:]) is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_is_not_finite_has_no_order(bad):
+    """A NaN is never the larger: unchecked, it reads as an accuracy of 0."""
+    ranks = np.array([[1, 2, PAD], [1, 2, 3]])
+    scores = np.zeros((2, 3))
+    scores[0, 2] = bad  # where no completion is
+    assert ranking_metrics(scores, ranks)["accuracy"] == 0.5
+    scores[1, 2] = bad
+    with pytest.raises(UserError, match=f"ranking 2, completion 3: .* score is {bad}"):
+        ranking_metrics(scores, ranks)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
+from instruct.files import UserError
 
 
 def test_bootstrap_covers_the_truth_and_is_wider_for_clusters():
@@ -33,3 +34,15 @@ def test_win_rate_counts_ties_half():
         "n": 9,
         "ties": 0,
     }
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_wins_and_loses_nothing(bad):
+    """A NaN beats nobody: unchecked, a judge that says NaN is a win rate of 0."""
+    good = [1.0, 2.0, 3.0]
+    with pytest.raises(UserError, match=f"the score of row 2 is {bad}"):
+        win_rate([1.0, bad, 3.0], good, range(3))
+    with pytest.raises(UserError, match=f"the other's score of row 3 is {bad}"):
+        win_rate(good, [1.0, 2.0, bad], range(3))
+    with pytest.raises(UserError, match=f"the value of row 1 is {bad}"):
+        cluster_bootstrap([bad, 1.0], range(2))
