@@ -85,7 +85,11 @@ def check_weights(model: nn.Module, whose: str) -> None:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     found = bad_weight(model.named_parameters(), masks=getattr(head, "bias", None))
     if found is not None:
-        name, value = found
-        raise UserError(
-            f"{whose}: its weight {name} holds {value}; load another copy, or in another --dtype"
-        )
+        raise holds(whose, *found)
+
+
+def holds(whose: str, name: str, value: float) -> UserError:
+    """What `bad_weight` found in a model or an adapter, as the sentence to stop with."""
+    return UserError(
+        f"{whose}: its weight {name} holds {value}; load another copy, or in another --dtype"
+    )

@@ -300,7 +300,7 @@ def generate(
             rows[i] += new[: new.index(eos) + 1] if eos in new else new
         lost = keep_drawn(out, open_rows, start, draw)
         if lost is not None:
-            raise _not_finite(tokenizer, prompts[lost // copies])
+            raise _not_finite(tokenizer, prompts[lost // copies], temperature)
         still_open = [j for j, i in enumerate(open_rows) if rows[i][-1] != eos]
         if not still_open:
             break
@@ -352,12 +352,15 @@ def keep_drawn(
     return None
 
 
-def _not_finite(tokenizer: PreTrainedTokenizerBase, prompt: list[int]) -> UserError:
+def _not_finite(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], temperature: float
+) -> UserError:
     # the end of it: templates begin alike
     text = tokenizer.decode(prompt, skip_special_tokens=True)[-SHOWN:]
     return UserError(
-        f"the model's logits are not finite (NaN, infinity, or -inf for every token) after the "
-        f"prompt that ends in {text!r}; load it in another --dtype, or sample from another model"
+        f"the model's logits at temperature {temperature:g} are not finite (NaN, infinity, or "
+        f"-inf for every token) after the prompt that ends in {text!r}; load it in another "
+        "--dtype, or sample from another model"
     )
 
 

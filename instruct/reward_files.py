@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from instruct.files import UserError
+from instruct.finite import bad_weight, holds
 from instruct.hub import ask_hub
 from instruct.pickles import refuse_pickles
 from instruct.reward_checks import check_adapter, check_fits, check_task, does_not_fit
@@ -94,7 +95,11 @@ def adapter_weights(path: str) -> dict[str, torch.Tensor]:
         raise UserError(
             f"{path}: no adapter_model.safetensors there; the reward adapter has to be safetensors"
         )
-    return load_file(file)
+    state = load_file(file)
+    found = bad_weight(state.items())
+    if found is not None:
+        raise holds(path, *found)
+    return state
 
 
 def with_adapter(model: PreTrainedModel, path: str, config: PeftConfig, base: str) -> PeftModel:

@@ -50,7 +50,10 @@ def scores_of(
         scores = function(prompts=list(prompts), completions=list(completions), **columns)
     except UserError:
         raise
-    except Exception as error:
+    # of its own: one that calls `sys.exit` would end the command as if all was well
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and type(error) is not SystemExit:
+            raise  # SIGTERM
         raise UserError(f"{what} raised {type(error).__name__}: {error}") from error
     return checked_scores(scores, what, completions)
 
