@@ -19,6 +19,7 @@ from instruct.files import UserError
 from instruct.flag_ranges import check_ranges, check_types
 from instruct.lora_names import settle_lora_names
 from instruct.machine_checks import check_machine
+from instruct.plain_text import check_name
 from instruct.processes import note_yaml_overwrites
 
 # PEFT (up to 0.21 at least) asks a model for `is_gradient_checkpointing` each time an adapter is
@@ -166,7 +167,7 @@ def parse_models(pairs: list[str]) -> dict[str, str]:
     """The values of `--models`, `name=path` pairs, as {name: path} in the order they were typed.
 
     Raises:
-        UserError: a pair without a name or a path.
+        UserError: a pair without a name or a path, a name that no file can have, or one name twice.
     """
     models = {}
     for pair in pairs:
@@ -177,6 +178,10 @@ def parse_models(pairs: list[str]) -> dict[str, str]:
                 f"--models {pair}: give every model as name=path, "
                 "for example sft=outputs/demo/sft/merged"
             )
+        check_name(name, "--models")
+        # a file system may not tell Sft from sft
+        if name.casefold() in map(str.casefold, models):
+            raise UserError(f"--models {name}: two models of that name; give each its own")
         models[name] = path
     return models
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData
 
 from instruct.files import atomic_file
+from instruct.plain_text import markdown_code, markdown_text, plain
 from instruct.processes import without_token
 from instruct.run_record import read_record
 
@@ -113,29 +114,32 @@ def write_model_card(
     local = " (a local folder: to load an adapter elsewhere, push that model too)"
     where = "" if _is_hub_id(base_model) else local
     folder = Path(output_dir)
+    # inside quotes, in code that is pasted
+    called = json.dumps(plain(name or folder.name), ensure_ascii=False)[1:-1]
+    fence = "````" if "```" in command else "```"
     text = f"""---
 {data.to_yaml()}
 ---
 
-# {name or folder.resolve().name}
+# {markdown_text(name or folder.resolve().name)}
 
 Made by {TITLES[step]} with instruct-recipes.
 
-- Base model: `{base_model}`{where}
-{_lines(f"- Data: `{source}`" for source in datasets)}{_lines(_recorded(record or {}))}
+- Base model: {markdown_code(base_model)}{where}
+{_lines(f"- Data: {markdown_code(source)}" for source in datasets)}{_lines(_recorded(record or {}))}
 ## Metrics
 
 {_table(metrics)}
 ## Command
 
-```bash
-{command}
-```
+{fence}bash
+{plain(command)}
+{fence}
 
 ## Use
 
 ```python
-{LOADING[step].format(name=name or folder.name)}
+{LOADING[step].format(name=called)}
 ```
 """
     # a run killed while it writes leaves the card before
@@ -147,12 +151,12 @@ def _recorded(record: dict) -> list[str]:
     """What a run's record says beyond names: which commits, who ranked."""
     named = {"base model": record.get("base"), **record.get("data", {})}
     lines = [
-        f"- Commit of the {flag}: `{found['commit']}`"
+        f"- Commit of the {flag}: {markdown_code(found['commit'])}"
         for flag, found in named.items()
         if found and found.get("commit")
     ]
     if record.get("labelers"):
-        lines.append(f"- Ranked by: {', '.join(record['labelers'])}")
+        lines.append(f"- Ranked by: {', '.join(map(markdown_text, record['labelers']))}")
     return lines
 
 

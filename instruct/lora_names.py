@@ -49,7 +49,9 @@ def _matches(pattern: str, modules: dict) -> bool:
 
 def _unknown(flag: str, wanted: str, modules: dict, kinds) -> UserError:
     # the last part; those of a list of layers are numbers
-    names = {name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, kinds)}
+    names = {
+        name.rpartition(".")[2] for name, module in modules.items() if isinstance(module, kinds)
+    }
     shown = sorted(name for name in names if name and not name.isdigit())
     more = ", …" if len(shown) > SHOWN else ""
     also = "; all-linear takes all layers" if flag == "lora_target_modules" else ""

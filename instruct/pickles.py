@@ -6,8 +6,8 @@ from instruct.files import UserError
 
 ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONVERT = (
-    "where you trust who made it, load it by transformers or PEFT and save_pretrained it into a new "
-    "folder: that writes safetensors"
+    "where you trust who made it, load it by transformers or PEFT and save_pretrained it into a "
+    "new folder: that writes safetensors"
 )
 
 
@@ -33,4 +33,6 @@ def refuse_pickles(folder: str | Path, stem: str) -> None:
 
 def pickled(what: str) -> UserError:
     """The error for weights that are no safetensors."""
-    return UserError(f"{what}: weights are read as safetensors alone, a .bin may run code; {CONVERT}")
+    return UserError(
+        f"{what}: weights are read as safetensors alone, a .bin may run code; {CONVERT}"
+    )

@@ -2,6 +2,9 @@
 
 import html
 import re
+import sys
+
+from instruct.errors import UserError
 
 # Characters that do something instead of being seen: terminal control (C0, C1), direction (bidi),
 # invisible ones, surrogates. Joiners (U+200C, U+200D) stay: words and emoji are made with them.
@@ -11,6 +14,7 @@ ACTING = (
 )
 _ACTING = re.compile(f"[{ACTING}]")
 LONGEST_LINE = 2000  # characters of one sentence; a row may be a megabyte
+LONGEST_NAME = 100  # bytes; a file system takes 255, and endings come after it
 
 
 def plain(text: str) -> str:
@@ -28,10 +32,10 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """`one_line` text for Markdown, table cells included: no markup of its own, HTML neither."""
+    """`text` on one line for Markdown, in a table too: no markup of its own, HTML neither."""
     # models write tables, links and HTML; shown as they wrote them, not rendered
-    text = html.escape(one_line(text), quote=False)
-    return re.sub(r"[\\`*_{}\[\]|#!~]", r"\\\g<0>", text)
+    text = html.escape(one_line(text, longest=sys.maxsize), quote=False)
+    return re.sub(r"[\\`*_{}\[\]|#!]|~(?=~)|(?<=~)~", r"\\\g<0>", text)
 
 
 def markdown_code(text: str) -> str:
@@ -41,3 +45,22 @@ def markdown_code(text: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{fence}{space}{line}{space}{fence}".replace("|", "\\|") if line else ""
+
+
+def check_name(name: str, flag: str) -> str:
+    """A name that is shown, and that files are called by.
+
+    Raises:
+        UserError: empty, too long, with a character that acts, or a path.
+    """
+    shown = one_line(name, longest=60)
+    if not name.strip() or name != name.strip():
+        raise UserError(f"{flag} {shown!r}: a name needs a letter, and no blank before or after it")
+    if len(name.encode("utf-8", "replace")) > LONGEST_NAME:
+        raise UserError(f"{flag} {shown}: a name has at most {LONGEST_NAME} bytes")
+    if plain(name) != name or re.search(r"[\n\t/\\]", name) or name.startswith("."):
+        raise UserError(
+            f"{flag} {shown}: a name cannot begin with a dot or hold / \\ or control characters; "
+            "files are called by it"
+        )
+    return name

@@ -23,6 +23,7 @@ from instruct.commands import Parser, command
 from instruct.files import UserError
 from instruct.generation import generate_ids
 from instruct.models import load_policy
+from instruct.plain_text import plain
 from instruct.tokens import decode_completion, encode_prompt
 
 DEMO = ["base=outputs/demo/embedded/model", "sft=outputs/demo/sft/merged", "ppo=outputs/demo/ppo"]
@@ -92,9 +93,8 @@ def main(argv: list[str] | None = None) -> None:
             torch.manual_seed(args.seed)  # the same question, the same answer
             ids = [encode_prompt(tokenizer, question)]
             drawn = generate_ids(model, tokenizer, ids, args.max_new_tokens, args.temperature)
-            text = decode_completion(tokenizer, drawn[0]).strip()
-            # a model may write terminal control codes; they are not carried out
-            answers[name] = "".join(c for c in text if c.isprintable() or c == "\n")
+            # a model may write terminal control codes; they are shown, not carried out
+            answers[name] = plain(decode_completion(tokenizer, drawn[0]).strip())
         print(side_by_side(answers, shutil.get_terminal_size().columns))
 
 

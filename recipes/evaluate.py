@@ -29,6 +29,7 @@ from instruct.files import UserError, load_rows
 from instruct.fingerprints import data_identity, model_identity
 from instruct.folders import claim, report_in
 from instruct.models import RewardModel, load_reward
+from instruct.plain_text import check_name
 from instruct.run_record import check_step, read_record, versions, write_record
 from instruct.tokens import as_messages
 
@@ -134,6 +135,7 @@ def add_reward_scores(answers: dict[str, list[dict]], reward: RewardModel) -> No
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
+    check_name(args.judge_name, "--judge_name")
     models, judge = parse_models(args.models), load_function(args.judge, "--judge")
     started = time.monotonic()
     claim(args.output_dir)

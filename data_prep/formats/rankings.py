@@ -6,6 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from instruct.files import UserError, data_files, load_rows
+from instruct.plain_text import one_line
 from instruct.ranking import as_ranking, key_of
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def load_train_and_eval(
             return train, load_rankings(source, test_split, name)
         except UserError as error:
             logger.warning(
-                f"No held-out split ({error}); holding out a share of the prompts instead."
+                f"No held-out split ({one_line(str(error))}); holding out a share of the prompts instead."
             )
     # 3. a share of the prompts
     if fraction <= 0:

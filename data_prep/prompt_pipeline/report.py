@@ -31,7 +31,7 @@ class Ledger:
         )
         counts = f"{step:9}{rows_in:>13,} in{removed:>13,} removed{rows_out:>13,} out"
         # flush: runs are watched through pipes and log files
-        print(f"{counts}{seconds:9.1f} s  {note}".rstrip(), flush=True)
+        print(f"{counts}{seconds:9.1f} s  {one_line(note)}".rstrip(), flush=True)
 
     @property
     def left(self) -> int:

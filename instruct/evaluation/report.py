@@ -1,10 +1,10 @@
 """The report a person opens: `report.json`, `report.md` and curves of one run, from its files."""
 
-import html
 import json
 from pathlib import Path
 
 from instruct.files import atomic_file, write_json, write_rows
+from instruct.plain_text import markdown_code, markdown_text, one_line
 from instruct.run_record import read_record
 
 # Our name of a curve -> the trainer's name in its log.
@@ -52,7 +52,7 @@ def _ranked_by(run_dir: Path) -> str | None:
         return None
     names = ["the scripted labeler" if name == "scripted" else name for name in labelers]
     more = f" and {len(names) - SHOWN_LABELERS} more" if len(names) > SHOWN_LABELERS else ""
-    return ", ".join(names[:SHOWN_LABELERS]) + more
+    return ", ".join(map(markdown_text, names[:SHOWN_LABELERS])) + more
 
 
 def base_of_run(run_dir: Path) -> str | None:
@@ -65,9 +65,9 @@ def base_of_run(run_dir: Path) -> str | None:
     # a model that one of our commands made is described beside it
     made = read_record((first / base["path"]).parent) if "path" in base else None
     made = (made or {}).get("model") or {"name": base["name"], "instruction_tuned": False}
-    commit = f" at commit `{base['commit']}`" if base.get("commit") else ""
+    commit = f" at commit {markdown_code(base['commit'])}" if base.get("commit") else ""
     tuned = ", so already instruction-tuned before step 1" if made["instruction_tuned"] else ""
-    return f"**{made['name']}**{commit}{tuned}"
+    return f"**{markdown_text(made['name'])}**{commit}{tuned}"
 
 
 def _seconds(file: Path) -> dict[str, float]:
@@ -147,15 +147,6 @@ def _interval(entry: dict | None) -> str:
     return f"{entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "–"
 
 
-def _cell(text: str) -> str:
-    """Model text inside a Markdown table: no markup of its own, one line."""
-    # models write tables, links and HTML; shown as they wrote them, not rendered
-    text = html.escape(text, quote=False)
-    for character in "\\`*_{}[]|#!":
-        text = text.replace(character, f"\\{character}")
-    return " ".join(text.split())
-
-
 def _steps_section(report: dict) -> list[str]:
     """What each step of the run did; a step that was not run has no paragraph."""
     lines = []
@@ -188,7 +179,7 @@ def _steps_section(report: dict) -> list[str]:
 
 def _comparison_section(report: dict) -> list[str]:
     """Models and their win rates, by each judge."""
-    judge = report["judge"]
+    judge = markdown_text(report["judge"])
     lines = [
         "## Comparison on users never seen in training",
         "",
@@ -202,7 +193,7 @@ def _comparison_section(report: dict) -> list[str]:
         kl = next((v for key, v in model.items() if key.startswith("kl_from_")), None)
         cells = [_interval(model.get(key)) for key in ("gold", "reward", "tokens", "ended")]
         cells.append("–" if kl is None else f"{kl:.2f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {markdown_text(name)} | {' | '.join(cells)} |")
     lines += [
         "",
         f"| win rate | by {judge} | by the reward model | by length alone (shorter wins) | n |",
@@ -213,21 +204,21 @@ def _comparison_section(report: dict) -> list[str]:
         by_reward = report["win_rate_by_reward_model"].get(key)
         by_length = report["win_rate_shorter"][key]
         cells = [_percent(entry) for entry in (by_gold, by_reward, by_length)]
-        against = key.replace("_vs_", " against ")
+        against = markdown_text(key.replace("_vs_", " against "))
         lines.append(f"| {against} | {' | '.join(cells)} | {by_gold['n']} |")
     return lines
 
 
 def _answers_section(answers: dict[str, list[dict]]) -> list[str]:
     """The first prompts and each model's answer with its gold score."""
-    names = list(answers)
+    names = [markdown_text(name) for name in answers]
     lines = ["", "## Side by side", ""]
     lines += ["| prompt | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
     # the first ones, not the best: nobody has picked them
     for rows in list(zip(*answers.values(), strict=True))[:SHOWN_ANSWERS]:
         prompt = rows[0]["prompt"][-1]["content"]
-        cells = [f"{_cell(row['completion'])} ({row['gold']:+.2f})" for row in rows]
-        lines.append(f"| {_cell(prompt)} | " + " | ".join(cells) + " |")
+        cells = [f"{markdown_text(row['completion'])} ({row['gold']:+.2f})" for row in rows]
+        lines.append(f"| {markdown_text(prompt)} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -266,7 +257,7 @@ def print_summary(report: dict) -> None:
     gold = ", ".join(f"{name} {value:.3f}" for name, value in report["gold"].items())
     print(f"gold score               {gold}")
     for key, entry in report["win_rate"].items():
-        print(f"win rate {key:<15} {_percent(entry)} by {report['judge']}, n = {entry['n']}")
+        print(f"win rate {key:<15} {_percent(entry)} by {one_line(report['judge'])}, n = {entry['n']}")
 
 
 def write_report(
