@@ -1,18 +1,21 @@
 """Which weight is NaN or infinite, and what is passed over; a base with one is refused."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_model, make_tokenizer, save_model
 from peft import LoraConfig, get_peft_model
+from ppo_tools import make_setup, make_trainer
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from instruct.arguments import ModelConfig
 from instruct.files import UserError
 from instruct.finite import LOST, bad_weight, check_weights
 from instruct.merging import merge
-from instruct.models import load_causal_lm, load_sequence_classifier
+from instruct.models import load_causal_lm, load_reward, load_sequence_classifier
 
 NAN, INF = math.nan, math.inf
 
@@ -93,3 +96,14 @@ def test_an_adapter_with_nan_is_refused(tmp_path):
     model.save_pretrained(tmp_path / "adapter")
     with pytest.raises(UserError, match="adapter: its weight .*lora_A.* holds nan"):
         merge(load_causal_lm(ModelConfig(model_name_or_path=base)), str(tmp_path / "adapter"))
+
+
+def test_a_reward_adapter_with_nan_is_refused(tmp_path):
+    setup = make_setup(tmp_path / "ppo")
+    weights = Path(setup["reward"]) / "adapter_model.safetensors"
+    state = load_file(weights)
+    state["base_model.model.score.weight"][0, 3] = NAN
+    save_file(state, weights, metadata={"format": "pt"})
+    for use in (load_reward, lambda reward: make_trainer(setup, tmp_path / "out")):
+        with pytest.raises(UserError, match="reward: its weight .*score.weight holds nan"):
+            use(setup["reward"])

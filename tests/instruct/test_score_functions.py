@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -69,6 +70,8 @@ def test_what_a_function_raises_is_a_sentence_and_ours_stays_as_it_is():
         scores_of(divides, "judge 'x'", TEXTS, TEXTS)
     with pytest.raises(UserError, match="^pip install it$"):
         scores_of(needs, "judge 'x'", TEXTS, TEXTS)
+    with pytest.raises(UserError, match="judge 'x' raised SystemExit: 0"):
+        scores_of(lambda prompts, completions: sys.exit(0), "judge 'x'", TEXTS, TEXTS)
     with pytest.raises(UserError, match="raised TypeError"):
         scores_of(lambda prompts: [0], "judge 'x'", TEXTS, TEXTS)
 
