@@ -192,7 +192,7 @@ def draw_outputs(
     from tqdm import tqdm
 
     from instruct.models import load_policy
-    from instruct.tokens import encode_prompt
+    from instruct.tokens import encode_prompt_of
 
     outputs: dict[int, list[Output]] = defaultdict(list)
     loaded = None
@@ -202,7 +202,10 @@ def draw_outputs(
         if source.model != loaded:  # one model at a time, all its temperatures in a row
             model, tokenizer = load_policy(source.model, dtype=args.dtype)
             # tokenizers may differ by model
-            ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
+            ids = [
+                encode_prompt_of(tokenizer, row, f"{args.input}, prompt {row['prompt_id']}")
+                for row in rows
+            ]
             loaded = source.model
         sampling = {
             "temperature": source.temperature,
@@ -258,7 +261,11 @@ def draw(
 
 def as_sample(row: dict, outputs: list[Output]) -> dict:
     """A samples row: what identifies the prompt, and the outputs by column."""
-    kept = {k: row[k] for k in ("prompt_id", "prompt", "user_id") if k in row}
+    from instruct.tokens import FOR_TEMPLATE
+
+    # with what its template takes: rankings are rendered as the samples were
+    names = ("prompt_id", "prompt", "user_id", *FOR_TEMPLATE)
+    kept = {k: row[k] for k in names if k in row}
     return {
         **kept,
         "completions": [output.text for output in outputs],

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from instruct.files import UserError
+from instruct.turns import turn_end, up_to_end
 
 # A look waits for the device and copies the cache; without it, ended rows are computed on.
 CHUNK = 8  # tokens between two looks for rows that have ended
@@ -225,7 +226,7 @@ def joined(
 
 @dataclass
 class Generated:
-    """Rows of sampled ids, each cut after the first eos (kept), and what was known of each id.
+    """Rows of sampled ids, each cut after its end (kept), and what was known of each id.
 
     `logprobs` are those of the distribution it was drawn from (none where decoding is greedy),
     `noted` is what `also` gave for it.
@@ -241,7 +242,7 @@ def likeliest_tokens(count: int, tokenizer: PreTrainedTokenizerBase) -> Generati
     return GenerationConfig(
         max_new_tokens=count,
         do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=list(turn_end(tokenizer).ids),
         pad_token_id=tokenizer.pad_token_id,
     )
 
@@ -268,12 +269,12 @@ def generate(
         also: called after each forward pass; the numbers [rows] it returns are kept in `noted`.
 
     Returns:
-        N * copies rows, a prompt's side by side; one without eos hit `max_new_tokens`.
+        N * copies rows, a prompt's side by side; one without an end hit `max_new_tokens`.
 
     Raises:
         UserError: logits that are not finite; names the prompt. A masked token's -inf is allowed.
     """
-    eos, together = tokenizer.eos_token_id, bool(generate_kwargs.get("synced_gpus"))
+    ends, together = turn_end(tokenizer).ids, bool(generate_kwargs.get("synced_gpus"))
     ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
     cache = start_cache(model, ids, mask, copies, together)
     if cache is not None:
@@ -297,11 +298,11 @@ def generate(
                 **generate_kwargs,
             )
         for i, new in zip(open_rows, ids[:, known:].tolist(), strict=True):
-            rows[i] += new[: new.index(eos) + 1] if eos in new else new
+            rows[i] += up_to_end(new, ends)
         lost = keep_drawn(out, open_rows, start, draw)
         if lost is not None:
             raise _not_finite(tokenizer, prompts[lost // copies], temperature)
-        still_open = [j for j, i in enumerate(open_rows) if rows[i][-1] != eos]
+        still_open = [j for j, i in enumerate(open_rows) if rows[i][-1] not in ends]
         if not still_open:
             break
         mask = pad_last(mask, (0, ids.shape[1] - known), value=1)  # an open row's ids are real

@@ -10,6 +10,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -30,7 +31,8 @@ from instruct.pickles import pickled, refuse_pickles
 from instruct.reward_checks import check_base, check_model, untrained
 from instruct.reward_files import adapter_config, reward_head, with_adapter
 from instruct.score_functions import checked_scores
-from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
+from instruct.tokens import encode_completion, encode_prompts, load_tokenizer
+from instruct.turns import agree_on_end
 
 
 def _first_line(error: Exception) -> str:
@@ -205,7 +207,10 @@ def _load_merged(
     if adapter is not None:
         # merged: sampling token by token would pay for the adapter at each of them
         model = merge(model, path)
+        if (Path(path) / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(path)
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    agree_on_end(model, tokenizer)
     return model.eval(), tokenizer
 
 
@@ -330,8 +335,13 @@ class RewardModel:
                 scores[i] = value + self.bias
         return scores
 
-    def score(self, prompts: list, completions: list, batch_size: int = 32) -> list[float]:
+    def score(
+        self, prompts: list, completions: list, batch_size: int = 32, **columns
+    ) -> list[float]:
         """Scores prompts (text or messages) with completions (text or messages), one float each.
+
+        Args:
+            columns: `tools` and `chat_template_kwargs` of each prompt, where there are any.
 
         Raises:
             UserError: not two lists of one length.
@@ -344,9 +354,10 @@ class RewardModel:
                 f"{len(prompts)} prompts and {len(completions)} completions to score: give one "
                 "completion for each prompt"
             )
+        asked = encode_prompts(self.tokenizer, prompts, columns)
         rows = [
-            encode_prompt(self.tokenizer, p) + encode_completion(self.tokenizer, c)
-            for p, c in zip(prompts, completions, strict=True)
+            prompt + encode_completion(self.tokenizer, completion)
+            for prompt, completion in zip(asked, completions, strict=True)
         ]
         scores = self.score_ids(rows, batch_size)
         return checked_scores(scores, "the reward model", completions)

@@ -11,7 +11,7 @@ from trl import extract_prompt
 
 from instruct.errors import UserError
 from instruct.row_checks import fault_of
-from instruct.tokens import as_messages, as_text
+from instruct.tokens import RENDERED, answer_text, as_messages, for_template, named
 
 
 def as_ranking(row: dict, where: str = "a row") -> dict:
@@ -49,11 +49,16 @@ def as_ranking(row: dict, where: str = "a row") -> dict:
             f"{where}: {len(ranks)} ranks for {len(completions)} completions; "
             "one rank each is needed"
         )
-    # 3. Role and content only: other keys would make one prompt look like two
-    messages = [{"role": m["role"], "content": m["content"]} for m in as_messages(prompt)]
+    # 3. What a template renders, no more: other keys would make one prompt look like two
+    with named(where):
+        messages = [
+            {key: m[key] for key in RENDERED if key in m}
+            for m in map(for_template, as_messages(prompt))
+        ]
+        texts = [answer_text(c) for c in completions]
     return {
         "prompt": messages,
-        "completions": [as_text(c) for c in completions],
+        "completions": texts,
         "ranks": [int(r) for r in ranks],
     }
 

@@ -31,7 +31,7 @@ from instruct.folders import claim, report_in
 from instruct.models import RewardModel, load_reward
 from instruct.plain_text import check_name
 from instruct.run_record import check_step, read_record, versions, write_record
-from instruct.tokens import as_messages
+from instruct.tokens import FOR_TEMPLATE, as_messages
 
 REPORT = ("report.json", "report.md", "answers.jsonl")  # what it replaces in its output folder
 
@@ -79,6 +79,7 @@ def held_out_prompts(source: str, limit: int, seed: int) -> list[dict]:
             # without users every prompt is a cluster of its own
             "user_id": row.get("user_id") or f"prompt {i}",
             "prompt": as_messages(row["prompt"]),
+            **{key: row[key] for key in FOR_TEMPLATE if key in row},
         }
         for i, row in enumerate(rows)
     ]
@@ -127,7 +128,9 @@ def add_reward_scores(answers: dict[str, list[dict]], reward: RewardModel) -> No
     # only now: until here the device was for those who answer
     reward.model.to(PartialState().device)
     for found in answers.values():
-        scores = reward.score([r["prompt"] for r in found], [r["completion"] for r in found])
+        columns = {key: [r[key] for r in found] for key in FOR_TEMPLATE if key in found[0]}
+        prompts, completions = ([r[key] for r in found] for key in ("prompt", "completion"))
+        scores = reward.score(prompts, completions, **columns)
         for row, score in zip(found, scores, strict=True):
             row["reward"] = score
 

@@ -45,6 +45,7 @@ from instruct.runs import (
     train_or_resume,
 )
 from instruct.tokens import load_tokenizer
+from instruct.trainers.ppo.batches import with_prompt_ids
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.stock import train_stock
 from instruct.trainers.ppo.trainer import SharedBasePPOTrainer
@@ -176,6 +177,11 @@ def main(
     tokenizer = load_tokenizer(
         model_args.model_name_or_path, model_args.model_revision, training_args.trust_remote_code
     )
+    if not script_args.stock:
+        # here, where the files can be named
+        longest, eval_source = training_args.max_prompt_length, held_out_source(script_args)
+        rows = with_prompt_ids(rows, tokenizer, longest, script_args.dataset_name)
+        eval_rows = with_prompt_ids(eval_rows, tokenizer, longest, eval_source)
     model_args.lora_task_type = "CAUSAL_LM"
     # with dropout, the probability ratio of PPO would not start at 1
     model_args.lora_dropout = 0.0

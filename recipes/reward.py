@@ -43,7 +43,7 @@ from instruct.runs import (
     is_finished,
     train_or_resume,
 )
-from instruct.tokens import load_tokenizer
+from instruct.tokens import load_tokenizer, template_columns
 from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
 
 
@@ -106,7 +106,10 @@ def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) 
         device=str(PartialState().device),
     )
     scores = reward.score(
-        rows["prompt"], rows["completion"], training_args.per_device_eval_batch_size
+        rows["prompt"],
+        rows["completion"],
+        training_args.per_device_eval_batch_size,
+        **template_columns(rows),
     )
     write_rows(scored, ({**row, "score": s} for row, s in zip(rows, scores, strict=True)))
     print(f"{scored}: {len(scores)} rows, mean score {sum(scores) / len(scores):.4f}")
@@ -199,8 +202,10 @@ def main(
         model_args.model_revision,
         training_args.trust_remote_code,
         training_args.chat_template_path,
+        training_args.eos_token,
     )
-    training_args.chat_template_path = None  # settled here, for every later step
+    # settled here, for every later step
+    training_args.chat_template_path = training_args.eos_token = None
     train_dataset, eval_dataset = load_train_and_eval(
         script_args.dataset_name,
         script_args.dataset_train_split,
@@ -257,7 +262,10 @@ def main(
     metrics = {} if eval_dataset is None else held_out_metrics(trainer)
     bias = 0.0
     if demonstrations is not None:
-        bias = -trainer.mean_score(demonstrations["prompt"], demonstrations["completion"])
+        columns = template_columns(demonstrations)
+        bias = -trainer.mean_score(
+            demonstrations["prompt"], demonstrations["completion"], **columns
+        )
 
     head = {"bias": bias, "pad_token_id": tokenizer.pad_token_id, **base}
     finish(trainer, lambda output_dir: save_head(output_dir, head, metrics))

@@ -3,7 +3,7 @@
     accelerate launch recipes/sft.py --config recipes/configs/demo/sft.yaml
 
 Takes prompt-completion rows (`prompt`, `completion`: text or messages; file, folder or Hub id),
-trains on the completion and its eos, and writes to `--output_dir` the LoRA adapter and, in
+trains on the completion and its end, and writes to `--output_dir` the LoRA adapter and, in
 `merged/`, the merged model that the reward model and PPO start from. Run again it continues from
 its last checkpoint.
 
@@ -49,8 +49,17 @@ from instruct.runs import (
     push,
     train_or_resume,
 )
-from instruct.tokens import decode_completion, encode_completion, encode_prompt, load_tokenizer
-from instruct.trainers.sft import ResumableSFTTrainer
+from instruct.tokens import (
+    decode_completion,
+    encode_completion,
+    encode_prompt_of,
+    encode_prompts,
+    load_tokenizer,
+    named,
+    template_columns,
+)
+from instruct.trainers.sft import ResumableSFTTrainer as SFTTrainer
+from instruct.turns import agree_on_end
 
 # What a checkpoint and the output folder both hold: a model, or the adapter of one.
 WEIGHTS = (
@@ -103,20 +112,27 @@ class SFTConfig(HardwareDefaults, trl.SFTConfig):
 def tokenize(rows, tokenizer, max_length: int | None, name: str):
     """Demonstrations -> what SFTTrainer takes as tokenised: `input_ids` and `completion_mask`.
 
-    By the token contract (prompt + completion + eos) instead of TRL's rendering of both together.
+    By the token contract (prompt + completion + end) instead of TRL's rendering of both together.
     Rows longer than `max_length` are left out and counted; a cut one would teach not to end.
     """
 
-    def encode(row):
-        prompt = encode_prompt(tokenizer, row["prompt"])
-        completion = encode_completion(tokenizer, row["completion"])
+    def encode(row, index):
+        where = f"{name}, row {index + 1}"
+        prompt = encode_prompt_of(tokenizer, row, where)
+        with named(where):
+            completion = encode_completion(tokenizer, row["completion"])
         return {
             "input_ids": prompt + completion,
             "completion_mask": [0] * len(prompt) + [1] * len(completion),
         }
 
     # TRL trains on tokenised rows as they are
-    encoded = rows.map(encode, remove_columns=rows.column_names, desc=f"tokenizing {name}")
+    encoded = rows.map(
+        encode,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        desc=f"tokenizing {name}",
+    )
     short = encoded.filter(lambda row: max_length is None or len(row["input_ids"]) <= max_length)
     if len(short) < len(encoded):
         too_long = len(encoded) - len(short)
@@ -136,7 +152,8 @@ def mean_rewards(
         script_args.dataset_config,
         ["prompt"],
     )
-    prompts = rows["prompt"][: script_args.select_prompts]
+    rows = rows.select(range(min(len(rows), script_args.select_prompts)))
+    prompts, columns, where = rows["prompt"][:], template_columns(rows), script_args.dataset_name
     # scored by the model that PPO will learn from
     reward = load_reward(
         script_args.select_by_reward, trust_remote_code=training_args.trust_remote_code
@@ -147,10 +164,11 @@ def mean_rewards(
             str(checkpoint), trust_remote_code=training_args.trust_remote_code
         )
         torch.manual_seed(training_args.seed)  # the same luck for every checkpoint
-        ids = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        ids = encode_prompts(tokenizer, prompts, columns, where)
         # sampled, not greedy: PPO starts from the distribution, not its mode
         answers = generate_ids(model, tokenizer, ids, script_args.select_max_new_tokens)
-        scores = reward.score(prompts, [decode_completion(tokenizer, a) for a in answers])
+        texts = [decode_completion(tokenizer, a) for a in answers]
+        scores = reward.score(prompts, texts, **columns)
         means[checkpoint.name] = sum(scores) / len(scores)
         print(
             f"{checkpoint.name}: mean reward {means[checkpoint.name]:.4f} "
@@ -230,8 +248,10 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         model_args.model_revision,
         training_args.trust_remote_code,
         training_args.chat_template_path,
+        training_args.eos_token,
     )
-    training_args.chat_template_path = None  # settled here, for every later step
+    # settled here, for every later step
+    training_args.chat_template_path = training_args.eos_token = None
 
     def load_demonstrations(split: str):
         source = script_args.dataset_name
@@ -250,8 +270,10 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     model_args.lora_task_type = "CAUSAL_LM"
     # LoRA's first weights are random, and drawn before Trainer sets its seed
     set_seed(training_args.seed)
-    trainer = ResumableSFTTrainer(
-        model=load_causal_lm(model_args, training_args.trust_remote_code),
+    model = load_causal_lm(model_args, training_args.trust_remote_code)
+    agree_on_end(model, tokenizer)
+    trainer = SFTTrainer(
+        model=model,
         args=training_args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,

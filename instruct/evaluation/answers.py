@@ -13,7 +13,8 @@ from instruct.generation import generate_ids
 from instruct.hashes import hash_of
 from instruct.models import load_policy
 from instruct.score_functions import scores_of
-from instruct.tokens import decode_completion, encode_prompt
+from instruct.tokens import decode_completion, encode_prompt_of
+from instruct.turns import has_ended
 
 # Flags that decide what a model answers and what it scores; a batch shares its random numbers.
 ASKED = ("max_new_tokens", "temperature", "batch_size", "seed", "judge", "dtype")
@@ -22,11 +23,13 @@ ASKED = ("max_new_tokens", "temperature", "batch_size", "seed", "judge", "dtype"
 def answer(name: str, path: str, rows: list[dict], args: argparse.Namespace) -> list[dict]:
     """Answers of one model to all prompts, in the order of `rows`.
 
-    Returns rows with model, prompt_id, user_id, prompt, completion, ended (by itself, in eos),
-    tokens (how many, eos included) and completion_ids.
+    Returns rows with model, prompt_id, user_id, prompt, completion, ended (by itself),
+    tokens (how many, the end included) and completion_ids.
     """
     model, tokenizer = load_policy(path, args.dtype)
-    ids = [encode_prompt(tokenizer, row["prompt"]) for row in rows]
+    ids = [
+        encode_prompt_of(tokenizer, row, f"{args.input}, prompt {row['prompt_id']}") for row in rows
+    ]
     # prompts of similar length share a batch
     order = sorted(range(len(rows)), key=lambda i: len(ids[i]))
     answers = {}
@@ -41,7 +44,7 @@ def answer(name: str, path: str, rows: list[dict], args: argparse.Namespace) -> 
                 "model": name,
                 **rows[i],
                 "completion": decode_completion(tokenizer, tokens),
-                "ended": tokens[-1] == tokenizer.eos_token_id,
+                "ended": has_ended(tokenizer, tokens),
                 "tokens": len(tokens),
                 "completion_ids": tokens,
             }

@@ -9,7 +9,7 @@ import torch
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
 from instruct.files import UserError
 from instruct.models import completion_logprobs, load_policy
-from instruct.tokens import encode_prompt, load_tokenizer
+from instruct.tokens import encode_prompt_of, load_tokenizer
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str
     for name in (path, reference):
         tokenizer = load_tokenizer(str(name))
         pairs[name] = [
-            (encode_prompt(tokenizer, row["prompt"]), row["completion_ids"]) for row in answers
+            (encode_prompt_of(tokenizer, row, str(name)), row["completion_ids"]) for row in answers
         ]
     # KL of two distributions over the same ids, after the same ids
     if pairs[path] != pairs[reference]:

@@ -28,7 +28,7 @@ from instruct.generation import base_of
 from instruct.model_limits import check_special_tokens, limits_of
 from instruct.ranking import as_ranking, key_of
 from instruct.score_functions import checked_scores
-from instruct.tokens import encode_completion, encode_prompt
+from instruct.tokens import encode_completion, encode_prompt_of, encode_prompts
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_prompt import (
@@ -114,13 +114,13 @@ def ranking_losses(
 
 
 def encode_ranking(row: dict, tokenizer: PreTrainedTokenizerBase, where: str) -> dict:
-    """One row as `as_ranking`, tokenised: prompt ids + completion ids + eos.
+    """One row as `as_ranking`, tokenised: prompt ids + completion ids + end.
 
     Beside `prompt_ids` and `completion_ids` [K]: keys of prompt and labeler (-1: none named),
     `longest` (tokens of prompt and longest completion) and `length` (of all that is computed).
     """
     ranking = as_ranking(row, where)
-    prompt_ids = encode_prompt(tokenizer, ranking["prompt"])
+    prompt_ids = encode_prompt_of(tokenizer, {**row, "prompt": ranking["prompt"]}, where)
     completion_ids = [encode_completion(tokenizer, c) for c in ranking["completions"]]
     lengths = [len(ids) for ids in completion_ids]
     labeler = row.get("labeler")
@@ -341,23 +341,25 @@ class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
             return loss, None, None
         return loss, scores, (inputs["ranks"], inputs["keys"])
 
-    def mean_score(self, prompts: list, completions: list) -> float:
+    def mean_score(self, prompts: list, completions: list, **columns) -> float:
         """Mean score of completions, one for each prompt (for the bias, section 3.5).
 
         By the model as it is distributed now: each completion goes through as a ranking of one.
+        `columns` are those that the prompts' template takes.
         """
         # `load_reward` would need whole weights, which sharded training does not have
         tokenizer = self.processing_class
+        asked = encode_prompts(tokenizer, prompts, columns, "demonstrations")
         rows = [
             {
-                "prompt_ids": encode_prompt(tokenizer, prompt),
+                "prompt_ids": prompt,
                 "completion_ids": [encode_completion(tokenizer, completion)],
                 "ranks": [1],
                 "prompt_key": 0,
                 "labeler_key": -1,
                 "length": 0,
             }
-            for prompt, completion in zip(prompts, completions, strict=True)
+            for prompt, completion in zip(asked, completions, strict=True)
         ]
         scores = self.predict(Dataset.from_list(rows)).predictions
         checked_scores(scores[:, 0], "the reward model", completions)

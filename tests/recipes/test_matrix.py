@@ -128,7 +128,7 @@ def test_whole_chain(case, tmp_path, flags, demonstrations, comparisons, monkeyp
 
     # 1. SFT: the merged model, in plain transformers, says what the trained model in memory said
     caught = catch_at_the_end(
-        monkeypatch, sft.ResumableSFTTrainer, lambda t: logits(t.model, tokenizer)
+        monkeypatch, sft.SFTTrainer, lambda t: logits(t.model, tokenizer)
     )
     data = write_jsonl(tmp_path / "demonstrations.jsonl", demonstrations[:4])
     out = tmp_path / "sft"

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SaveStrategy
 
 from instruct.files import UserError
-from instruct.tokens import encode_prompt
+from instruct.tokens import encode_prompts, template_columns
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 
 
@@ -172,8 +172,10 @@ def with_prompt_ids(
     """
     if rows is None:
         return None  # no evaluation
+    if "prompt_ids" in rows.column_names:
+        return rows  # by the recipe, which names the file
     # once here: a prompt is sampled from in many rollouts
-    ids = [encode_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
+    ids = encode_prompts(tokenizer, rows["prompt"], template_columns(rows), name)
     rows = rows.add_column("prompt_ids", ids)
     # left out, not cut: half a question is another question
     short = rows.select([i for i, row in enumerate(ids) if len(row) <= longest])

@@ -16,13 +16,15 @@ from transformers import PreTrainedTokenizerBase
 from trl.models.utils import unwrap_model_for_generation
 
 from instruct.generation import generate
+from instruct.models import RewardModel
 from instruct.reward_checks import tell_own_tokenizer
 from instruct.score_functions import ScoreFunction
-from instruct.tokens import decode_completion, encode_completion, encode_prompt
+from instruct.tokens import decode_completion, encode_completion, encode_prompts, template_columns
 from instruct.trainers.ppo.batches import by_length, token_batch
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.rewards import Rewards, name_rewards
 from instruct.trainers.shared_base import SharedBase
+from instruct.turns import has_ended
 
 
 @dataclass
@@ -34,9 +36,9 @@ class Rollout:
 
     asked: list  # prompts as the dataset has them: texts or messages
     prompts: list[list[int]]
-    responses: list[list[int]]  # up to and with eos, or response_length ids
+    responses: list[list[int]]  # up to and with their end, or response_length ids
     texts: list[str]
-    ended: torch.Tensor  # bool [B]: the response ends in eos
+    ended: torch.Tensor  # bool [B]: the response ends by itself
     mask: torch.Tensor  # bool [B, T]
     rewards: dict[str, torch.Tensor]  # each reward's scores [B], as given
     scores: torch.Tensor  # [B]: what PPO makes of them, see `Rewards.total`
@@ -99,9 +101,11 @@ class RolloutWorker:
         self.rewards = Rewards(name_rewards(score, reward_funcs), args)
 
     def _by_model(self, reward_model) -> ScoreFunction:
-        def score(prompts: list, completions: list[str], **_columns) -> list[float]:
+        def score(prompts: list, completions: list[str], **columns) -> list[float]:
             size = self.args.local_rollout_forward_batch_size
-            return reward_model.score(prompts, completions, size)
+            # an object of the user's own renders nothing
+            ours = template_columns(columns) if isinstance(reward_model, RewardModel) else {}
+            return reward_model.score(prompts, completions, size, **ours)
 
         return score
 
@@ -170,9 +174,8 @@ class RolloutWorker:
         return {role: values for role, values in known.items() if values is not None}
 
     def _ended(self, responses: list[list[int]]) -> torch.Tensor:
-        # by id: the text has lost its eos
-        eos = self.tokenizer.eos_token_id
-        return torch.tensor([ids[-1] == eos for ids in responses], device=self.args.device)
+        ended = [has_ended(self.tokenizer, ids) for ids in responses]
+        return torch.tensor(ended, device=self.args.device)
 
     def _mask(self, responses: list[list[int]]) -> torch.Tensor:
         lengths = torch.tensor([len(ids) for ids in responses], device=self.args.device)
@@ -296,7 +299,7 @@ class RolloutWorker:
         return out
 
     def score_by_role(
-        self, prompts: list, completions: list[str], role: str = "reward", **_columns
+        self, prompts: list, completions: list[str], role: str = "reward", **columns
     ) -> list[float]:
         """Scores [B] by the shared base, read at each text's eos: a reward function like any
         other.
@@ -305,7 +308,7 @@ class RolloutWorker:
         # by text, not by the sampled ids: the same text tokenised has the same score, and a reward
         # model rendered and cut its texts as its own tokenizer does
         tokenizer = self.shared.reward_tokenizer if role == "reward" else self.tokenizer
-        asked = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        asked = encode_prompts(tokenizer, prompts, template_columns(columns))
         answered = [encode_completion(tokenizer, text) for text in completions]
         lengths = [len(p) + len(c) for p, c in zip(asked, answered, strict=True)]
         scores = [0.0] * len(lengths)

@@ -14,7 +14,7 @@ from instruct.finite import check_weights
 from instruct.generation import base_of
 from instruct.models import load_reward
 from instruct.reward_checks import tokenizer_differences
-from instruct.tokens import encode_prompt
+from instruct.tokens import encode_prompt_of
 from instruct.trainers.ppo.batches import accumulation_steps
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.trl_ppo import stock_ppo
@@ -94,10 +94,11 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.padding_side = "left"  # prompts end where responses start
 
-    def with_ids(row):
-        return {"input_ids": encode_prompt(tokenizer, row["prompt"])}
+    def with_ids(row, index):
+        where = f"training prompts, row {index + 1}"
+        return {"input_ids": encode_prompt_of(tokenizer, row, where)}
 
-    rows = rows.map(with_ids, remove_columns=rows.column_names)
+    rows = rows.map(with_ids, with_indices=True, remove_columns=rows.column_names)
     # the same prompts as ours
     rows = rows.filter(lambda row: len(row["input_ids"]) <= args.max_prompt_length)
     return trainer_class(

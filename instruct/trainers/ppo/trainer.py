@@ -33,7 +33,7 @@ from transformers import (
 
 from instruct.checkpoints import step_of
 from instruct.files import UserError, write_json
-from instruct.generation import own_random_state
+from instruct.generation import base_of, own_random_state
 from instruct.score_functions import ScoreFunction
 from instruct.trainers.adapter_files import reward_beside, shares_base
 from instruct.trainers.finite_run import FiniteRun
@@ -55,6 +55,7 @@ from instruct.trainers.ppo.trl_ppo import PlainPPOParent
 from instruct.trainers.ppo.updates import cut_into_micro_batches
 from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_base import SharedBase
+from instruct.turns import agree_on_end, save_ends
 
 
 class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
@@ -95,6 +96,8 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
     ):
         if reward_model is None and not reward_funcs:
             raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
+
+        agree_on_end(model, processing_class)
 
         # 1. Prompts, and the arithmetic of their batches
         longest = args.max_prompt_length
@@ -385,6 +388,7 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
             self.shared.save_policy(folder, state)
             self.shared.save_value(folder / "value", state)
             self.processing_class.save_pretrained(folder)
+            save_ends(base_of(self.shared.lm), folder)
             if _internal_call:
                 if self.average is not None:
                     self.average.save(folder)
