@@ -141,8 +141,14 @@ def _settle_pad(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def as_messages(prompt: str | list[dict]) -> list[dict]:
-    """A text prompt is one user message; messages pass through."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    """A text prompt is one user message; of messages, parts with text become one text."""
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    in_parts = [isinstance(m, dict) and isinstance(m.get("content"), list) for m in prompt]
+    return [
+        {**message, "content": content_of(message)} if parts else message
+        for message, parts in zip(prompt, in_parts, strict=True)
+    ]
 
 
 def content_of(message: dict) -> str:
@@ -164,7 +170,10 @@ def content_of(message: dict) -> str:
 
 def as_text(completion: str | list[dict]) -> str:
     """The words of a completion: text, or the content of its messages."""
-    return completion if isinstance(completion, str) else "".join(map(content_of, completion))
+    if isinstance(completion, str):
+        return completion
+    # the call of a tool has none
+    return "".join(content_of(m) for m in completion if m.get("content") is not None)
 
 
 def answer_text(completion: str | list[dict]) -> str:

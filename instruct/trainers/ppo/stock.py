@@ -4,8 +4,11 @@ What `recipes/ppo.py --stock` and the benchmark run; it needs a TRL that has it 
 """
 
 import copy
+import functools
+import sys
 from dataclasses import fields
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from trl import get_peft_config
 
@@ -18,6 +21,7 @@ from instruct.tokens import encode_prompt_of
 from instruct.trainers.ppo.batches import accumulation_steps
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.trl_ppo import stock_ppo
+from instruct.turns import agree_on_end, turn_end
 
 
 def stock_config(args: SharedBasePPOConfig):
@@ -98,10 +102,11 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
         where = f"training prompts, row {index + 1}"
         return {"input_ids": encode_prompt_of(tokenizer, row, where)}
 
+    agree_on_end(model, tokenizer)
     rows = rows.map(with_ids, with_indices=True, remove_columns=rows.column_names)
     # the same prompts as ours
     rows = rows.filter(lambda row: len(row["input_ids"]) <= args.max_prompt_length)
-    return trainer_class(
+    trainer = trainer_class(
         args=stock_config(args),
         processing_class=tokenizer,
         model=model,
@@ -114,6 +119,23 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
         peft_config=get_peft_config(model_args),
         callbacks=callbacks,
     )
+    _stop_at_every_end(trainer, turn_end(tokenizer).ids)
+    return trainer
+
+
+def _stop_at_every_end(trainer, ends: tuple[int, ...]) -> None:
+    """TRL's trainer stops at one token; a response that ended in another one has ended, too."""
+    trainer.policy_model.generation_config.eos_token_id = list(ends)
+    module = sys.modules[type(trainer).__module__]
+    # TRL's own, also where an earlier trainer of this process has been here
+    plain = getattr(module.truncate_response, "__wrapped__", module.truncate_response)
+
+    @functools.wraps(plain)
+    def truncate(stop_token_id: int, pad_token_id: int, responses: torch.Tensor) -> torch.Tensor:
+        ended = torch.isin(responses, torch.tensor(ends, device=responses.device))
+        return plain(stop_token_id, pad_token_id, responses.masked_fill(ended, stop_token_id))
+
+    module.truncate_response = truncate
 
 
 def train_stock(model, tokenizer, rows, args, model_args, value: str) -> None:
