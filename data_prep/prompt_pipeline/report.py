@@ -4,6 +4,8 @@ import time
 from collections import Counter
 from typing import Any
 
+from instruct.plain_text import one_line
+
 # why a row went -> the step that counts it
 STEP_OF = {
     "malformed": "validate",

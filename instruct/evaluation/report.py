@@ -257,7 +257,9 @@ def print_summary(report: dict) -> None:
     gold = ", ".join(f"{name} {value:.3f}" for name, value in report["gold"].items())
     print(f"gold score               {gold}")
     for key, entry in report["win_rate"].items():
-        print(f"win rate {key:<15} {_percent(entry)} by {one_line(report['judge'])}, n = {entry['n']}")
+        print(
+            f"win rate {key:<15} {_percent(entry)} by {one_line(report['judge'])}, n = {entry['n']}"
+        )
 
 
 def write_report(
