@@ -56,3 +56,17 @@ def test_bad_rankings_are_named(tmp_path, capsys, row, sentence):
     file = write_jsonl(tmp_path / "r.jsonl", [row])
     error = stops(comparisons.main, ["--input", file, "--output_dir", tmp_path / "c"], capsys)
     assert sentence in error and "r.jsonl" in error and not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("user", [0, 7, "x"])
+def test_all_rankings_of_a_user_are_in_one_split_also_of_user_0(tmp_path, user):
+    rows = [ranking([1, 2], prompt=f"Question {i}") for i in range(2)]
+    rows += [ranking([1, 2], prompt=f"Question {i}", user_id=user) for i in range(40)]
+    # 0.3: hash by prompt would put some of them in both
+    file = write_jsonl(tmp_path / "r.jsonl", rows)
+    comparisons.main(["--input", file, "--output_dir", str(tmp_path / "c"), "--validation", "0.3"])
+    of_user = [
+        any(row["user_id"] is not None for row in load_rows(file))
+        for file in (tmp_path / "c").glob("*.jsonl")
+    ]
+    assert sum(of_user) == 1

@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from command_tools import stops
 from conftest import write_jsonl
 
@@ -27,7 +29,7 @@ def test_demonstrations_follow_their_prompts_split_and_leave_test_users_out(tmp_
     rows.append(
         {
             "prompt": "Name a fruit.",
-            "completion": "Write to me@example.com please",
+            "completion": "Write to me@acme.org please",
             "source": "people",
         }
     )
@@ -58,3 +60,43 @@ def test_demonstrations_need_the_prompts_that_rows_name(tmp_path, capsys):
         demonstrations.main, ["--input", file, "--output_dir", tmp_path / "o"], capsys
     )
     assert not (tmp_path / "o").exists()
+
+
+def demonstrate(tmp_path, rows, *more) -> dict:
+    file = write_jsonl(tmp_path / "a.jsonl", rows)
+    demonstrations.main(["--input", file, "--output_dir", str(tmp_path / "o"), *more])
+    return json.loads((tmp_path / "o" / "report.json").read_text())
+
+
+def test_a_test_prompt_stays_out_whatever_the_type_of_its_id_and_whichever_row_names_it(tmp_path):
+    prompts = tmp_path / "prompts"
+    for split, ids in (("train", [0, 1]), ("validation", [2]), ("test", [3])):
+        rows = [{"id": i, "prompt": f"question {i}"} for i in ids]
+        write_rows(prompts / f"{split}.parquet", rows)
+    own = {"prompt": "Write a poem.", "completion": "Tea, oh tea."}
+    of = {"prompt": "question", "completion": "An answer."}
+    # the labeler's own first: the column is there all the same. 0 is an id, and "0" the same
+    for named in (0, "0", 0.0):
+        rows = [own, {**of, "prompt_id": named}]
+        report = demonstrate(tmp_path, rows, "--prompts", str(prompts), "--validation", "0")
+        assert report["kept"] == {"train": 2, "validation": 0} and not report["removed"]
+    for named in (3, "3", 3.0):
+        rows = [own, {**of, "prompt_id": named}]
+        report = demonstrate(tmp_path, rows, "--prompts", str(prompts), "--validation", "0")
+        assert report["removed"] == {"prompt_not_in_train_or_validation": 1}
+
+
+def test_an_empty_validation_split_of_the_prompts_is_no_error(tmp_path):
+    prompts = tmp_path / "prompts"
+    write_rows(prompts / "train.parquet", [{"id": "1", "prompt": "Hi"}])
+    empty = pa.schema({"id": pa.string(), "prompt": pa.string()}).empty_table()
+    pq.write_table(empty, prompts / "validation.parquet")
+    rows = [{"prompt": "Hi", "completion": "Hello.", "prompt_id": "1"}]
+    assert demonstrate(tmp_path, rows, "--prompts", str(prompts))["kept"]["train"] == 1
+
+
+def test_rows_that_say_nothing_are_counted(tmp_path):
+    full = {"prompt": "Hi", "completion": "Hello."}
+    blanks = [{**full, key: value} for key in full for value in (None, "", " \n", [])]
+    report = demonstrate(tmp_path, [full, *blanks[:3], *blanks[4:7]], "--validation", "0")
+    assert report["removed"] == {"malformed": 6} and report["kept"]["train"] == 1
