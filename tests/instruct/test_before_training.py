@@ -1,0 +1,251 @@
+"""What a model, a machine or a folder cannot do is told before anything is trained."""
+
+import importlib.metadata
+import importlib.util
+import time
+
+import pytest
+import torch
+from command_tools import stops
+from conftest import CHATML, make_model, make_tokenizer, save_model, write_jsonl
+from peft import LoraConfig
+from transformers import AutoConfig
+
+from data_prep import sample
+from instruct import hub, machine_checks
+from instruct.arguments import ModelConfig, lora_config
+from instruct.files import UserError
+from instruct.hub import ask_hub
+from instruct.lora_names import settle_lora_names
+from instruct.machine_checks import check_machine
+from instruct.model_limits import limits_of
+from instruct.models import load_policy, load_reward
+from recipes import chat, evaluate, ppo, reward, sft
+
+LONG = "Tell me about tea, please. " * 6
+DEMOS = [{"prompt": "Tell me about tea.", "completion": "I like tea."}] * 4
+QUIET = ["--report_to", "none", "--disable_tqdm", "True", "--max_steps", "1"]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> str:
+    return save_model(tmp_path_factory.mktemp("short") / "gpt2", "gpt2", n_positions=40)
+
+
+def train(cli, model, rows, tmp_path, capsys, *flags) -> str:
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    argv = ["--model_name_or_path", model, "--dataset_name", data, *flags, *QUIET]
+    error = stops(cli, [*argv, "--output_dir", tmp_path / "out"], capsys)
+    return error.strip().splitlines()[-1]
+
+
+################
+# Positions and token ids
+################
+
+
+def test_rows_longer_than_the_positions_are_named(short, tmp_path, capsys):
+    rows = [*DEMOS[:2], {"prompt": LONG, "completion": "a"}]
+    error = train(sft.cli, short, rows, tmp_path, capsys)
+    assert "row 3: " in error and "40 positions; --max_length 40 leaves" in error
+    ranking = {"prompt": LONG, "completions": ["a", "b"], "ranks": [1, 2]}
+    error = train(reward.cli, short, [ranking] * 2, tmp_path, capsys, "--eval_fraction", "0")
+    assert "row 1: " in error and "40 positions" in error
+    flags = ["--reward_funcs", "builtins:len", "--response_length", "30"]
+    error = train(ppo.cli, short, [{"prompt": "Tell me about tea."}] * 2, tmp_path, capsys, *flags)
+    assert "rows.jsonl, row 1: " in error and "and 30 new ones" in error
+    assert "--response_length" in error
+
+
+def test_sampling_beyond_the_positions_is_refused(short, tmp_path, capsys):
+    rows = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "Hi"}, {"prompt": LONG}])
+    argv = ["--model_name_or_path", short, "--input", rows, "--output", tmp_path / "s.jsonl"]
+    error = stops(sample.main, [*argv, "--max_new_tokens", "8"], capsys)
+    assert "row 2: " in error and "lower --max_new_tokens" in error
+    assert "40 positions" in stops(chat.main, ["--models", f"a={short}", "--prompt", LONG], capsys)
+    argv = ["--models", f"sft={short}", "--input", rows, "--output_dir", tmp_path / "e"]
+    assert "40 positions" in stops(evaluate.main, argv, capsys)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "positions"),
+    [
+        ("gpt2", {"n_positions": 24}, 24),
+        ("llama", {"max_position_embeddings": 48}, 48),
+        ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ("mamba", {}, None),
+        ("bloom", {}, None),
+        ("llama", {"max_position_embeddings": 48,
+                   "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+         None),
+    ],
+)  # fmt: skip
+def test_positions_of_architectures(kind, settings, positions):
+    assert limits_of(AutoConfig.for_model(kind, **settings)).positions == positions
+
+
+def test_a_token_beyond_the_embedding_is_named(tmp_path, capsys):
+    padded = make_tokenizer(pad_token=None)
+    padded.add_special_tokens({"pad_token": "[PAD]"})
+    model = save_model(tmp_path / "pad", tokenizer=padded)
+    for cli, rows, flags in (
+        (sft.cli, DEMOS, []),
+        (reward.cli, [{"prompt": "a", "completions": ["a", "b"], "ranks": [1, 2]}] * 2,
+         ["--eval_fraction", "0"]),
+        (ppo.cli, [{"prompt": "a"}], ["--reward_funcs", "builtins:len"]),
+    ):  # fmt: skip
+        error = train(cli, model, rows, tmp_path, capsys, *flags)
+        assert "'[PAD]' has id 512" in error and "embedding of 512 rows" in error
+    # no special one, so only where a row holds it
+    grown = make_tokenizer()
+    grown.add_tokens(["<tool>"])
+    model = save_model(tmp_path / "grown", tokenizer=grown)
+    error = train(sft.cli, model, [*DEMOS, {"prompt": "<tool>", "completion": "b"}],
+                  tmp_path, capsys)  # fmt: skip
+    assert "row 5: its token 512 is beyond" in error
+
+
+################
+# LoRA
+################
+
+
+@pytest.mark.parametrize("wanted", [["foo"], ["q_proj", "foo"], ["("]])
+def test_names_that_no_module_has_are_listed(wanted):
+    model_args = ModelConfig(lora_target_modules=wanted)
+    with pytest.raises(UserError, match="it has .*q_proj.*all-linear") as error:
+        lora_config(model_args, make_model())
+    assert f"--lora_target_modules {wanted[-1]}: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [
+        ("q_proj", {"q_proj"}),
+        (["q_proj", "v_proj"], {"q_proj", "v_proj"}),
+        ("self_attn.q_proj", {"self_attn.q_proj"}),
+        ("all-linear", "all-linear"),
+        (r".*\.(q|k)_proj", r".*\.(q|k)_proj"),
+    ],
+)
+def test_a_single_name_is_a_name(given, settled):
+    config = LoraConfig(target_modules=given)
+    settle_lora_names(config, make_model())
+    assert config.target_modules == settled
+
+
+def test_modules_to_save_have_to_be_there(tmp_path, capsys, tiny_model):
+    ranking = {"prompt": "a", "completions": ["a", "b"], "ranks": [1, 2]}
+    flags = ["--eval_fraction", "0", "--lora_modules_to_save", "foo"]
+    error = train(reward.cli, tiny_model, [ranking] * 2, tmp_path, capsys, *flags)
+    assert "--lora_modules_to_save foo: the model has no module of that name" in error
+
+
+################
+# Machine
+################
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpu", "packages", "said"),
+    [
+        ({"load_in_4bit": True}, False, ["bitsandbytes"], "--load_in_4bit needs a GPU"),
+        ({"load_in_8bit": True}, True, [], "--load_in_8bit needs bitsandbytes"),
+        ({"attn_implementation": "flash_attention_2"}, True, [], "its package is not installed"),
+        ({"attn_implementation": "flash_attention_2"}, False, ["flash_attn"], "needs a GPU"),
+        ({"attn_implementation": "flash_attention_3"}, True, [], "its package is not installed"),
+        ({"load_in_4bit": True}, True, ["bitsandbytes"], None),
+        ({"attn_implementation": "flash_attention_2"}, True, ["kernels"], None),
+        ({"attn_implementation": "sdpa"}, False, [], None),
+    ],
+)
+def test_what_the_machine_lacks(flags, gpu, packages, said, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
+    monkeypatch.setattr(machine_checks, "find_spec", lambda name: name in packages or None)
+    if said is None:
+        check_machine(ModelConfig(**flags))
+    else:
+        with pytest.raises(UserError, match=said):
+            check_machine(ModelConfig(**flags))
+
+
+def test_an_old_torchao_is_told_before_a_model_is_loaded(monkeypatch):
+    import peft.import_utils
+
+    version, find = importlib.metadata.version, importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda n: "0.10.0" if n == "torchao" else version(n)
+    )
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *a: True if n == "torchao" else find(n, *a)
+    )
+    peft.import_utils.is_torchao_available.cache_clear()
+    with pytest.raises(UserError, match="torchao.*0.10.0.*pip install -U torchao"):
+        check_machine(ModelConfig())
+    check_machine(ModelConfig(use_peft=False))
+    peft.import_utils.is_torchao_available.cache_clear()
+
+
+################
+# Columns, weights, the Hub
+################
+
+
+@pytest.mark.parametrize("column", ["role", "prompts", "completions"])
+def test_a_column_that_reward_functions_cannot_be_given(column, tiny_model, tmp_path, capsys):
+    rows = [{"prompt": "Hi", column: "x"}] * 2
+    error = train(ppo.cli, tiny_model, rows, tmp_path, capsys, "--reward_funcs", "builtins:len")
+    assert f"rename the column '{column}'" in error
+
+
+def test_pickled_weights_are_refused_wherever_they_are_loaded(tmp_path, tiny_model):
+    folder = tmp_path / "bin"
+    model = make_model()
+    model.config.save_pretrained(folder)
+    make_tokenizer(CHATML).save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    for load in (load_policy, load_reward):
+        with pytest.raises(UserError, match=r"pytorch_model.bin.*safetensors alone.*_pretrained"):
+            load(str(folder))
+    for kind in ("CAUSAL_LM", "SEQ_CLS"):
+        adapter = tmp_path / kind
+        LoraConfig(task_type=kind, base_model_name_or_path=tiny_model, target_modules=["q_proj"],
+                   inference_mode=True).save_pretrained(adapter)  # fmt: skip
+        make_tokenizer().save_pretrained(adapter)
+        torch.save({}, adapter / "adapter_model.bin")
+        load = load_policy if kind == "CAUSAL_LM" else load_reward
+        with pytest.raises(UserError, match="adapter_model.bin.*safetensors alone"):
+            load(str(adapter))
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """A Hub that refuses connections, not yet asked."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    hub._reach.cache_clear()
+    yield constants
+    hub._reach.cache_clear()
+
+
+def test_a_hub_that_cannot_be_reached_is_noticed_at_once(no_hub, tmp_path, capsys, tiny_model):
+    began = time.monotonic()
+    error = train(sft.cli, "nobody/nothing", DEMOS, tmp_path, capsys)
+    assert error.startswith("error: nobody/nothing: ")
+    error = stops(sft.cli, ["--model_name_or_path", tiny_model, "--dataset_name", "nobody/nothing",
+                            "--output_dir", str(tmp_path / "o"), *QUIET], capsys)  # fmt: skip
+    assert error.strip().splitlines()[-1].startswith("error: nobody/nothing: ")
+    flags = ["--reward_model_path", "nobody/nothing"]
+    error = train(ppo.cli, tiny_model, [{"prompt": "Hi"}] * 2, tmp_path, capsys, *flags)
+    assert "nobody/nothing" in error
+    assert no_hub.HF_HUB_OFFLINE and time.monotonic() - began < 20
+
+
+def test_local_names_never_ask_the_hub(no_hub, tmp_path):
+    ask_hub(tmp_path)
+    assert not no_hub.HF_HUB_OFFLINE

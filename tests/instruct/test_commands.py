@@ -1,0 +1,174 @@
+"""How a command ends: one sentence, last and once; a bug says that it is one."""
+
+import errno
+import subprocess
+import sys
+
+import httpx
+import pytest
+import torch
+from conftest import REPO, SCRIPT_ENV
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
+
+from instruct.commands import Parser, command
+from instruct.files import UserError
+from instruct.known_errors import sentence_of
+
+
+@command
+def fails_with(argv: list, error: BaseException):
+    raise error
+
+
+def ends(error: BaseException, capsys, *argv: str) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as stop:
+        fails_with(list(argv), error)
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_bug_is_one_line_that_says_so_and_how_to_see_its_traceback(capsys):
+    code, said = ends(KeyError("x"), capsys)
+    assert code == 1 and said.count("\n") == 1
+    assert said.startswith("error: a bug of instruct-recipes (KeyError: 'x'); please report it")
+    assert said.endswith(" --debug\n")
+
+
+@pytest.mark.parametrize("error", [UserError("rows.jsonl, line 3"), KeyError("x")])
+@pytest.mark.parametrize("flag", [["--debug"], ["--debug", "True"], ["--seed", "1", "--debug"]])
+def test_debug_shows_the_traceback_and_the_sentence_after_it(error, flag, capsys):
+    code, said = ends(error, capsys, *flag)
+    assert code == (2 if isinstance(error, UserError) else 1)
+    assert "Traceback" in said and said.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "left"),
+    [
+        (["--debug"], []),
+        (["--debug", "False", "--a"], ["--a"]),
+        (["--debug", "--a"], ["--a"]),
+        # Trainer's own flag of that name
+        (["--debug", "underflow_overflow"], ["--debug", "underflow_overflow"]),
+    ],
+)
+def test_debug_is_taken_before_a_parser_sees_it(argv, left):
+    seen = []
+    command(lambda argv: seen.extend(argv))(argv)
+    assert seen == left
+
+
+def test_what_a_row_holds_does_nothing_in_a_sentence(capsys):
+    _, said = ends(UserError("row 1: \x1b[2J\u202etxt.exe\n\ud800 \x07"), capsys)
+    assert said == r"error: row 1: \x1b[2J\u202etxt.exe \ud800 \x07" + "\n"
+    _, said = ends(UserError("a" * 10**6), capsys)
+    assert len(said) < 3000
+
+
+def chained(error: Exception) -> RuntimeError:
+    outer = RuntimeError("while loading")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (httpx.ConnectError("refused"), "the Hub cannot be reached"),
+        (chained(httpx.ReadTimeout("slow")), "the Hub cannot be reached"),
+        (OfflineModeIsEnabled("offline"), "the Hub cannot be reached"),
+        (RuntimeError("X requires x to be installed. Run `pip install x`."), "X requires x"),
+        (ModuleNotFoundError("No module named 'foo.bar'", name="foo.bar"), "the package foo"),
+        (ImportError("Found an incompatible version of torchao. Found 0.1"), "Found an incompat"),
+        (ValueError("Target modules {'foo'} not found in the base model."), "--lora_target"),
+        (RuntimeError("[gloo] Connection closed by peer [::1]"), "another process of this run"),
+        (OSError(errno.ENOSPC, "No space left", "/d/o"), "/d/o: no space left"),
+    ],
+)
+def test_errors_of_libraries_that_a_user_can_change(error, sentence, capsys):
+    code, said = ends(error, capsys)
+    assert code == 2 and said.startswith(f"error: {sentence}") and said.count("\n") == 1
+
+
+def test_a_gated_repository_asks_for_a_token():
+    response = httpx.Response(403, request=httpx.Request("GET", "https://hub/x"))
+    try:
+        error = GatedRepoError("403 Client Error: gated", response=response)
+    except (TypeError, AttributeError):  # of another HTTP library
+        pytest.skip("this client stands on another library")
+    assert "HF_TOKEN" in sentence_of(error)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ValueError("shapes"), ModuleNotFoundError("x", name="instruct.x")]
+)
+def test_what_nobody_knows_is_a_bug(error):
+    assert sentence_of(error) is None
+
+
+def test_a_wrong_flag_is_one_sentence_without_usage(capsys):
+    @command
+    def main(argv):
+        parser = Parser(description="x")
+        parser.add_argument("--num_outputs", type=int)
+        parser.parse_args(argv)
+
+    for argv in (["--num_outputs", "0"], ["--num_outputs", "x"], ["--nope"]):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+
+
+################
+# Under a launcher
+################
+
+FAILS = """
+import os, sys, time
+from instruct.commands import command
+from instruct.files import UserError
+from instruct.processes import end_with_parent
+@command
+def main(argv=None):
+    end_with_parent()
+    how, rank = sys.argv[1], os.environ.get("RANK", "0")
+    if how == "all" or rank == how:
+        raise UserError(f"row 3 is wrong, says {rank}")
+    if how == "bug":
+        raise KeyError("x")
+    time.sleep(60)
+main()
+"""
+
+
+def launched(config: str, tmp_path, *words: str) -> tuple[int, list[str]]:
+    """Exit code and lines of what accelerate launch, and all it started, wrote to one file."""
+    (tmp_path / "fails.py").write_text(FAILS)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    words = [*launch, str(REPO / "accelerate_configs" / config), str(tmp_path / "fails.py"), *words]
+    with (tmp_path / "log").open("wb") as log:
+        code = subprocess.run(
+            words, env=SCRIPT_ENV, stdout=log, stderr=log, timeout=120, check=False
+        ).returncode
+    # at once: whoever reads the log when the launcher is gone finds the sentence
+    return code, (tmp_path / "log").read_text().splitlines()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
+@pytest.mark.parametrize(
+    ("config", "how", "sentence"),
+    [
+        ("cpu.yaml", "all", "error: row 3 is wrong, says 0"),
+        ("cpu.yaml", "bug", "error: a bug of instruct-recipes (KeyError: 'x')"),
+        ("cpu_x2.yaml", "all", "error: row 3 is wrong, says 0"),
+        ("cpu_x2.yaml", "1", "error: row 3 is wrong, says 1"),
+        ("cpu_x2.yaml", "bug", "error: a bug of instruct-recipes (KeyError: 'x')"),
+    ],
+)
+def test_under_a_launcher_the_sentence_comes_last_and_once(config, how, sentence, tmp_path):
+    code, lines = launched(config, tmp_path, how)
+    assert code != 0 and lines[-1].startswith(sentence)
+    assert sum(line.startswith("error:") for line in lines) == 1
+    assert not any("Traceback" in line for line in lines)
