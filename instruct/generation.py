@@ -25,6 +25,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from instruct.files import UserError
+from instruct.model_limits import check_prompts
 from instruct.turns import turn_end, up_to_end
 
 # A look waits for the device and copies the cache; without it, ended rows are computed on.
@@ -274,6 +275,7 @@ def generate(
     Raises:
         UserError: logits that are not finite; names the prompt. A masked token's -inf is allowed.
     """
+    check_prompts(base_of(model).config, prompts, "prompts", max_new_tokens)
     ends, together = turn_end(tokenizer).ids, bool(generate_kwargs.get("synced_gpus"))
     ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
     cache = start_cache(model, ids, mask, copies, together)

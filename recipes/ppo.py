@@ -24,16 +24,17 @@ value network, no resume. It needs TRL below 1.13.
 import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trl
 
-from instruct.arguments import ModelConfig, load_function, lora_config, parse
+from instruct.arguments import ModelConfig, check_given, load_function, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.commands import command
 from instruct.files import UserError, data_files, load_rows
 from instruct.fingerprints import source_hash
-from instruct.models import check_stored_for_merging, load_causal_lm, save_merged
+from instruct.models import check_stored_for_merging, load_causal_lm, load_limits, save_merged
 from instruct.processes import end_with_parent
 from instruct.run_record import on_main, read_record, record_of, write_record
 from instruct.runs import (
@@ -50,6 +51,8 @@ from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.stock import train_stock
 from instruct.trainers.ppo.trainer import SharedBasePPOTrainer
 from instruct.trainers.ppo.trl_ppo import stock_ppo
+
+SHORTER = "lower --response_length, or leave long prompts out by --max_prompt_length"
 
 
 @dataclass
@@ -131,10 +134,9 @@ def merge(training_args: SharedBasePPOConfig) -> None:
 def main(
     script_args: ScriptArguments, training_args: SharedBasePPOConfig, model_args: ModelConfig
 ) -> None:
-    if not script_args.dataset_name:
-        raise UserError(
-            "--dataset_name is missing: prompts as a file, a folder or a Hub dataset id"
-        )
+    check_given(script_args, model_args, "prompts")
+    if not (training_args.reward_model_path or script_args.reward_funcs or script_args.stock):
+        raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
     parsed = (script_args, training_args, model_args)
     adapters = {"reward_model_path": training_args.reward_model_path}
     record = record_of("ppo", parsed, data_of(script_args, training_args), adapters)
@@ -180,8 +182,10 @@ def main(
     if not script_args.stock:
         # here, where the files can be named
         longest, eval_source = training_args.max_prompt_length, held_out_source(script_args)
-        rows = with_prompt_ids(rows, tokenizer, longest, script_args.dataset_name)
-        eval_rows = with_prompt_ids(eval_rows, tokenizer, longest, eval_source)
+        limits = load_limits(model_args, tokenizer, training_args.trust_remote_code)
+        takes = partial(limits.check, new=training_args.response_length, shorter=SHORTER)
+        rows = with_prompt_ids(rows, tokenizer, longest, script_args.dataset_name, takes)
+        eval_rows = with_prompt_ids(eval_rows, tokenizer, longest, eval_source, takes)
     model_args.lora_task_type = "CAUSAL_LM"
     # with dropout, the probability ratio of PPO would not start at 1
     model_args.lora_dropout = 0.0
@@ -204,7 +208,7 @@ def main(
         reward_model=training_args.reward_model_path,
         reward_funcs=tuple(reward_funcs.values()),
         ptx_dataset=ptx_rows,
-        peft_config=lora_config(model_args),
+        peft_config=lora_config(model_args, model),
     )
     sources = [script_args.dataset_name, training_args.reward_model_path, script_args.ptx_dataset]
     use_our_card(trainer, "ppo", model_args.model_name_or_path, sources)

@@ -22,16 +22,18 @@ import torch
 import trl
 from transformers import set_seed
 
-from instruct.arguments import HardwareDefaults, ModelConfig, lora_config, parse
+from instruct.arguments import HardwareDefaults, ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.checkpoints import whole_checkpoints
 from instruct.commands import command
 from instruct.files import UserError, atomic_file, load_rows, write_json
 from instruct.folders import claim
 from instruct.generation import generate_ids
+from instruct.model_limits import Limits
 from instruct.models import (
     check_stored_for_merging,
     load_causal_lm,
+    load_limits,
     load_policy,
     load_reward,
     save_merged,
@@ -105,11 +107,21 @@ class SFTConfig(HardwareDefaults, trl.SFTConfig):
     )
 
     def __post_init__(self):
+        if self.completion_only_loss is None:
+            # TRL would look for the columns, which are tokens by then
+            self.completion_only_loss = True
         super().__post_init__()
         self.eval_on_start = self.eval_on_start and self.eval_strategy != "no"
 
 
-def tokenize(rows, tokenizer, max_length: int | None, name: str):
+def tokenize(
+    rows,
+    tokenizer,
+    max_length: int | None,
+    name: str,
+    limits: Limits | None = None,
+    num_proc: int | None = None,
+):
     """Demonstrations -> what SFTTrainer takes as tokenised: `input_ids` and `completion_mask`.
 
     By the token contract (prompt + completion + end) instead of TRL's rendering of both together.
@@ -121,6 +133,10 @@ def tokenize(rows, tokenizer, max_length: int | None, name: str):
         prompt = encode_prompt_of(tokenizer, row, where)
         with named(where):
             completion = encode_completion(tokenizer, row["completion"])
+        row_is_kept = max_length is None or len(prompt + completion) <= max_length
+        if limits is not None and row_is_kept:
+            shorter = f"--max_length {limits.positions} leaves such rows out"
+            limits.check(prompt + completion, where, shorter=shorter)
         return {
             "input_ids": prompt + completion,
             "completion_mask": [0] * len(prompt) + [1] * len(completion),
@@ -130,6 +146,7 @@ def tokenize(rows, tokenizer, max_length: int | None, name: str):
     encoded = rows.map(
         encode,
         with_indices=True,
+        num_proc=num_proc,
         remove_columns=rows.column_names,
         desc=f"tokenizing {name}",
     )
@@ -226,10 +243,7 @@ def data_of(script_args: ScriptArguments, training_args: SFTConfig) -> dict:
 
 
 def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
-    if not script_args.dataset_name:
-        raise UserError(
-            "--dataset_name is missing: demonstrations as a file, a folder or a Hub dataset id"
-        )
+    check_given(script_args, model_args, "demonstrations")
     # before `already_finished`: it comes after training, in the same folder
     if script_args.select_by_reward:
         return select_by_reward(script_args, training_args)
@@ -252,17 +266,21 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     )
     # settled here, for every later step
     training_args.chat_template_path = training_args.eos_token = None
+    limits = load_limits(model_args, tokenizer, training_args.trust_remote_code)
 
     def load_demonstrations(split: str):
         source = script_args.dataset_name
         rows = load_rows(source, split, script_args.dataset_config, ["prompt", "completion"])
-        return tokenize(rows, tokenizer, training_args.max_length, f"{source} {split}")
+        longest, workers = training_args.max_length, training_args.dataset_num_proc
+        return tokenize(rows, tokenizer, longest, f"{source} {split}", limits, workers)
 
     train_dataset = load_demonstrations(script_args.dataset_train_split)
     # no split is asked for where nothing evaluates on it
     eval_dataset = None
     if training_args.eval_strategy != "no":
         eval_dataset = load_demonstrations(script_args.dataset_test_split)
+    if training_args.padding_free and not training_args.packing:
+        training_args.max_length = None  # TRL wants no row cut; longer ones are left out by now
 
     ################
     # Train
@@ -278,7 +296,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
-        peft_config=lora_config(model_args),
+        peft_config=lora_config(model_args, model),
     )
     use_our_card(trainer, "sft", model_args.model_name_or_path, [script_args.dataset_name])
     train_or_resume(trainer, record)

@@ -3,7 +3,7 @@ tensors.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,9 @@ from transformers.trainer_utils import SaveStrategy
 from instruct.files import UserError
 from instruct.tokens import encode_prompts, template_columns
 from instruct.trainers.ppo.config import SharedBasePPOConfig
+
+# what a reward function is called with besides the columns, and what is made of a prompt here
+RESERVED = ("prompts", "completions", "role", "self")
 
 
 def print_once(text: str) -> None:
@@ -165,20 +168,35 @@ def follow_plan(args: SharedBasePPOConfig, plan: BatchPlan) -> None:
 
 
 def with_prompt_ids(
-    rows: Dataset | None, tokenizer: PreTrainedTokenizerBase, longest: int, name: str
+    rows: Dataset | None,
+    tokenizer: PreTrainedTokenizerBase,
+    longest: int,
+    name: str,
+    check: Callable[[list[int], str], None] | None = None,
 ) -> Dataset | None:
     """Rows with a column `prompt_ids`; those of more than `longest` tokens are left out, and
     counted.
+
+    Args:
+        check: called with the ids of each prompt that stays and its row: what the model takes.
     """
     if rows is None:
         return None  # no evaluation
     if "prompt_ids" in rows.column_names:
         return rows  # by the recipe, which names the file
+    if taken := [column for column in RESERVED if column in rows.column_names]:
+        raise UserError(
+            f"{name}: rename the column {taken[0]!r}; columns are handed to reward functions by "
+            "their names, and that one is taken"
+        )
     # once here: a prompt is sampled from in many rollouts
     ids = encode_prompts(tokenizer, rows["prompt"], template_columns(rows), name)
     rows = rows.add_column("prompt_ids", ids)
     # left out, not cut: half a question is another question
-    short = rows.select([i for i, row in enumerate(ids) if len(row) <= longest])
+    kept = [i for i, row in enumerate(ids) if len(row) <= longest]
+    for i in kept if check else ():
+        check(ids[i], f"{name}, row {i + 1}")
+    short = rows.select(kept)
     if len(short) < len(rows):
         print_once(
             f"{name}: {len(rows) - len(short)} prompts longer than --max_prompt_length {longest} "
