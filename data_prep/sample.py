@@ -18,10 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.formats.identifiers import identifier_of, text_of
 from instruct.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_json, write_rows
 from instruct.fingerprints import content_of, data_identity, model_identity
 from instruct.folders import claim
+from instruct.row_checks import is_blank
 
 
 class Source(NamedTuple):
@@ -54,19 +56,24 @@ def choose_prompts(
     """Rows with `prompt_id` and `prompt` (messages): `--limit` of them, those with an answer."""
     from instruct.tokens import as_messages
 
+    for number, row in enumerate(rows, 1):
+        named = (identifier_of(row, c, f"{args.input}, row {number}") for c in ("id", "prompt_id"))
+        row["prompt_id"] = next(filter(None, named), None)
+        row["prompt"] = as_messages(row["prompt"])
     if args.answers:
-        rows = [row for row in rows if row.get("id") in people]
-        if not rows:
+        answered = [row for row in rows if row["prompt_id"] in people]
+        if not answered:
             raise UserError(
                 f"{args.answers}: no prompt_id in it is the id of a prompt in {args.input}"
             )
+        print(f"{args.input}: {len(rows) - len(answered)} prompts without a person's answer")
+        rows = answered
     if args.limit and args.limit < len(rows):
         # after the filter above, so that --limit is met
         rows = random.Random(args.seed).sample(rows, args.limit)
     for number, row in enumerate(rows):
-        # the number only where a file has no ids at all
-        row["prompt_id"] = str(row.get("id") or row.get("prompt_id") or number)
-        row["prompt"] = as_messages(row["prompt"])
+        # the number only where a row has no id
+        row["prompt_id"] = row["prompt_id"] or str(number)
     return rows
 
 
@@ -76,15 +83,25 @@ def peoples_answers(args: argparse.Namespace) -> dict[str, Output]:
 
     if not args.answers:
         return {}
-    known = load_rows(args.answers, columns=["prompt_id", "completion"])
+    known = load_rows(args.answers, columns=["prompt_id", "completion"], blanks=True)
     tokenizer = load_tokenizer(args.model_name_or_path[0])
-    return {
-        row["prompt_id"]: Output(
-            model=row.get("source") or args.answers, sampling=None, text=as_text(row["completion"])
-        )
-        for row in known
-        if len(encode_completion(tokenizer, row["completion"])) <= args.max_new_tokens
-    }
+    people = {}
+    for number, row in enumerate(known, 1):
+        where = f"{args.answers}, row {number}"
+        prompt_id = identifier_of(row, "prompt_id", where)
+        # labelers who wrote both sides name no prompt
+        if prompt_id is None or is_blank(row["completion"]):
+            continue
+        if len(encode_completion(tokenizer, row["completion"])) <= args.max_new_tokens:
+            people[prompt_id] = Output(
+                model=text_of(row, "source", where) or args.answers,
+                sampling=None,
+                text=as_text(row["completion"]),
+            )
+    print(
+        f"{args.answers}: {len(people)} prompts have an answer short enough, of {len(known)} rows"
+    )
+    return people
 
 
 def deal_out(args: argparse.Namespace) -> list[Source]:

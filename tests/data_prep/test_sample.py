@@ -1,13 +1,14 @@
 """Samples: their contract, and the same ones after a kill."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from command_tools import stops
 from conftest import save_model, write_jsonl
 
 from data_prep import sample
-from instruct.files import load_rows
+from instruct.files import UserError, load_rows
 
 
 def sample_argv(tiny_model, tmp_path, *more):
@@ -162,3 +163,16 @@ def test_what_is_found_is_of_the_same_model_data_and_flags(tiny_model, tmp_path,
     other = [{"id": f"p{i}", "prompt": "other words"} for i in range(10)]
     write_jsonl(tmp_path / "prompts.jsonl", other)  # the same ids
     assert "other input;" in stops(sample.main, argv, capsys)
+
+
+def test_an_answer_meets_its_prompt_whatever_the_type_of_the_id():
+    def chosen(ids: list, answered: list[str]) -> list[str]:
+        rows = [{"prompt": "Hi", "id": value} for value in ids]
+        args = SimpleNamespace(input="p.parquet", answers="a.jsonl", limit=None, seed=0)
+        return [
+            row["prompt_id"] for row in sample.choose_prompts(rows, dict.fromkeys(answered), args)
+        ]
+
+    assert chosen([0, 1, 2.0], ["0", "2"]) == ["0", "2"]
+    with pytest.raises(UserError, match="no prompt_id in it"):
+        chosen([1], ["0"])
