@@ -58,17 +58,17 @@ def _decide(tokenizer: PreTrainedTokenizerBase, asked: str | None, more: Sequenc
 def closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token with which the chat template closes an assistant's turn; None where it has none.
 
-    The first special (or added) token that is rendered after an answer. What opens a turn closes
-    none: some templates write a generation prompt after every conversation.
+    The first special (or added) token that is rendered after each answer. After the last alone,
+    some templates write a generation prompt whether asked or not, which closes nothing.
 
     Raises:
         UserError: the template is no Jinja.
     """
     if not tokenizer.chat_template:
         return None
-    messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
+    turn = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        text = tokenizer.apply_chat_template(turn + turn, tokenize=False)
     except TemplateSyntaxError as error:
         raise UserError(
             f"{tokenizer.name_or_path or 'tokenizer'}: its chat template is no valid Jinja "
@@ -77,17 +77,11 @@ def closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     # templates raise what they like; the first real row is then told with what it says
     except Exception:
         return None
-    before, found, after = text.rpartition(ANSWER)
-    if not found:
-        return None
     special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
-    opening, closing = (
-        [i for i in tokenizer(part, add_special_tokens=False)["input_ids"] if i in special]
-        for part in (before.rpartition(QUESTION)[2], after)
-    )
-    if not closing or (closing[:1] == opening[-1:] and closing[0] != tokenizer.eos_token_id):
-        return None
-    return closing[0]
+    after = (part.partition(QUESTION)[0] for part in text.split(ANSWER)[1:])
+    ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in after)
+    first = {next((i for i in row if i in special), None) for row in ids}
+    return first.pop() if len(first) == 1 else None
 
 
 def settle_trained_end(tokenizer: PreTrainedTokenizerBase, eos_token: str | None = None) -> None:
