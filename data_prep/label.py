@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from instruct.commands import Parser, command
-from instruct.files import UserError, check_output, load_rows, write_rows
+from instruct.data_runs import record_beside, record_of_data
+from instruct.files import UserError, check_output, load_rows, write_json, write_rows
 from instruct.folders import claim
 from instruct.score_functions import checked_scores
 from instruct.tokens import as_text
@@ -113,8 +114,11 @@ def main(argv: list[str] | None = None) -> None:
     claim(args.output)
     check_output(args.output)
     check_own_rankings(args.output)
+    record = record_of_data("label", args, {"input": args.input}, labelers=[args.labeler])
     samples = load_rows(args.input, columns=["prompt", "completions"])
     rows = [rank_row(row, args.tie) for row in tqdm(samples, desc="ranking (scripted labeler)")]
+    # first: an output never stands without its record
+    write_json(record_beside(args.output), record)
     write_rows(args.output, rows)
     strict = sum(len(set(row["ranks"])) > 1 for row in rows)
     print(

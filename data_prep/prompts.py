@@ -49,8 +49,16 @@ from data_prep.prompt_pipeline.steps import (
     without_shared_prefixes,
 )
 from instruct.commands import Parser, command
+from instruct.data_runs import (
+    CHANGED_TOO,
+    add_overwrite,
+    check_replaces,
+    record_of_data,
+    under_secret,
+)
 from instruct.files import UserError, write_json
 from instruct.folders import atomic_folder, claim
+from instruct.run_record import write_record
 
 # --- arguments ------------------------------------------------------------------------------------
 
@@ -60,6 +68,7 @@ def make_parser() -> Parser:
     add_log_flags(parser)
     add_step_flags(parser)
     add_engine_flags(parser)
+    add_overwrite(parser, CHANGED_TOO)
     return parser
 
 
@@ -133,8 +142,14 @@ def prepare(args: argparse.Namespace) -> dict:
     splits = check_flags(args)
     # before the work: it may be no key
     key = PiiKey(args.pii_key_file, args.output_dir) if args.pii != "keep" else None
+    data = {"input": log_files(args.input), "exclude": args.exclude}
+    record = record_of_data("prompts", args, data, {"pii_model": args.pii_model})
+    record["data"]["input"]["name"] = " ".join(args.input)  # a folder may hold thousands
+    ours = names_of(args.output_dir)
+    check_replaces(args.output_dir, hidden(record, key), args.overwrite_output_dir, **ours)
     ledger = Ledger()
-    with atomic_folder(args.output_dir, **names_of(args.output_dir)) as folder:
+    overwrite = args.overwrite_output_dir
+    with atomic_folder(args.output_dir, **ours, changed=overwrite) as folder:
         work = folder / "work"
         # texts that nobody has searched yet: for their owner alone
         work.mkdir(mode=0o700)
@@ -151,14 +166,27 @@ def prepare(args: argparse.Namespace) -> dict:
         # a row lost in writing would show here as removed
         ledger.add("write", ledger.left, sum(counts[name] for name in splits))
         # not where the key lies: the report is published
-        public = {k: v for k, v in vars(args).items() if k != "pii_key_file"}
+        private = ("pii_key_file", "overwrite_output_dir")
+        public = {k: v for k, v in vars(args).items() if k not in private}
         options = {k: str(v) if isinstance(v, Path) else v for k, v in public.items()}
         report = make_report(ledger, counts, list(splits), staged.without_user, options)
+        write_record(folder, hidden(record, key))
         write_json(folder / "report.json", report)
         (folder / "README.md").write_text(dataset_card(report, list(splits)), encoding="utf-8")
         # staged texts are not redacted: they must not stay beside the outputs
         shutil.rmtree(work)
     return report
+
+
+def hidden(record: dict, key: PiiKey | None) -> dict:
+    """The record as it is published: the log is known by a hash under the key, where one is kept.
+
+    Where none is (nothing was found), nothing is hidden in the rows either.
+    """
+    if key is None or key.is_new:
+        return record
+    log = under_secret(record["data"]["input"], key.secret)
+    return {**record, "data": {**record["data"], "input": log}}
 
 
 def read_log(args: argparse.Namespace, work: Path, ledger: Ledger) -> Staged:

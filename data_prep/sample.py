@@ -20,10 +20,12 @@ from typing import NamedTuple
 
 from data_prep.formats.identifiers import identifier_of, text_of
 from instruct.commands import Parser, command
+from instruct.data_runs import VERSIONS_OF, add_overwrite, record_beside
 from instruct.files import UserError, check_output, load_rows, write_json, write_rows
 from instruct.fingerprints import content_of, data_identity, model_identity
 from instruct.folders import claim
 from instruct.row_checks import is_blank
+from instruct.run_record import versions
 
 
 class Source(NamedTuple):
@@ -150,7 +152,8 @@ def read_partial(path: Path, settings: dict) -> dict[str, list]:
     if lines[0] != json.dumps(settings).encode():
         raise UserError(
             f"{path} holds what a run with another model, other data or other flags has drawn so "
-            "far; give those again, delete it to start over, or give another --output"
+            "far; give those again, delete it to start over (or add --overwrite_output_dir), or "
+            "give another --output"
         )
     # every whole line ends in a newline, so what follows the last one is unfinished
     entries = map(json.loads, lines[1:-1])
@@ -179,6 +182,29 @@ def settings_of(args: argparse.Namespace) -> dict:
     }
 
 
+def start_over(output: Path, record: Path, partial: Path) -> None:
+    """Removes what an earlier run wrote.
+
+    Raises:
+        UserError: the output holds no samples.
+    """
+    if output.is_file() and not record.is_file():
+        check_samples(output)
+    # last: without it nobody knows whose the others are
+    for path in (partial, output, record):
+        path.unlink(missing_ok=True)
+
+
+def check_samples(output: Path) -> None:
+    """That a file without a record is of an earlier version, which kept none; not somebody's own.
+
+    Raises:
+        UserError: it holds no samples.
+    """
+    if "completions" not in load_rows(output).column_names:
+        raise UserError(f"{output} is there already and holds no samples; give another --output")
+
+
 def check_same(record: Path, settings: dict, output: Path) -> None:
     """That a finished output is what this command would draw.
 
@@ -188,14 +214,13 @@ def check_same(record: Path, settings: dict, output: Path) -> None:
     found = settings
     if record.is_file():
         found = json.loads(record.read_text())
-    # of an earlier version, which kept no record; or somebody's own
-    elif "completions" not in load_rows(output).column_names:
-        raise UserError(f"{output} is there already and holds no samples; give another --output")
+    else:
+        check_samples(output)
     changed = [name for name in settings if found.get(name) != settings[name]]
     if changed:
         raise UserError(
             f"{output} is there already, drawn with other {', '.join(changed)}; "
-            "delete it to sample again, or give another --output"
+            "add --overwrite_output_dir to sample again, or give another --output"
         )
 
 
@@ -314,6 +339,8 @@ def make_parser() -> Parser:
     add("--batch_size", type=int, default=64)
     add("--dtype", default="float32")
     add("--seed", type=int, default=0)
+    again = "start over: remove what an earlier run wrote to --output, also unfinished batches"
+    add_overwrite(parser, again)
     return parser
 
 
@@ -322,14 +349,16 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     claim(args.output)
     partial = args.output.with_name(args.output.name + ".partial")
-    # beside the output, which is rows alone; no data ending, so that a folder is read without it
-    record = args.output.with_name(args.output.name + ".run")
+    record = record_beside(args.output)
     settings = settings_of(args)
+    if args.overwrite_output_dir:
+        start_over(args.output, record, partial)
     if args.output.is_file():
         check_same(record, settings, args.output)
         # killed between the two
         partial.unlink(missing_ok=True)
-        print(f"{args.output} is there already; delete it to sample again")
+        again = "delete it to sample again, or add --overwrite_output_dir"
+        print(f"{args.output} is there already; {again}")
         return
     check_output(args.output)
     log = load_rows(args.input, columns=["prompt"]).to_list()
@@ -346,7 +375,7 @@ def main(argv: list[str] | None = None) -> None:
         written = people.get(rows[number]["prompt_id"])
         drawn += [written] if written else []
     # first: an output never stands without its record
-    write_json(record, settings)
+    write_json(record, {"step": "sample", **settings, "versions": versions(VERSIONS_OF)})
     write_rows(
         args.output, [as_sample(rows[number], outputs[number]) for number in sorted(outputs)]
     )

@@ -1,9 +1,11 @@
 """What a model or a data set is, by its content: what stands at the same path may change."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import unquote
 
 from instruct.files import ENDINGS, UserError, data_files
 from instruct.hashes import file_hash, file_hashes, files_hash, hash_of
@@ -122,15 +124,30 @@ def data_identity(source: str | Path | None, split: str | None = None) -> dict |
         return {"name": name, "sha256": files_hash([path])}
     if path.is_dir():
         return {"name": name, "sha256": files_hash(data_files(path, split))}
+    if name.startswith("hf://"):
+        return {"name": name, "commit": _commit_behind(name)}
     # a file that is not there is told by who reads it
     asked = not name.endswith(tuple(ENDINGS))
     return {"name": name, "commit": hub_commit(name, repo_type="dataset") if asked else None}
+
+
+def _commit_behind(path: str) -> str | None:
+    """The commit of `hf://datasets/owner/name[@revision]/…`; None of buckets and of other kinds."""
+    match = re.match(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?", path)
+    if not match:
+        return None
+    repo, revision = match.groups()
+    return hub_commit(repo, revision and unquote(revision), repo_type="dataset")
 
 
 def source_hash(function: Callable) -> str | None:
     """The hash of the module that a function is written in; None where it has no source."""
     file = getattr(sys.modules.get(function.__module__), "__file__", None)
     return file and file_hash(file)
+
+
+# how an identity says what a thing holds; by its name alone where it has none of them
+KNOWN_BY = ("sha256", "commit", "hmac_sha256")
 
 
 def content_of(identity: dict | None) -> str | None:
@@ -144,9 +161,9 @@ def is_same(one: dict | None, other: dict | None) -> bool:
     """Whether two identities are one thing; by name only where one of them is not known better."""
     if one is None or other is None:
         return one is other
-    for key in ("sha256", "commit"):
+    for key in KNOWN_BY:
         if one.get(key) and other.get(key):
             return one[key] == other[key]
-    known = [bool(identity.get("sha256") or identity.get("commit")) for identity in (one, other)]
+    known = [any(identity.get(key) for key in KNOWN_BY) for identity in (one, other)]
     # two kinds of identity, a folder and a Hub id, cannot be compared
     return not all(known) and one["name"] == other["name"]

@@ -242,7 +242,10 @@ def remove(path: Path) -> None:
 
 
 def check_ours(
-    folder: str | Path, names: Collection[str] = (), report_keys: Collection[str] = ()
+    folder: str | Path,
+    names: Collection[str] = (),
+    report_keys: Collection[str] = (),
+    changed: bool = False,
 ) -> None:
     """Refuses an output folder with anything in it that this repo did not write.
 
@@ -250,6 +253,7 @@ def check_ours(
         names: patterns of what the command writes. They count for a folder without `.written`
             alone, as earlier versions left it.
         report_keys: keys of the `report.json` by which such a folder is known.
+        changed: whether files of the command that were changed by hand since are let pass.
 
     Raises:
         UserError: a foreign entry, or a place that cannot be replaced as a whole.
@@ -263,13 +267,15 @@ def check_ours(
             f"{folder} is not replaced: it is your home, the folder you are in or a whole disk; "
             "give a new folder in it"
         )
-    foreign = _foreign_entry(folder, names, report_keys) if folder.is_dir() else None
+    foreign = None
+    if folder.is_dir():
+        foreign = _foreign_entry(folder, names, report_keys, changed)
     if foreign:
         raise UserError(f"{folder} {foreign}; give another folder, or move that away")
 
 
 def _foreign_entry(
-    folder: Path, names: Collection[str], report_keys: Collection[str]
+    folder: Path, names: Collection[str], report_keys: Collection[str], changed: bool
 ) -> str | None:
     """What is in a folder that is not ours, in words; None where all is."""
     written = _written(folder)
@@ -286,7 +292,7 @@ def _foreign_entry(
             listed = name in written
         if not listed:
             return f"holds {name}, which this command did not write"
-        if written is not None and written[name] != size:
+        if written is not None and written[name] != size and not changed:
             return f"holds {name}, which was changed by hand since"
     return None
 
@@ -326,18 +332,22 @@ def report_in(folder: Path) -> dict:
 
 @contextlib.contextmanager
 def atomic_folder(
-    path: str | Path, names: Collection[str] = (), report_keys: Collection[str] = ()
+    path: str | Path,
+    names: Collection[str] = (),
+    report_keys: Collection[str] = (),
+    changed: bool = False,
 ) -> Iterator[Path]:
     """Yields an empty folder beside `path`, which takes its place when the block ends well.
 
     Args:
         names, report_keys: what earlier versions wrote there, see `check_ours`.
+        changed: whether files that were changed by hand since are replaced as well.
 
     Raises:
         UserError: `path` holds something that this repo did not write; nothing was changed.
     """
     path = real(path)
-    check_ours(path, names, report_keys)
+    check_ours(path, names, report_keys, changed)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     # of a killed run whose pid came again
@@ -351,7 +361,7 @@ def atomic_folder(
         for folder in (beside, *(p for p in beside.rglob("*") if p.is_dir())):
             sync_folder(folder)
         # again: the block may have taken hours
-        check_ours(path, names, report_keys)
+        check_ours(path, names, report_keys, changed)
         swap(beside, path)
     finally:
         # after the swap it is the earlier output

@@ -236,7 +236,7 @@ def differences(found: dict, now: dict) -> list[str]:
     changes = []
     groups = [
         ({"model_name_or_path": found.get("base")}, {"model_name_or_path": now.get("base")}),
-        *((found.get(group, {}), now.get(group, {})) for group in ("adapters", "data")),
+        *((found.get(group, {}), now.get(group, {})) for group in ("models", "adapters", "data")),
     ]
     for old, new in groups:
         changes += [
@@ -307,7 +307,9 @@ def check_step(folder: str | Path, found: dict, step: str, needed: Iterable[str]
             f"{folder} is what {found.get('step') or 'something else'} wrote by its {RECORD}, "
             f"and nothing of {step}; give another folder"
         )
-    if lacking := [name for name in needed if name not in found]:
+    of_names = ("data", "flags", "adapters", "versions")
+    good = {name for name in found if name not in of_names or isinstance(found[name], dict)}
+    if lacking := [name for name in needed if name not in good]:
         raise UserError(
             f"{Path(folder) / RECORD} lacks {', '.join(lacking)}, so nobody can say what run "
             "this folder holds; give another folder"

@@ -7,7 +7,7 @@ D=outputs/demo
 C=recipes/configs/demo
 mkdir -p "$D"
 if [ "${FRESH:-0}" = 1 ]; then # what the stages write; anything else there is somebody's
-    (cd "$D" && rm -rf embedded prompts demonstrations sft samples.jsonl{,.partial} rankings.jsonl comparisons reward ppo report seconds.tsv)
+    (cd "$D" && rm -rf embedded prompts demonstrations sft samples.jsonl{,.partial,.run} rankings.jsonl{,.run} comparisons reward ppo report seconds.tsv)
 fi
 # glibc: keep freed memory for the next step instead of handing it back and touching it anew (decoding up to 1.4x faster on CPU)
 export MALLOC_MMAP_THRESHOLD_=100000000000 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=100000000

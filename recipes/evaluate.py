@@ -22,6 +22,7 @@ from accelerate import PartialState
 
 from instruct.arguments import load_function, parse_models
 from instruct.commands import Parser, command
+from instruct.data_runs import add_overwrite
 from instruct.evaluation.answers import kept_or_new_answers
 from instruct.evaluation.comparison import summarize, win_rates
 from instruct.evaluation.report import base_of_run, write_report
@@ -60,6 +61,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--batch_size", type=int, default=64)
     add("--dtype", default="float32")
     add("--seed", type=int, default=0)
+    add_overwrite(parser, "start over: ask every model anew")
     return parser.parse_args(argv)
 
 
@@ -111,7 +113,8 @@ def check_folder(output_dir: Path) -> None:
 
 def write_run_record(models: dict[str, str], args: argparse.Namespace) -> None:
     """`run.json`: which models, on which prompts, with which flags."""
-    flags = {name: value for name, value in vars(args).items() if name not in ("models", "input")}
+    left_out = ("models", "input", "output_dir", "overwrite_output_dir")
+    flags = {name: value for name, value in vars(args).items() if name not in left_out}
     record = {
         "step": "evaluate",
         "models": {name: model_identity(path) for name, path in models.items()},

@@ -69,7 +69,7 @@ def check_flags(args: argparse.Namespace) -> dict[str, float]:
         # asks phonenumbers, which --pii keep does without
         args.phone_regions = check_regions(args.phone_regions)
     # before the work, not after it
-    check_ours(args.output_dir, **names_of(args.output_dir))
+    check_ours(args.output_dir, **names_of(args.output_dir), changed=args.overwrite_output_dir)
     return splits
 
 
@@ -81,6 +81,6 @@ def names_of(out: Path) -> dict:
     report = report_in(out)
     files = [f"{name}.parquet" for name in (*report.get("splits", ()), "removed")]
     return {
-        "names": (*files, "report.json", "README.md"),
+        "names": (*files, "report.json", "README.md", "run.json"),
         "report_keys": ("in", "kept", "removed", "splits", "steps"),
     }

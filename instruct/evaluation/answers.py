@@ -65,7 +65,7 @@ def kept_or_new_answers(
             **{flag: getattr(args, flag) for flag in ASKED},
         }
     )
-    if file.is_file():
+    if file.is_file() and not args.overwrite_output_dir:
         kept = read_jsonl(file)
         is_same = kept and kept[0].get("asked") == asked
         # earlier versions kept a judge's NaN
