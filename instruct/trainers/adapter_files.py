@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from instruct.fingerprints import hub_commit
 from instruct.models import load_reward, revision_of
-from instruct.reward_files import adapter_config
+from instruct.reward_checks import weights_hash
+from instruct.reward_files import adapter_config, reward_head
 
 
 def part_of(state: dict | None, prefix: str) -> dict | None:
@@ -48,7 +49,10 @@ def _why_beside(reward_path: str, model: PreTrainedModel) -> str | None:
     config = adapter_config(reward_path)
     if config is None:
         return "a full model"
-    if not _same_place(config.base_model_name_or_path, model.name_or_path):
+    # one that was moved is still the same
+    recorded = reward_head(reward_path).get("base_weights")
+    moved_here = recorded is not None and recorded == weights_hash(model.name_or_path)
+    if not moved_here and not _same_place(config.base_model_name_or_path, model.name_or_path):
         return f"its base is {config.base_model_name_or_path}"
     # roles are switched by LoRA layers: whatever else it trains would speak in every role
     saved = set(config.modules_to_save or ()) - {"score", "classifier"}

@@ -114,6 +114,25 @@ def test_what_is_no_reward_model_is_refused_wherever_one_is_loaded(kind, run, tm
     assert (folder / "sft/merged/model.safetensors").read_bytes() == merged
 
 
+def test_outputs_that_moved_are_still_one_base(run, tmp_path, capsys):
+    """The adapter names a path that is gone; by its weights the base is known."""
+    shutil.copytree(run[0], tmp_path / "run")
+    shutil.move(tmp_path / "run/sft", tmp_path / "run/moved")
+    path, merged = tmp_path / "run/reward", tmp_path / "run/moved/merged"
+    config = json.loads((path / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(tmp_path / "run/sft/merged")
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    setup = {"model": str(merged), "reward": str(path), "prompts": str(run[0] / "rows.jsonl")}
+    ppo.cli(flags(setup, tmp_path / "ppo", sample_every=1, num_ppo_epochs=1))
+    assert "loaded beside" not in capsys.readouterr().out
+    lines = (tmp_path / "ppo/samples.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    wanted = load_reward(str(path), base=str(merged)).score(
+        [row["prompt"] for row in rows], [row["completion"] for row in rows]
+    )
+    assert [row["rewards/reward_model"] for row in rows] == pytest.approx(wanted, abs=1e-3)
+
+
 def test_a_selection_that_replaces_the_rewards_base_says_so(run, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     shutil.copytree(run[0], folder)
