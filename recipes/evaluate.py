@@ -20,6 +20,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from data_prep.formats.identifiers import identifier_of
 from instruct.arguments import load_function, parse_models
 from instruct.commands import Parser, command
 from instruct.data_runs import add_overwrite
@@ -77,9 +78,9 @@ def held_out_prompts(source: str, limit: int, seed: int) -> list[dict]:
     rows = random.Random(seed).sample(rows, min(limit, len(rows)))
     return [
         {
-            "prompt_id": str(row.get("id", i)),
+            "prompt_id": identifier_of(row, "id", source) or str(i),
             # without users every prompt is a cluster of its own
-            "user_id": row.get("user_id") or f"prompt {i}",
+            "user_id": identifier_of(row, "user_id", source) or f"prompt {i}",
             "prompt": as_messages(row["prompt"]),
             **{key: row[key] for key in FOR_TEMPLATE if key in row},
         }

@@ -22,6 +22,15 @@ def arguments(tiny_model, tmp_path):
     ]  # fmt: skip
 
 
+def test_rows_without_an_id_or_user_are_told_apart(tmp_path):
+    rows = [{"prompt": "a"}, {"prompt": "b", "id": 0, "user_id": 0}, {"prompt": "c"}]
+    found = evaluate.held_out_prompts(write_jsonl(tmp_path / "p.jsonl", rows), 9, 0)
+    named = {row["prompt"][0]["content"]: (row["prompt_id"], row["user_id"]) for row in found}
+    # user 0 is a user; two rows without one are no cluster
+    assert named["b"] == ("0", "0") and len({user for _, user in named.values()}) == 3
+    assert "None" not in {i for i, _ in named.values()}
+
+
 def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_model):
     run = tmp_path / "run"
     for name, value in {
