@@ -16,6 +16,7 @@ from trl import TrlParser, get_peft_config
 from yaml import YAMLError, safe_load
 
 from instruct.files import UserError
+from instruct.flag_checks import check_flags, why_unknown
 from instruct.flag_ranges import check_ranges, check_types
 from instruct.lora_names import settle_lora_names
 from instruct.machine_checks import check_machine
@@ -87,6 +88,7 @@ class _Parser(TrlParser):
         fields = {f.name: f for kind in self.dataclass_types for f in dataclasses_fields(kind)}
         check_types(vars(parsed), self._actions, fields)
         check_ranges(vars(parsed))
+        check_flags(vars(parsed), self.dataclass_types, fields)
         # Trainer would write to a folder called trainer_output
         if getattr(parsed, "output_dir", "there") is None:
             raise UserError("--output_dir is missing: the folder that the run is written to")
@@ -111,7 +113,9 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
     except (ValueError, OSError, YAMLError) as error:
         raise UserError(str(error)) from error
     if unknown:
-        raise UserError(f"no such flag: {' '.join(unknown)}; --help lists them")
+        raise UserError(
+            why_unknown(unknown) or f"no such flag: {' '.join(unknown)}; --help lists them"
+        )
     for arguments in parsed:
         if getattr(arguments, "hub_token", None):
             # where the Hub client looks itself: arguments are saved, shown and pushed, a token not

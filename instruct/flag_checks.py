@@ -1,0 +1,251 @@
+"""Flags that would do nothing: refused in one sentence that says what to use instead.
+
+The recipes take TRL's and transformers' flags as they are. Some of those belong to a part of their
+trainers that the recipes replace: such a flag would be read by nobody, and its user would not know.
+`tests/recipes/test_flags.py` finds the flags that are read by nothing and are not named here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import MISSING, Field, dataclass
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+
+from trl import ModelConfig, ScriptArguments
+
+from instruct.files import UserError
+
+# the class of a recipe's training flags -> the recipe
+STEPS = {"SFTConfig": "sft", "RankedRewardConfig": "reward", "SharedBasePPOConfig": "ppo"}
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What to do instead of a flag; `allowed`: values beside its default that are true here."""
+
+    instead: str
+    allowed: tuple = ()
+
+
+OF_TRAINING = "evaluation here is part of training and has its precision; use --bf16 or --fp16"
+NO_METRICS = "evaluation has its own metrics, and nothing to configure; leave it out"
+# of every recipe
+COMMON = {
+    "dataset_streaming": Refused(
+        "rows are read whole, from disk and not into memory; leave it out"
+    ),
+    "ignore_bias_buffers": Refused("use --ddp_broadcast_buffers False"),
+    "do_train": Refused("this command trains; leave it out"),
+    "do_predict": Refused("nothing here predicts; use recipes/evaluate.py or reward.py --score"),
+    "restore_callback_states_from_checkpoint": Refused(
+        "a resumed run always takes up its callbacks; leave it out"
+    ),
+    "bf16_full_eval": Refused(OF_TRAINING),
+    "fp16_full_eval": Refused(OF_TRAINING),
+    "prediction_loss_only": Refused(NO_METRICS),
+    "batch_eval_metrics": Refused(NO_METRICS),
+    "eval_do_concat_batches": Refused(NO_METRICS),
+    "include_for_metrics": Refused(NO_METRICS),
+    "label_names": Refused("the recipe names its own labels; leave it out"),
+    "remove_unused_columns": Refused(
+        "columns that are not trained on never reach the model; PPO's reward functions get all; "
+        "leave it out"
+    ),
+    "lora_task_type": Refused("the recipe sets it; leave it out"),
+    "model_init_kwargs": Refused(
+        "use --dtype, --attn_implementation, --model_revision, --load_in_4bit"
+    ),
+    "use_cache": Refused("training keeps no cache; leave it out"),
+    "pad_token": Refused("set it in the tokenizer that lies beside the model"),
+}
+SFT = COMMON | {
+    "dataset_text_field": Refused(
+        "rows are prompt and completion; name other columns in python -m data_prep.demonstrations"
+    ),
+    "dataset_kwargs": Refused("rows are prepared by the recipe; use --packing, --max_length"),
+    "assistant_only_loss": Refused(
+        "the loss is on the completion (--completion_only_loss); data_prep.demonstrations turns "
+        "each answer of a conversation into such a row"
+    ),
+    "truncation_mode": Refused(
+        "rows longer than --max_length are left out, as a cut answer would teach not to end"
+    ),
+    "packing_strategy": Refused(
+        "rows longer than --max_length are left out and none is split, which is bfd; leave it out"
+    ),
+}
+REWARD = COMMON | {
+    "lora_task_type": Refused("the recipe sets it; leave it out", allowed=("SEQ_CLS",)),
+    "pad_to_multiple_of": Refused("rankings are padded to the longest of a batch; leave it out"),
+    "length_column_name": Refused("the recipe counts the tokens of a ranking; leave it out"),
+    "average_tokens_across_devices": Refused("the loss is a mean over rankings; leave it out"),
+    "label_smoothing_factor": Refused("the loss has no labels; soften it by --weight_decay"),
+    "include_num_input_tokens_seen": Refused(
+        "the log's num_tokens counts them; leave it out", allowed=(False,)
+    ),
+}
+A_LINE = "the log has one line a rollout; leave it out"
+PROMPTS_IN_MEMORY = "prompts are held in memory; leave it out"
+PPO = COMMON | {
+    "lora_dropout": Refused(
+        "PPO trains without dropout, or the ratio of probabilities would not start at 1",
+        allowed=(0.0,),
+    ),
+    "logging_strategy": Refused(A_LINE),
+    "logging_steps": Refused(A_LINE, allowed=(1,)),
+    "logging_first_step": Refused(A_LINE),
+    "per_device_eval_batch_size": Refused("use --local_rollout_forward_batch_size"),
+    "eval_accumulation_steps": Refused(NO_METRICS),
+    "eval_use_gather_object": Refused(NO_METRICS),
+    "train_sampling_strategy": Refused("prompts are drawn by --seed; leave it out"),
+    "length_column_name": Refused("prompts are drawn by --seed; leave it out"),
+    "average_tokens_across_devices": Refused("losses are always means over processes"),
+    "label_smoothing_factor": Refused("PPO has no labels; see --ptx_coef for a loss on text"),
+    "neftune_noise_alpha": Refused("noise would make the ratio of probabilities meaningless"),
+    "include_num_input_tokens_seen": Refused(
+        "the log counts episodes; leave it out", allowed=(False,)
+    ),
+    "auto_find_batch_size": Refused(
+        "a rollout's size is fixed; give --per_device_train_batch_size, which does not change it "
+        "where --rollout_batch_size is given"
+    ),
+    "use_liger_kernel": Refused("the shared base keeps the model's own layers; leave it out"),
+    "liger_kernel_config": Refused("the shared base keeps the model's own layers; leave it out"),
+    **dict.fromkeys(
+        (
+            "dataloader_num_workers",
+            "dataloader_prefetch_factor",
+            "dataloader_persistent_workers",
+            "dataloader_multiprocessing_context",
+            "dataloader_pin_memory",
+            "dataloader_drop_last",
+            "dataloader_in_order",
+        ),
+        Refused(PROMPTS_IN_MEMORY),
+    ),
+}
+REFUSED = {"sft": SFT, "reward": REWARD, "ppo": PPO}
+
+# Flags that TRL's PPOTrainer had, and no config here has -> what to use instead.
+COMPUTED = "it is computed: give --rollout_batch_size, --per_device_train_batch_size"
+NOT_HERE = {
+    "stop_token": "a response ends where the model's turns end (see --eos_token of recipes/sft.py)",
+    "stop_token_id": "a response ends where the model's turns end",
+    "num_sample_generations": "use --sample_every (rollouts) and --sample_rows",
+    "sft_model_path": "use --model_name_or_path",
+    "dataset_num_proc": "prompts are tokenised in one process; leave it out",
+    "model_adapter_name": "the policy's adapter has no other name; leave it out",
+    "ref_adapter_name": "the reference is the base without adapter; leave it out",
+    "ds3_gather_for_generation": "weights are gathered by accelerate's configuration",
+    **dict.fromkeys(
+        ("batch_size", "mini_batch_size", "micro_batch_size", "local_batch_size",
+         "local_mini_batch_size", "num_total_batches", "world_size"),
+        COMPUTED,
+    ),
+}  # fmt: skip
+# flag -> the other one without which it does nothing
+NEEDS = {
+    "kl_horizon": "kl_target",
+    "ptx_batch_size": "ptx_dataset",
+    "ptx_max_length": "ptx_dataset",
+    "stock_value": "stock",
+    "bnb_4bit_quant_type": "load_in_4bit",
+    "bnb_4bit_quant_storage": "load_in_4bit",
+    "use_bnb_nested_quant": "load_in_4bit",
+    "liger_kernel_config": "use_liger_kernel",
+}
+
+
+def _default(field: Field):
+    made = field.default_factory is not MISSING
+    return field.default_factory() if made else field.default
+
+
+def check_flags(given: dict, classes: Iterable[type], fields: dict[str, Field]) -> None:
+    """Refuses a flag that would do nothing in this recipe.
+
+    Args:
+        given: flag -> value, as typed or in the YAML file.
+        classes: the dataclasses of the recipe's flags.
+        fields: flag -> dataclass field.
+
+    Raises:
+        UserError: names the flag, and what to use instead.
+    """
+    step = next((STEPS[kind.__name__] for kind in classes if kind.__name__ in STEPS), None)
+    changed = {
+        flag: value
+        for flag, value in given.items()
+        if flag in fields and value != _default(fields[flag])
+    }
+    for flag, refused in REFUSED.get(step, {}).items():
+        if flag in changed and changed[flag] not in refused.allowed:
+            raise UserError(f"--{flag} {changed[flag]}: {refused.instead}")
+    for flag, other in NEEDS.items():
+        if flag in changed and other in fields and not given[other]:
+            raise UserError(f"--{flag} {changed[flag]}: does nothing without --{other}")
+    if step is not None:
+        _check_together(given, changed)
+    if given.get("stock"):
+        _check_stock(changed)
+
+
+def _check_together(given: dict, changed: dict) -> None:
+    """Flags that mean something only beside certain values of others."""
+    if given.get("do_eval") and given["eval_strategy"] == "no":
+        raise UserError("--do_eval True: use --eval_strategy epoch, or steps with --eval_steps")
+    source, config = given.get("dataset_name"), given.get("dataset_config")
+    if config and Path(str(source)).exists():
+        raise UserError(
+            f"--dataset_config {config}: is of a dataset on the Hub, and {source} is a file or "
+            "folder here; leave it out"
+        )
+    if given.get("eval_packing") and not given["packing"]:
+        raise UserError(
+            "--eval_packing True: rows are kept apart where --packing is on, too; give both"
+        )
+    if changed.get("label_smoothing_factor") and given["loss_type"] not in ("nll",):
+        raise UserError(
+            f"--label_smoothing_factor {given['label_smoothing_factor']}: give --loss_type nll, "
+            "which has all logits to smooth"
+        )
+
+
+def why_unknown(words: list[str]) -> str | None:
+    """What to use instead of the first of TRL's flags among words that no config takes."""
+    names = (word.lstrip("-").split("=")[0] for word in words if word.startswith("--"))
+    return next((f"--{name}: {NOT_HERE[name]}" for name in names if name in NOT_HERE), None)
+
+
+# ---- PPO by TRL's own trainer --------------------------------------------------------------------
+
+# What `--stock` reads beside the flags of TRL's PPOConfig (`instruct/trainers/ppo/stock.py`).
+STOCK_TAKES = (
+    "stock", "stock_value", "max_prompt_length", "rollout_batch_size", "overwrite_output_dir",
+    "trust_remote_code",
+)  # fmt: skip
+# transformers' flags that TRL's PPO loop never asks
+STOCK_IGNORES = (
+    "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "max_steps", "max_grad_norm",
+    "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "data_seed",
+    "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_static_graph",
+    "full_determinism", "logging_nan_inf_filter", "optim_target_modules", "parallelism_config",
+    "resume_from_checkpoint", "skip_memory_metrics",
+)  # fmt: skip
+
+
+def _check_stock(changed: dict) -> None:
+    """Refuses beside `--stock` what TRL's trainer does not read."""
+    # here, as the package of trainers imports this module's users
+    from instruct.trainers.ppo.trl_ppo import stock_ppo
+
+    config_class, _ = stock_ppo()
+    theirs = {field.name for field in dataclass_fields(config_class)} - {*STOCK_IGNORES}
+    elsewhere = {
+        field.name for kind in (ModelConfig, ScriptArguments) for field in dataclass_fields(kind)
+    }
+    for flag, value in changed.items():
+        if value not in (None, []) and flag not in theirs | elsewhere | {*STOCK_TAKES}:
+            raise UserError(
+                f"--{flag} {value}: TRL's own PPOTrainer has nothing like it; leave it out, or "
+                "--stock"
+            )
