@@ -6,6 +6,7 @@ Known by the library and the name of the class, so that no library is imported t
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterator
 
 from instruct.files import DISK
@@ -59,6 +60,11 @@ KNOWN_WORDS = {
     # PEFT, before anything is trained
     ("ValueError", "not found in the base model"): "--lora_target_modules: {}",
     ("ValueError", "No modules were targeted"): "--lora_target_modules: {}",
+    ("ValueError", "Target module "): "--lora_target_modules: {}",
+    # transformers, at the first evaluation and in accelerate
+    ("KeyError", "metric_for_best_model"): "{}",
+    ("ValueError", "is not a valid DynamoBackend"): "--torch_compile_backend: {}",
+    ("ValueError", "embedded null byte"): "a path or a name holds a NUL character",
     ("RuntimeError", "can't allocate memory"): OUT_OF_MEMORY,
     ("RuntimeError", "Connection closed by peer"): OTHER_PROCESS,
     ("RuntimeError", "Connection reset by peer"): OTHER_PROCESS,
@@ -66,6 +72,9 @@ KNOWN_WORDS = {
 }
 # ours: a module of these that is missing is a bug
 OURS = ("instruct", "data_prep", "recipes")
+# whose constructors look at flags, and refuse some of them
+TRAINERS = re.compile(r"[/\\](transformers[/\\]trainer|trl[/\\]trainer[/\\]\w+)\.py$")
+LIBRARIES = re.compile(r"[/\\](transformers|trl|peft|accelerate)[/\\]")
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -83,10 +92,21 @@ def _known(error: BaseException) -> str | None:
         for (name, words), sentence in KNOWN_WORDS.items():
             if kind.__name__ == name and words in str(error):
                 return sentence.format(said)
-    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
-    if missing and missing.split(".")[0] not in OURS:
-        return f"the package {missing.split('.')[0]} is not installed; pip install it"
-    return None
+    if isinstance(error, ModuleNotFoundError):
+        missing = str(error.name or "").split(".")[0]
+        if missing.isidentifier() and missing not in OURS:
+            return f"the package {missing} is not installed; pip install it"
+        return None if missing in OURS else said
+    return said if _refused_by_trainer(error) else None
+
+
+def _refused_by_trainer(error: BaseException) -> bool:
+    """Whether a library's trainer raised this on purpose, of its flags, while it was made."""
+    if not isinstance(error, ValueError | NotImplementedError):
+        return False
+    frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    made = any(c.co_name == "__init__" and TRAINERS.search(c.co_filename) for c in frames)
+    return made and bool(LIBRARIES.search(frames[-1].co_filename))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

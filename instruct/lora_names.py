@@ -31,6 +31,13 @@ def settle_lora_names(config: PeftConfig, model: nn.Module) -> None:
         for wanted in sorted(targets or ()):
             if not any(_is_called(name, wanted) for name in modules):
                 raise _unknown("lora_target_modules", wanted, modules, TRAINABLE)
+    parameters = [name for name, _ in model.named_parameters()]
+    for wanted in config.target_parameters or ():
+        if not any(_is_called(name, wanted) for name in parameters):
+            raise UserError(
+                f"--lora_target_parameters {wanted}: the model has no parameter of that name; its "
+                f"names are like {parameters[len(parameters) // 2]}"
+            )
     for wanted in config.modules_to_save or ():
         if not any(_is_called(name, wanted) for name in modules):
             raise _unknown("lora_modules_to_save", wanted, modules, nn.Module)

@@ -84,6 +84,9 @@ def chained(error: Exception) -> RuntimeError:
         (ValueError("Target modules {'foo'} not found in the base model."), "--lora_target"),
         (RuntimeError("[gloo] Connection closed by peer [::1]"), "another process of this run"),
         (OSError(errno.ENOSPC, "No space left", "/d/o"), "/d/o: no space left"),
+        (ValueError("embedded null byte"), "a path or a name holds a NUL"),
+        (ValueError("Target module RMSNorm() is not supported."), "--lora_target_modules: "),
+        (KeyError("The `metric_for_best_model` is not there"), "\"The `metric_for_best_model`"),
     ],
 )
 def test_errors_of_libraries_that_a_user_can_change(error, sentence, capsys):
@@ -98,6 +101,18 @@ def test_a_gated_repository_asks_for_a_token():
     except (TypeError, AttributeError):  # of another HTTP library
         pytest.skip("this client stands on another library")
     assert "HF_TOKEN" in sentence_of(error)
+
+
+def test_a_flag_that_a_librarys_trainer_refuses_is_the_users(tiny_model, capsys):
+    from recipes import sft
+
+    @command
+    def makes_one(argv):
+        sft.SFTTrainer(tiny_model, args=sft.SFTConfig("out", report_to="none"), train_dataset=None)
+
+    with pytest.raises(SystemExit) as stop:
+        makes_one([])
+    assert stop.value.code == 2 and "train_dataset" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
