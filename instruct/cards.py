@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -162,7 +163,7 @@ def _recorded(record: dict) -> list[str]:
 
 def _is_hub_id(source: str) -> bool:
     # a folder may look like one: "outputs/sft" has the form of "owner/name"
-    return not Path(source).exists() and source.count("/") <= 1
+    return bool(re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source, re.ASCII)) and not Path(source).exists()
 
 
 def _lines(lines: Iterable[str]) -> str:

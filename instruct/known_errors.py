@@ -85,12 +85,14 @@ def sentence_of(error: BaseException) -> str | None:
 
 
 def _known(error: BaseException) -> str | None:
-    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    # str() of a KeyError puts what it says in quotes
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    said = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     for kind in type(error).__mro__:
         if sentence := KNOWN.get((kind.__module__.split(".")[0], kind.__name__)):
             return sentence.format(said)
         for (name, words), sentence in KNOWN_WORDS.items():
-            if kind.__name__ == name and words in str(error):
+            if kind.__name__ == name and words in text:
                 return sentence.format(said)
     if isinstance(error, ModuleNotFoundError):
         missing = str(error.name or "").split(".")[0]
