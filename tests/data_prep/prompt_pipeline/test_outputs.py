@@ -42,3 +42,19 @@ def test_load_dataset_reads_the_folder(tmp_path):
     report = run(write_lines(tmp_path / "log.jsonl", random_log(5)), tmp_path / "out")
     loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
     assert {name: len(split) for name, split in loaded.items()} == report["splits"]
+
+
+def test_an_empty_split_is_said_and_harms_no_other(tmp_path, capsys):
+    from datasets import load_dataset
+
+    log = [{"prompt": f"please tell me about thing {i}", "user_id": "one"} for i in range(5)]
+    report = run(write_lines(tmp_path / "log.jsonl", log), tmp_path / "out")
+    (filled,) = [name for name, n in report["splits"].items() if n]
+    empty = [name for name in report["splits"] if name != filled]
+    assert f"no prompt is in {', '.join(empty)} (" in capsys.readouterr().err
+    for name in empty:
+        file = pq.ParquetFile(tmp_path / f"out/{name}.parquet")
+        # its columns are there; no row group is what makes `datasets` take it
+        assert "prompt" in file.schema_arrow.names and file.num_row_groups == 0
+    loaded = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(rows) for name, rows in loaded.items()} == {filled: 5}
