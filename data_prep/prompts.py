@@ -108,6 +108,8 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
     add("--pii_off", nargs="+", choices=KINDS, default=[], help="kinds to switch off")
     regions = "countries whose national phone formats are read"
     add("--phone_regions", nargs="+", default=list(REGIONS), help=regions)
+    nobody = "also private and documentation IPs, example.com and its like, which are nobody's"
+    add("--pii_reserved", action="store_true", help=nobody)
     key = "secret under which what was found is hashed (default: OUTPUT_DIR.key, made once)"
     add("--pii_key_file", type=Path, metavar="FILE", help=key)
     model = "Hub id or folder of a token classification model, for names and addresses"
@@ -297,6 +299,7 @@ def personal_information(
         kinds=tuple(wanted) if key else (),
         regions=tuple(args.phone_regions),
         key=key.secret if key else b"",
+        reserved=args.pii_reserved,
     )
     with bar("pii") as shown:
         finder = None

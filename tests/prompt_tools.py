@@ -70,7 +70,7 @@ def random_log(seed: int, count: int = 400, text_ids: bool = False) -> list[dict
         "hi",
     ]
     private = [
-        "mail jo@example.com",
+        "mail jo@acme.org",
         "call (212) 555-0123",
         "card 4111 1111 1111 1111",
         "order 1029384756",

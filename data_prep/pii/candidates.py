@@ -1,36 +1,46 @@
 r"""The coarse filter that an engine runs over every row, before a finder looks at the few left.
 
 Every pattern is a superset of what the finder of that kind accepts, in the dialect that RE2
-(DuckDB), Java (Spark) and Python share; `\x{a0}` alone has to be rewritten for Python.
+(DuckDB), Java (Spark) and Python share; `\x{a0}` and its like have to be rewritten for Python.
 """
 
 import re
 from collections.abc import Iterable
 
+from data_prep.pii import secrets
 from data_prep.pii.found import KINDS
+
+# an ASCII digit or a full-width one
+_DIGIT = r"[0-9\x{ff10}-\x{ff19}]"
+# what may stand between two digits of a number, in any of its forms (`letters.plain`)
+_GAP = r"[ .\-/()\x{a0}\x{2000}-\x{2013}\x{202f}\x{205f}\x{2212}\x{3000}\x{ff08}-\x{ff0f}]{0,3}"
+_DOT, _COLON = r"[.\x{ff0e}]", r"[:\x{ff1a}]"
+_CAPITAL = r"[A-Za-z\x{ff21}-\x{ff3a}\x{ff41}-\x{ff5a}]"
+_HEX = r"[0-9A-Fa-f\x{ff10}-\x{ff19}\x{ff21}-\x{ff26}\x{ff41}-\x{ff46}]"
+
 
 # no look-around, which RE2 has not: so these are looser than the finders
 CANDIDATES = {
-    "email": "@",
-    # seven digits, two separators between them at most: ") " or " ("
-    "phone": r"[0-9](?:[ .\-/()\x{a0}]{0,2}[0-9]){6}",
-    "ipv4": r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]",
-    "ipv6": r":[0-9A-Fa-f]{0,4}:",
-    # 13 digits, old Visa cards, are the fewest
-    "card": r"[0-9](?:[ .\-]?[0-9]){12}",
-    "iban": r"[A-Z]{2}[0-9]{2}[ \-]?[A-Z0-9]{3}",
+    "email": r"[@\x{ff20}]|%40|&#64;|&#[xX]40;|&commat;|\\u0040",
+    # seven digits, two or three signs between them at most: ") " or " - "
+    "phone": rf"{_DIGIT}(?:{_GAP}{_DIGIT}){{6}}",
+    "ipv4": rf"{_DIGIT}(?:{_DOT}{_DIGIT}{{1,3}}){{2}}{_DOT}{_DIGIT}",
+    "ipv6": rf"{_COLON}{_HEX}{{0,4}}{_COLON}",
+    # 12 digits, Maestro, are the fewest
+    "card": rf"{_DIGIT}(?:{_GAP}{_DIGIT}){{11}}",
+    "iban": rf"{_CAPITAL}{{2}}{_DIGIT}{{2}}(?:{_GAP}(?:{_DIGIT}|{_CAPITAL})){{3}}",
     "national_id": (
         # seven digits (Spain's NIE) are the fewest; Mexico's and Italy's begin with letters
-        r"[0-9](?:[ .\-]?[0-9]){6}|[A-Z]{4}[0-9]{6}[A-Z]|[A-Z]{6}[0-9]{2}[A-Z][0-9]{2}"
+        rf"{_DIGIT}(?:{_GAP}{_DIGIT}){{6}}"
+        rf"|{_CAPITAL}{{4}}{_DIGIT}{{6}}{_CAPITAL}|{_CAPITAL}{{6}}{_DIGIT}{{2}}{_CAPITAL}{_DIGIT}{{2}}"
     ),
-    "secret": (
-        r"sk-|A[KS]IA|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AIza|hf_|[srp]k_(?:live|test)_"
-        r"|npm_|pypi-|eyJ|SG\.|PRIVATE KEY|(?i:key|secret|token)[\"']?[ \t]{0,3}[:=]"
-    ),
+    # full-width forms stand in for none of its signs
+    "secret": secrets.CANDIDATE,
 }
 # the same for Python: `find_pii` asks it before it runs a finder
 GATES = {
-    kind: re.compile(pattern.replace(r"\x{a0}", "\xa0")) for kind, pattern in CANDIDATES.items()
+    kind: re.compile(re.sub(r"\\x\{([0-9a-f]+)\}", lambda m: chr(int(m[1], 16)), pattern))
+    for kind, pattern in CANDIDATES.items()
 }
 
 

@@ -1,51 +1,81 @@
 """Numbers that a checksum tells from any other: payment cards, bank accounts, national ids."""
 
-import itertools
 import re
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from data_prep.pii.found import Found
+from data_prep.pii.letters import ALNUM, LETTER, WORD, windows
 from data_prep.pii.libraries import library
 
 # --- payment cards --------------------------------------------------------------------------------
 
 # possessive, here and below: a step of a long run that may be taken back costs memory until its end
-DIGIT_GROUPS = re.compile(r"(?<![\w.])[0-9]++(?!\w)(?:[ .-][0-9]++(?!\w))*+")
-GROUP = re.compile("[0-9]+")
-# as embossed: Visa and Mastercard, American Express, Diners, 19 digits, Visa's old 13
-CARD_GROUPS = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 4, 1)}
+DIGIT_GROUPS = re.compile(
+    rf"(?<!{WORD})(?<!\.)[0-9]++(?!{WORD})(?:(?: {{1,2}}| ?[.-] ?)[0-9]++(?!{WORD}))*+"
+)
+# as embossed: Visa and Mastercard, American Express, Diners, 19 digits, Visa's old 13, JCB's old
+# 15, Maestro's 12 and 18, UnionPay
+CARD_GROUPS = {
+    (4, 4, 4, 4),
+    (4, 6, 5),
+    (4, 6, 4),
+    (4, 4, 4, 4, 3),
+    (4, 4, 4, 4, 2),
+    (4, 4, 4, 4, 1),
+    (4, 4, 4, 3),
+    (4, 4, 4, 2),
+    (4, 4, 4, 1),
+    (4, 4, 5),
+    (4, 4, 4),
+    (6, 13),
+    (6, 10),
+}
 MOST_GROUPS = max(map(len, CARD_GROUPS))
+FEWEST_DIGITS = 12
 # Luhn alone passes one number in ten
 ISSUER = re.compile(  # issuers' prefixes with the lengths they use
     r"4(?:[0-9]{12}|[0-9]{15}|[0-9]{18})"  # Visa
     r"|5[1-5][0-9]{14}"  # Mastercard
     r"|2(?:22[1-9]|2[3-9][0-9]|[3-6][0-9]{2}|7[01][0-9]|720)[0-9]{12}"  # Mastercard, newer
     r"|3[47][0-9]{13}"  # American Express
-    r"|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12,15}"  # Discover
-    r"|3(?:0[0-5]|[689][0-9])[0-9]{11}"  # Diners
-    r"|35(?:2[89]|[3-8][0-9])[0-9]{12}"  # JCB
-    r"|62[0-9]{14,17}"  # UnionPay
+    r"|6(?:011|5[0-9]{2}|4[4-9][0-9])[0-9]{12,15}"  # Discover, RuPay
+    r"|3(?:0[0-59]|[689][0-9])[0-9]{11}"  # Diners
+    r"|35(?:2[89]|[3-8][0-9])[0-9]{12,15}|(?:2131|1800)[0-9]{11}"  # JCB, and its old 15 digits
+    r"|62[0-9]{14,17}|81[0-9]{14,17}"  # UnionPay
+    # Maestro
+    r"|(?:5018|5020|5038|5[68][0-9]{2}|57[0-9]{2}|5893|6304|6390|67[0-9]{2}|0604)[0-9]{8,15}"
+    r"|220[0-4][0-9]{12,15}"  # Mir
+    r"|(?:5019|4571)[0-9]{12}|9792[0-9]{12}"  # Dankort, Troy
+    r"|(?:508[0-9]|6521|6522|8[12][0-9]{2})[0-9]{12}"  # RuPay
+    r"|(?:506[01]|6500)[0-9]{12,15}|63[6-9][0-9]{13,16}"  # Verve, InterPayment, InstaPayment
+)
+CARD_WORD = re.compile(
+    r"card|visa|master|maestro|amex|express|diners|discover|jcb|kart|tarjeta|carte|carta|cartão|cc"
+    r"|卡|カード|카드|บัตร|карт",
+    re.I,
+)
+OTHER_NUMBER = re.compile(
+    rf"(?<!{LETTER})(?:imei|isbn|tracking|order|invoice|serial|sku|upc|ean|gtin|barcode|timestamp"
+    rf"|epoch|milliseconds|nanoseconds|id|hash|seed|population|iccid|vin|account"
+    rf"|parcel|shipment|batch|lot)(?!{LETTER})",
+    re.I,
 )
 
 
 def find_cards(text: str) -> Iterator[Found]:
     """Numbers of a known issuer that pass Luhn, in one piece or grouped as cards are."""
-    for match in DIGIT_GROUPS.finditer(text):
-        if match.end() - match.start() < 13:
+    for run in DIGIT_GROUPS.finditer(text):
+        if run.end() - run.start() < FEWEST_DIGITS:
             continue
+        done = 0
         # any window of groups may be the card: a date or a CVC often stands next to it
-        groups = (group.span() for group in GROUP.finditer(text, match.start(), match.end()))
-        window = deque(itertools.islice(groups, MOST_GROUPS))
-        while window:
-            count = _groups_of_card(text, window)
+        for window in windows(text, run.start(), run.end(), MOST_GROUPS):
+            # a card is no part of another
+            count = _groups_of_card(text, window) if window[0][0] >= done else 0
             if count:
-                yield Found("card", window[0][0], window[count - 1][1])
-            # go on behind it: a card is no part of another
-            for _ in range(count or 1):
-                window.popleft()
-            window.extend(itertools.islice(groups, MOST_GROUPS - len(window)))
+                done = window[count - 1][1]
+                yield Found("card", window[0][0], done)
 
 
 def _groups_of_card(text: str, window: Sequence[tuple[int, int]]) -> int:
@@ -54,42 +84,69 @@ def _groups_of_card(text: str, window: Sequence[tuple[int, int]]) -> int:
     # no card is grouped that way
     if lengths[0] < 4:
         return 0
-    # the lengths of CARD_GROUPS, and a card in one piece
-    for count in (1, 3, 4, 5):
+    # the lengths of CARD_GROUPS, and a card in one piece; the longest first
+    for count in (5, 4, 3, 2, 1):
         if count > len(window) or (count > 1 and lengths[:count] not in CARD_GROUPS):
             continue
-        digits = "".join(text[start:end] for start, end in itertools.islice(window, count))
-        if ISSUER.fullmatch(digits) and library("stdnum.luhn").is_valid(digits):
+        groups = [window[i] for i in range(count)]
+        digits = "".join(text[start:end] for start, end in groups)
+        named = _is_named(text, groups[0][0], groups[-1][1], count)
+        if named and ISSUER.fullmatch(digits) and library("stdnum.luhn").is_valid(digits):
             return count
     return 0
 
 
+def _is_named(text: str, start: int, end: int, count: int) -> bool:
+    """Whether what stands around digits lets them be a card's; in one piece they may be any."""
+    if count > 1:
+        return True
+    # the head of a float, or a tail: "-" joins it to what is before
+    if re.match(r"\.[0-9]", text[end : end + 2]) or re.search(
+        r"[0-9]-\Z", text[max(0, start - 2) : start]
+    ):
+        return False
+    before = text[max(0, start - 40) : start]
+    others = max((m.end() for m in OTHER_NUMBER.finditer(before)), default=-1)
+    return others < 0 or max((m.end() for m in CARD_WORD.finditer(before)), default=-1) > others
+
+
 # --- bank accounts --------------------------------------------------------------------------------
 
+IN_NUMBER = re.compile(ALNUM)
+IBAN_START = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[0-9]{2}(?=[ -]{0,2}[A-Za-z0-9])")
 # 15 characters (Norway) to 34
-IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}")
+IBAN = re.compile(r"[A-Za-z]{2}[0-9]{2}(?:[ -]{0,2}[A-Za-z0-9]){11,30}")
 
 
 def find_ibans(text: str) -> Iterator[Found]:
-    """International bank account numbers with right check digits."""
+    """International bank account numbers with right check digits, in capitals or not."""
     iban = library("stdnum.iban")
-    for match in IBAN.finditer(text):
+    done = 0
+    for start in IBAN_START.finditer(text):
+        match = IBAN.match(text, start.start()) if start.start() >= done else None
+        if match is None:
+            continue
         run = match.group()
         # the pattern may run on into the next words ("... 32 AND"): try every place where a group
         # ends, longest first
-        ends = [i for i in range(len(run), 14, -1) if i == len(run) or run[i] in " -"]
+        ends = [
+            i
+            for i in range(len(run), 14, -1)
+            if (i == len(run) or run[i] in " -") and run[i - 1] not in " -"
+        ]
         for end in ends:
             after = text[match.start() + end : match.start() + end + 1]
             # check_country=False: national check digits are not known for all; mod 97 is for all
-            if not after.isalnum() and iban.is_valid(run[:end], check_country=False):
-                yield Found("iban", match.start(), match.start() + end)
+            if not IN_NUMBER.match(after) and iban.is_valid(run[:end], check_country=False):
+                done = match.start() + end
+                yield Found("iban", match.start(), done)
                 break
 
 
 # --- national ids ---------------------------------------------------------------------------------
 
 # `-` and `.` as well: parts of longer numbers are none
-BEFORE, AFTER = r"(?<![\w.-])", r"(?![\w-])"
+BEFORE, AFTER = rf"(?<!{WORD})(?<![.-])", rf"(?!{WORD}|-)"
 
 
 def _number(shape: str) -> re.Pattern:
@@ -97,7 +154,7 @@ def _number(shape: str) -> re.Pattern:
 
 
 def _words(words: str) -> re.Pattern:
-    return re.compile(rf"\b(?:{words})\b", re.I)
+    return re.compile(rf"(?<!{LETTER})(?:{words})(?!{LETTER})", re.I)
 
 
 @dataclass(frozen=True)
@@ -115,7 +172,7 @@ def _rule(checker: str, shape: str, words: str | None = None) -> NationalId:
 
 # a shape that little else has: no word needed
 ALONE = (
-    _rule("us.ssn", r"[0-9]{3}([- ])[0-9]{2}\1[0-9]{4}"),
+    _rule("us.ssn", r"[0-9]{3}(-| {1,2})[0-9]{2}\1[0-9]{4}"),
     _rule("it.codicefiscale", r"[A-Z]{6}[0-9]{2}[A-Z][0-9]{2}[A-Z][0-9]{3}[A-Z]"),
     _rule("mx.curp", r"[A-Z]{4}[0-9]{6}[A-Z]{6}[0-9A-Z][0-9]"),
     _rule("cn.ric", r"[1-9][0-9]{5}(?:19|20)[0-9]{9}[0-9X]"),
@@ -142,7 +199,10 @@ BESIDE_A_WORD = (
     _rule("gb.nhs", r"[0-9]{3}[ -]?[0-9]{3}[ -]?[0-9]{4}", "nhs"),
 )
 SSN_WORD = _words("ssn|social security")
-SSN_DENIED = _words("isbn|order|part|sku|invoice|ticket|serial|model|zip")
+SSN_DENIED = _words(
+    "isbn|order|part|sku|invoice|ticket|serial|model|zip|case|ref|reference|batch|lot|catalog|item"
+    "|product|tracking|policy|flight|code"
+)
 LOOK_BACK = 60  # characters before a number in which its word is sought
 
 # Two quick questions that spare most texts the eighteen rules.
@@ -150,7 +210,7 @@ ANY_WORD = re.compile("|".join(rule.context.pattern for rule in BESIDE_A_WORD), 
 ANY_NUMBER = re.compile(r"[0-9](?:[ .+-]?[0-9]){7}(?:[ .+-]?[0-9])*+")
 _SHAPES = "|".join(
     # `\1` would mean another group inside the alternation
-    rule.shape.pattern.removeprefix(BEFORE).removesuffix(AFTER).replace(r"\1", "[- ]")
+    rule.shape.pattern.removeprefix(BEFORE).removesuffix(AFTER).replace(r"\1", "(?:-| {1,2})")
     for rule in ALONE
 )
 # one look behind for all shapes
@@ -181,6 +241,6 @@ def find_national_ids(text: str) -> Iterator[Found]:
                     yield Found("national_id", *match.span())
                     continue
                 # stdnum knows hyphens only
-                written = written.replace(" ", "-")
+                written = re.sub(" +", "-", written)
             if library(f"stdnum.{rule.checker}").is_valid(written):
                 yield Found("national_id", *match.span())

@@ -1,12 +1,14 @@
 """All finders behind one function."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from data_prep.pii.addresses import find_ipv4, find_ipv6
 from data_prep.pii.candidates import GATES
 from data_prep.pii.checked_numbers import find_cards, find_ibans, find_national_ids
-from data_prep.pii.contacts import find_emails, find_phones
+from data_prep.pii.emails import find_emails
 from data_prep.pii.found import KINDS, REGIONS, Found
+from data_prep.pii.letters import plain, without_uuids
+from data_prep.pii.phones import find_phones
 from data_prep.pii.redaction import merge
 from data_prep.pii.secrets import find_secrets
 
@@ -21,10 +23,15 @@ FINDERS = {
     "ipv4": find_ipv4,
     "phone": find_phones,
 }
+# in which UUIDs are not looked at
+OF_DIGITS = ("card", "national_id", "ipv6", "ipv4", "phone")
 
 
 def find_pii(
-    text: str, kinds: Iterable[str] = KINDS, regions: Sequence[str] = REGIONS
+    text: str,
+    kinds: Iterable[str] = KINDS,
+    regions: Sequence[str] = REGIONS,
+    reserved: bool = False,
 ) -> list[Found]:
     """Spans of personal information in `text`, by position, without overlaps; empty without any.
 
@@ -32,6 +39,7 @@ def find_pii(
         text: a prompt, an answer, a turn.
         kinds: which of `KINDS` to look for.
         regions: countries whose national phone formats are read.
+        reserved: also addresses of nobody: private and documentation IPs, example.com and its like.
 
     Raises:
         UserError: a library that a kind needs is not installed.
@@ -39,9 +47,19 @@ def find_pii(
     kinds = frozenset(kinds)
     # the gate costs a hundredth of the finder
     looked_for = [kind for kind in FINDERS if kind in kinds and GATES[kind].search(text)]
+    if not looked_for:
+        return []
+    # as long as the text, so that spans hold in both
+    text = plain(text)
+    numbers = without_uuids(text)
+    flags = {
+        "phone": {"regions": regions},
+        **{kind: {"reserved": reserved} for kind in ("email", "ipv4", "ipv6")},
+    }
     # a card's digits may pass for a phone number as well
-    return merge(*(_spans(kind, text, regions) for kind in looked_for))
-
-
-def _spans(kind: str, text: str, regions: Sequence[str]) -> Iterator[Found]:
-    return find_phones(text, regions) if kind == "phone" else FINDERS[kind](text)
+    return merge(
+        *(
+            FINDERS[kind](numbers if kind in OF_DIGITS else text, **flags.get(kind, {}))
+            for kind in looked_for
+        )
+    )

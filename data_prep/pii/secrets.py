@@ -1,41 +1,164 @@
-"""Keys and tokens: those with their issuer's prefix, and what stands behind "key =" or so."""
+"""Keys, tokens and passwords: by their issuer's prefix, or by what stands before them."""
 
+import base64
+import binascii
 import re
 from collections.abc import Iterator
 
+from data_prep.pii import token_shapes
 from data_prep.pii.found import Found
+from data_prep.pii.letters import LETTER, UUID
 
-# Counts are bounded, so that a megabyte of letters is not scanned to its end from every start.
-SECRETS = re.compile(
-    # to the end of the text where END is missing: a key cut off is still one
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----[\s\S]*?"
-    r"(?:-----END [A-Z ]{0,30}PRIVATE KEY(?: BLOCK)?-----|\Z)"
-    # OpenAI and others, AWS, GitHub
-    r"|\b(?:sk-[A-Za-z0-9_-]{20,250}|A[KS]IA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,250}"
-    # GitHub, GitLab, Slack
-    r"|github_pat_[A-Za-z0-9_]{22,250}|glpat-[A-Za-z0-9_-]{20,64}|xox[abprs]-[A-Za-z0-9-]{10,250}"
-    # Google, Hugging Face, Stripe
-    r"|AIza[0-9A-Za-z_-]{30,60}|hf_[A-Za-z0-9]{30,64}|[srp]k_(?:live|test)_[0-9A-Za-z]{16,250}"
-    r"|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,250}"
-    # a JSON Web Token: eyJ is `{"` in Base64, of header and of claims
-    r"|eyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,4000}\.[A-Za-z0-9_-]{8,2000}"
-    # SendGrid
-    r"|SG\.[A-Za-z0-9_-]{16,64}\.[A-Za-z0-9_-]{16,64})(?![A-Za-z0-9])"
+# --- what is assigned -----------------------------------------------------------------------------
+
+_IS = r"[\"'`]?\]?[ \t]{0,3}(?::=|=>|[:=])[ \t]{0,3}[\"'`]?"
+ASSIGNED_KEY = re.compile(
+    rf"(?i:key|secret|token|credential|auth|signature|sig|cookie){_IS}"
+    # 16 characters: shorter ones are placeholders and names
+    r"([A-Za-z0-9+/_.~-]{16,250}={0,2})(?![A-Za-z0-9+/=])"
 )
-ASSIGNED = re.compile(
-    r"(?i:key|secret|token)[\"']?[ \t]{0,3}[:=][ \t]{0,3}[\"']?"
-    # 20 characters: shorter ones are placeholders and names
-    r"((?=[A-Za-z+/_-]{0,200}[0-9])(?=[0-9+/_-]{0,200}[A-Za-z])"  # letters and digits, both
-    r"[A-Za-z0-9+/_-]{20,250}={0,2})(?![A-Za-z0-9])"
+PASSWORD_WORDS = (
+    "password|passwd|passphrase|passcode|pwd|pass|pw|passwort|kennwort|contraseña|contrasena|senha"
+    "|mot de passe|mdp|wachtwoord|hasło|пароль|密码|密碼|口令|パスワード|비밀번호|รหัสผ่าน"
+)
+# "my password is hunter2", <password>hunter2
+_TOLD = r"[\"'>]{0,2}(?:[ \t]{1,3}(?:is|was|ist|est|es|:)[ \t]{1,3}|>|[:=：])[\"'`]?"
+PASSWORD = re.compile(
+    # DB_PASSWORD and PGPASSWORD as well
+    rf"(?i:(?:{PASSWORD_WORDS})(?!{LETTER})(?:{_IS}|{_TOLD}))"
+    r"([^\s\"'`<>{}()\[\],;]{6,128})(?![^\s\"'`<>},;)\]])"
+)
+PLACEHOLDERS = frozenset(
+    """
+    password passwd pass pwd pw secret token key user username name mypassword yourpassword pass123
+    your_password my_password your-password changeme change_me placeholder example required string
+    none null true false undefined redacted hidden xxxx root admin test postgres password123
+    """.split()
+)
+
+# --- what a URL or a header holds -----------------------------------------------------------------
+
+URL = re.compile(r"://([^\s:/@\"'<>]{0,128}):([^\s/@\"'<>]{1,256})@(?=\S)")
+HEADER = re.compile(
+    r"(?i:\b(bearer|basic|token)[ \t]{1,3}[\"']?)"
+    r"([A-Za-z0-9+/_.~-]{8,4000}={0,2})(?![A-Za-z0-9+/=])"
+)
+
+CANDIDATE = (
+    token_shapes.CANDIDATE + r"|(?i:key|secret|token|credential|auth|signature|sig|cookie)"
+    r"[\"'`]?\]?[ \t]{0,3}(?::=|=>|[:=])"
+    rf"|(?i:{PASSWORD_WORDS})[^A-Za-z]"
+    r"|://[^\s/:@]*:[^\s]*@"
+    r"|(?i:bearer|basic|token)[ \t]{1,3}[\"']?[A-Za-z0-9+/_.~\-]{8}"
 )
 
 
 def find_secrets(text: str) -> Iterator[Found]:
-    """Private keys, tokens by their prefix, and long values assigned to a key, secret or token."""
-    for match in SECRETS.finditer(text):
-        # "sk-learn-style-slugs-of-many-words" are prose: a key mixes digits in
-        if not match.group().startswith("sk-") or any(c.isdigit() for c in match.group()):
+    """Private keys, tokens by shape, passwords in URLs, headers and assignments.
+
+    May find the same twice: `find_pii` keeps one of two that overlap.
+    """
+    for match in token_shapes.PRIVATE_KEY.finditer(text):
+        yield Found("secret", *match.span())
+    for match in token_shapes.TOKEN.finditer(text):
+        if _is_random(match.group()):
             yield Found("secret", *match.span())
-    # may find the same again: `find_pii` keeps one of two that overlap
-    for match in ASSIGNED.finditer(text):
-        yield Found("secret", *match.span(1))
+    for match in URL.finditer(text):
+        if not _is_placeholder(match.group(2)):
+            yield Found("secret", *match.span(2))
+    for match in HEADER.finditer(text):
+        scheme, value = match.group(1).lower(), match.group(2)
+        is_secret = _is_basic(value) if scheme == "basic" else len(value) >= 16 and _is_key(value)
+        if is_secret:
+            yield Found("secret", *match.span(2))
+    for match in ASSIGNED_KEY.finditer(text):
+        if _is_key(match.group(1)) and not _is_plain_id(match):
+            yield Found("secret", *match.span(1))
+    for match in PASSWORD.finditer(text):
+        value = match.group(1).rstrip(".:?")
+        if len(value) >= 6 and _is_password(value):
+            yield Found("secret", match.start(1), match.start(1) + len(value))
+
+
+def _is_random(token: str) -> bool:
+    """Whether it is no prose ("sk-learn-style-slugs-of-many-words") and no "ghp_xxxxxxxx"."""
+    body = token[4:]
+    if token.startswith("sk-") and not any(c.isdigit() for c in token):
+        return False
+    return len(set(body)) > 4 and not _is_name(token)
+
+
+def _is_key(value: str) -> bool:
+    """Whether it mixes letters and digits as keys do, and names do not."""
+    value = value.rstrip(".-~")
+    digits = sum(c.isdigit() for c in value)
+    if not digits or digits == len(value) or not re.search("[A-Za-z]", value) or len(value) < 16:
+        return False
+    # dates, versions, paths, file names
+    if value.startswith(("/", "./", "~/", "http")) or re.match(r"[0-9]{4}-[0-9]{2}", value):
+        return False
+    # "a.b.c": attributes in code; tokens with dots are known by their shape
+    return "." not in value and not _is_name(value)
+
+
+def _is_plain_id(match: re.Match) -> bool:
+    """Whether it is a UUID of a mere key: those name rows of a database."""
+    if not UUID.fullmatch(match.group(1)):
+        return False
+    named = match.string[max(0, match.start() - 12) : match.start(1)].lower()
+    return (
+        re.search(r"(?:api|access|auth|secret|private|account)[_ -]?key|secret|token", named)
+        is None
+    )
+
+
+NAME_PIECE = re.compile(r"[A-Za-z]+|[A-Za-z]{0,3}[0-9]{1,4}[A-Za-z]{0,4}")
+CAMEL = re.compile(r"[A-Za-z]?[a-z]*(?:[A-Z]+[a-z]{2,}|[0-9]{1,2}(?![0-9]))*")
+
+
+def _is_name(value: str) -> bool:
+    """Whether it is a name in code: "s3_bucket_secret_key", "userAccountTokenV2", "us-east-1"."""
+    pieces = [piece for piece in re.split(r"[_\-./+~]", value) if piece]
+    if len(pieces) > 1:
+        words = sum(bool(re.fullmatch("[A-Za-z][a-z]{2,}|[A-Z]{3,}", piece)) for piece in pieces)
+        named = all(
+            NAME_PIECE.fullmatch(piece)
+            and (len(piece) <= 5 or CAMEL.fullmatch(piece) or piece.isupper())
+            for piece in pieces
+        )
+        return named and 3 * words >= len(pieces)
+    return bool(CAMEL.fullmatch(value)) and len(re.findall("[a-z]{3,}", value)) > 1
+
+
+def _is_placeholder(value: str) -> bool:
+    lowered = value.lower()
+    return bool(
+        lowered in PLACEHOLDERS
+        # ${PASSWORD}, <password>, {{ password }}, %s, ****
+        or re.fullmatch("(?:pass|password|passwd|secret|token|pwd)[0-9_]{0,3}", lowered)
+        or value[0] in "$<{%["
+        or len(set(lowered)) < 3
+        or re.match(r"(?:your|my|the|some)[_-]?[a-z_-]*\Z|.*(?:placeholder|redacted)", lowered)
+    )
+
+
+def _is_password(value: str) -> bool:
+    """Whether a value beside "password" is one: no word, no variable, no call."""
+    if _is_placeholder(value) or _is_name(value):
+        return False
+    letters = any(c.isalpha() for c in value)
+    digits = any(c.isdigit() for c in value)
+    signs = re.search(r"[!@#$%^&*?+=~|\\]", value) is not None
+    # "os.environ", "self.password2", "/etc/passwd1", "https://…", "min_length=8"
+    if re.match(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\Z|/|\w+://|\w+=\w*\Z|[a-z_]+\Z", value):
+        return False
+    return (letters and (digits or signs)) or (digits and signs)
+
+
+def _is_basic(value: str) -> bool:
+    """Whether it is Base64 of "name:password"."""
+    try:
+        decoded = base64.b64decode(value + "=" * (-len(value) % 4), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return False
+    return ":" in decoded and decoded.isprintable()

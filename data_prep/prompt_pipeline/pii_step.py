@@ -42,6 +42,7 @@ class PiiJob:
     kinds: tuple[str, ...]
     regions: tuple[str, ...]
     key: bytes
+    reserved: bool = False  # also addresses of nobody, as example.com
 
     def hash(self, kind: str, value: str) -> str:
         """Tells equal values from others; keyed, since a bare hash of a phone can be guessed."""
@@ -101,7 +102,7 @@ def find_in_batch(batch: pa.RecordBatch, job: PiiJob, spans: Spans | None = None
         kinds = [kind for kind in flagged if line[kind]] or job.kinds
         texts = [prompt, *(turn["content"] for turn in history)]
         here = [
-            merge(find_pii(text, kinds, job.regions), (spans or {}).get((row, i), ()))
+            merge(find_pii(text, kinds, job.regions, job.reserved), (spans or {}).get((row, i), ()))
             for i, text in enumerate(texts)
         ]
         if any(here):

@@ -53,7 +53,7 @@ def run(tiny_model, tmp_path_factory) -> Path:
         for t in TOPICS[:3]
     ]
     log.append({**log[0], "id": "again"})
-    log.append({**log[0], "id": "pii", "prompt": "Please write to someone@example.com today"})
+    log.append({**log[0], "id": "pii", "prompt": "Please write to someone@acme.org today"})
     answers = [
         {
             "prompt": r["prompt"],

@@ -70,7 +70,7 @@ def test_the_pipeline_redacts_what_the_model_finds(classifier, tmp_path):
     from data_prep.prompts import main
 
     log = tmp_path / "log.jsonl"
-    texts = ["Ada Lovelace wrote to me", "mail ada@example.com to me", "wrote to me"]
+    texts = ["Ada Lovelace wrote to me", "mail ada@acme.org to me", "wrote to me"]
     log.write_text(
         "".join(json.dumps({"id": i, "prompt": text}) + "\n" for i, text in enumerate(texts))
     )

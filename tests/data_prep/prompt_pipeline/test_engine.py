@@ -44,7 +44,7 @@ def test_what_cannot_be_written_or_held_is_one_sentence(tmp_path, capsys, monkey
 def test_any_path_works(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
-    log = [{"prompt": "tell me of tea", "id": 1}, {"prompt": "mail jo@example.com", "id": 2}]
+    log = [{"prompt": "tell me of tea", "id": 1}, {"prompt": "mail jo@acme.org", "id": 2}]
     near = ["--near_duplicates", "0.9"] if importlib.util.find_spec("rensa") else []
     run(write_lines(folder / f"{name}.jsonl", log), folder / name, *near)
     assert [r["id"] for r in rows_of(folder / name, "removed")] == [2]

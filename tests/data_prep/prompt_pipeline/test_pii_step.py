@@ -8,7 +8,7 @@ from prompt_tools import adds_up, rows_of, run, write_lines
 
 
 def test_removed_never_holds_personal_information(tmp_path):
-    secret = "jo.smith@example.com"
+    secret = "jo.smith@acme.org"
     log = [
         {"id": i, "prompt": f"{'Please answer this mail ' * 9}{i} {secret}", "user_id": f"u{i}"}
         for i in range(5)

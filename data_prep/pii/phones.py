@@ -1,0 +1,368 @@
+"""Phone numbers: by shape, by the words before them and by number plans."""
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from data_prep.pii.found import REGIONS, Found
+from data_prep.pii.letters import WORD, windows
+from data_prep.pii.libraries import library
+from data_prep.pii.phone_words import (
+    ANY_NOUN,
+    KEY,
+    KEY_OF_PHONE,
+    OTHER_NUMBER,
+    VERB,
+    VERB_BEFORE,
+    last,
+    regions_of_words,
+)
+from instruct.files import UserError
+
+# what may stand between two digits; more is two numbers
+SEPARATOR = r"(?:\)[ ./-]?|[ -]?\(| ?[/-] ?| {1,2}|\.)"
+# possessive: a step of a long run that may be taken back costs memory until its end
+RUN = re.compile(rf"[0-9]++(?:{SEPARATOR}[0-9]++)*+")
+MOST_GROUPS = 8
+FEWEST_DIGITS, MOST_DIGITS = 7, 15  # E.164 has no more
+LOOK_BACK = 48  # characters before a number in which a word says what it is
+
+# North American shapes; the made-up "(555) 123-4567" has an exchange that no plan assigns, and
+# people write it all the time
+NANP_STRONG = re.compile(
+    r"(?:1[ .-]?)?\([2-9][0-9]{2}\)[ -]? ?[0-9]{3}[ .-]?[0-9]{4}"
+    r"|(?:1[ .-])?[2-9][0-9]{2}([.-])[2-9][0-9]{2}\1[0-9]{4}"
+)
+NANP_DIGITS = re.compile(r"1?[2-9][0-9]{9}")
+NANP_SPACED = re.compile(r"[0-9]{3}([ .-])[0-9]{3}[ .-][0-9]{4}")
+LOCAL = re.compile(r"[2-9][0-9]{2}[ .-][0-9]{4}")  # seven digits, without area code
+RUSSIAN = re.compile(r"[78][ -]?\([0-9]{3,5}\)[ -]?[0-9]{1,3}[ -][0-9]{2}[ -][0-9]{2}")
+# the dates and spans of years that have a phone number's shape
+DATE = re.compile(
+    r"\(?(?:(?:19|20)[0-9]{2}[-/. ][0-9]{1,2}[-/. ][0-9]{1,2}(?![0-9])"
+    r"|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2}(?![0-9])"
+    r"|(?:1[0-9]|20)[0-9]{2} ?[-/] ?(?:1[0-9]|20)[0-9]{2}(?![0-9]))"
+)
+# seconds or milliseconds since 1970, the largest integers
+NOT_BARE = re.compile(r"1[0-9]{9}|1[0-9]{12}|214748364[78]|429496729[56]|1234567890?")
+
+BLOCKED_BEFORE = re.compile(rf"(?:{WORD}|[@#$€£¥^*~\\%<]|[0-9][.:,])\Z")
+BLOCKED_AFTER = re.compile(
+    rf"(?!x[0-9]|ext)(?:{WORD})|[.:-][0-9]|\.{WORD}| ?[=*^%×÷€£]|[\"'] ?:| [+] ?[0-9(]|@|-{WORD}"
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Groups of digits that may be a phone number, with what stands around them."""
+
+    shown: str  # as written, with its plus or bracket
+    lengths: tuple[int, ...]  # of its groups
+    digits: str
+    noun: bool  # a word for phones is the nearest before it
+    verb: bool  # "call me at" stands right before it
+    denied: bool  # the nearest word before it speaks of other numbers
+    regions: tuple[str, ...]  # whose national formats count
+
+    @property
+    def said(self) -> bool:
+        """Whether the words before say that it is a phone number."""
+        return self.noun or self.verb
+
+
+@dataclass(frozen=True)
+class Words:
+    """What stands before a number."""
+
+    before: str
+    noun: bool
+    verb: bool
+    denied: bool
+
+
+def find_phones(text: str, regions: Sequence[str] = REGIONS) -> Iterator[Found]:
+    """Phone numbers by shape, by the words before them and by number plans.
+
+    Args:
+        regions: whose national formats count; beside a word of a country, its own count as well.
+    """
+    known, done = None, 0  # the last phone number and where it ends
+    for run in RUN.finditer(text):
+        if run.end() - run.start() < FEWEST_DIGITS:
+            continue
+        for window in windows(text, run.start(), run.end(), MOST_GROUPS):
+            first = window[0][0]
+            if first < done:
+                continue
+            date = DATE.match(text, first)
+            if date:
+                done = date.end()
+                continue
+            if not _may_begin(text, window, run.start()):
+                continue
+            follows = known is not None and _is_list(text[known.end : first])
+            found = _phone_at(text, window, run, regions, follows)
+            if found:
+                known, done = found, found.end
+                yield found
+
+
+def _is_list(between: str) -> bool:
+    """Whether what stands between two numbers makes them a list: "555-0100, 555-0101 or …"."""
+    return len(between) <= 7 and re.fullmatch(
+        r"[ ,;/|+(&\n]*(?:and|or|und|et|y|e)?[ +(\n]*", between
+    )
+
+
+def _may_begin(text: str, window: Sequence[tuple[int, int]], run_start: int) -> bool:
+    """Cheap questions that spare most groups of digits the rest."""
+    (start, end), *others = window
+    total = 0
+    for a, b in window:
+        total += b - a
+    if total < FEWEST_DIGITS or end - start > MOST_DIGITS:
+        return False
+    # a list of digits: no phone number begins with two groups of one
+    if end - start == 1 and others and others[0][1] - others[0][0] == 1:
+        return text[start - 1 : start] in ("+", "(")
+    # inside a run: behind a space, a bracket or a slash
+    return start == run_start or text[start - 1] in " (/"
+
+
+def _phone_at(
+    text: str,
+    window: Sequence[tuple[int, int]],
+    run: re.Match,
+    regions: Sequence[str],
+    follows: bool,
+) -> Found | None:
+    """The longest phone number that begins with the first group of digits."""
+    first = window[0][0]
+    start, plus = _start(text, first)
+    words = _words(text, start, follows)
+    if plus and _is_sum(text, start, first) and not words.noun:
+        return None
+    inside = first > run.start()
+    near = None
+    for count in range(len(window), 0, -1):
+        groups = [window[i] for i in range(count)]
+        end = groups[-1][1]
+        digits = "".join(text[a:b] for a, b in groups)
+        if not FEWEST_DIGITS <= len(digits) <= MOST_DIGITS + 2:
+            continue
+        shown = text[start:end]
+        begin = start
+        if "(" in shown[:3] and ")" not in shown:
+            # the bracket around it, which is no part of it
+            begin, shown = start + shown.index("(") + 1, shown[shown.index("(") + 1 :]
+        if near is None:
+            near = regions_of_words(words.before + text[end : end + 8]) if not plus else ()
+        candidate = Candidate(
+            shown=shown,
+            lengths=tuple(b - a for a, b in groups),
+            digits=digits,
+            noun=words.noun,
+            verb=words.verb,
+            denied=words.denied,
+            regions=(*regions, *near),
+        )
+        strong = NANP_STRONG.fullmatch(shown) is not None or RUSSIAN.fullmatch(shown) is not None
+        free = plus or strong or candidate.said
+        if not _ends_well(text, end, run.end(), free) or not _begins_well(
+            text, begin, words, free, inside
+        ):
+            continue
+        is_phone = _is_international if plus else _is_national
+        if is_phone(candidate):
+            return Found("phone", begin, end)
+    return None
+
+
+def _start(text: str, first: int) -> tuple[int, bool]:
+    """Where the number begins, with bracket and plus, and whether it has a plus."""
+    match = re.search(r"(?:\(?\+ ?\(?|\()\Z", text[max(0, first - 4) : first])
+    if match is None:
+        return first, False
+    return first - len(match.group()), "+" in match.group()
+
+
+def _is_sum(text: str, start: int, first: int) -> bool:
+    """Whether the plus adds: "12 + 34", "a+34", "12345 +6789012345"."""
+    left = text[max(0, start - 8) : start]
+    if re.search(rf"(?:{WORD}|[)\]])\Z", left):
+        return True
+    spaced = text[first - 1] == " "
+    return re.search(r"[\w)\]] \Z" if spaced else r"[0-9]{5} \Z", left) is not None
+
+
+def _words(text: str, start: int, follows: bool) -> Words:
+    """What the words before a number say; the nearer word decides."""
+    before = text[max(0, start - LOOK_BACK) : start]
+    key = KEY.search(before)
+    if key:
+        name = next(filter(None, key.groups()))
+        named = KEY_OF_PHONE.search(name) is not None or ANY_NOUN.search(name) is not None
+        return Words(before, noun=named, verb=False, denied=not named)
+    # "my order, call 555…" is a phone number, "call, order 555…" none
+    noun, denied = last(ANY_NOUN, before), last(OTHER_NUMBER, before)
+    verb = VERB_BEFORE.search(before) is not None
+    spoken = max(noun, last(VERB, before) if verb else -1)
+    return Words(
+        before,
+        noun=noun > denied or follows,
+        verb=verb and spoken > denied,
+        denied=denied > spoken and not follows,
+    )
+
+
+def _begins_well(text: str, start: int, words: Words, free: bool, inside: bool) -> bool:
+    """Whether a number can begin there: not in a word, a price, a sum or a path."""
+    before = text[max(0, start - 2) : start]
+    mark = before[-1:]
+    if inside and mark in (" ", "/"):
+        return free
+    if BLOCKED_BEFORE.search(before):
+        # "1,415-555-2671" is a row of a table
+        return free and mark == "," and not words.denied
+    if mark == "." or mark == "-":
+        # "Tel.030 …", "phone-415…"
+        said = ANY_NOUN.search(words.before, max(0, len(words.before) - 14))
+        return (said is not None and said.end() == len(words.before) - 1) or before in (" .", "\n.")
+    if mark in ("=", "/"):
+        token = re.search(r"\S*\Z", words.before).group()
+        in_path = mark == "/" and ("://" in token or "www." in token)
+        return free and (not in_path or words.noun) and not (mark == "=" and words.denied)
+    return mark != "," or free
+
+
+def _ends_well(text: str, end: int, run_end: int, free: bool) -> bool:
+    """Whether a number can end there: no part of a longer one, of a sum or of a word."""
+    if end < run_end:
+        # groups follow: only behind a gap, and only what needs no grouping to be known
+        return free and text[end] in " /)"
+    after = text[end : end + 4]
+    if re.match(",[0-9]", after):
+        return free
+    return BLOCKED_AFTER.match(after) is None
+
+
+def _is_international(candidate: Candidate) -> bool:
+    shown, digits = "+" + candidate.shown.lstrip("(+ "), candidate.digits
+    if _valid(shown, None):
+        return True
+    # made-up 555 numbers are in no plan: the shape is enough
+    if digits[0] == "1" and NANP_DIGITS.fullmatch(digits) and len(digits) == 11:
+        return True
+    # a plus before as many digits as that country has, grouped: nothing else is written so
+    grouped = len(candidate.lengths) > 2 or candidate.said
+    return grouped and len(digits) >= 9 and _possible(shown)
+
+
+def _is_national(candidate: Candidate) -> bool:
+    """Decides by shape, words and number plan, cheapest first."""
+    shown, digits, lengths = candidate.shown, candidate.digits, candidate.lengths
+    if not _is_grouped_well(candidate):
+        return False
+    # 1. a country's prefix after the sign to dial abroad
+    for abroad in ("00", "011"):
+        if shown.startswith(abroad) and _valid("+" + digits.removeprefix(abroad), None):
+            return candidate.said or (not candidate.denied and abroad == "00")
+    if len(digits) > 12:
+        return False
+    # 2. a shape that little else has
+    if NANP_STRONG.fullmatch(shown):
+        return "(" in shown or not candidate.denied
+    # 3. what the words say
+    if candidate.denied:
+        return False
+    if RUSSIAN.fullmatch(shown):
+        return _valid(shown, "RU")
+    if candidate.noun or candidate.verb:
+        return _is_named_phone(candidate)
+    # 4. no word: the number plans decide, where the grouping is a phone number's
+    if NANP_SPACED.fullmatch(shown):
+        return _valid(shown, "US")
+    # a leading trunk zero, well grouped: few other numbers are written so
+    return (
+        shown[0] in "0("
+        and len(digits) >= 10
+        and len(lengths) >= 3
+        and any(_valid(shown, region) for region in candidate.regions)
+    )
+
+
+def _is_named_phone(candidate: Candidate) -> bool:
+    """Of a number beside a word for phones: whether it is one."""
+    shown, digits = candidate.shown, candidate.digits
+    nanp = NANP_DIGITS.fullmatch(digits) is not None
+    if LOCAL.fullmatch(shown):
+        return True
+    if not candidate.noun and shown[0] not in "0(":
+        # after a verb alone numbers without trunk zero must be American, Indian, or well grouped
+        if len(candidate.lengths) == 1:
+            return nanp and (
+                _valid(shown, "US") or "IN" in candidate.regions and _valid(shown, "IN")
+            )
+        return nanp or len(digits) >= 9 and any(_valid(shown, r) for r in candidate.regions)
+    # seven in a row: anything's
+    long = len(candidate.lengths) > 1 or len(digits) > 7
+    return nanp or (long and any(_valid(shown, region) for region in candidate.regions))
+
+
+def _is_grouped_well(candidate: Candidate) -> bool:
+    """Whether the digits are grouped as in phone numbers, not as in tables, decimals and sums."""
+    shown, lengths, digits = candidate.shown, candidate.lengths, candidate.digits
+    if len(lengths) == 1:
+        return NOT_BARE.fullmatch(digits) is None
+    # decimals side by side, IP addresses
+    marks = set(re.findall(r"[./-]|  | (?=[0-9])", re.sub(r" ?([/-]) ?", r"\1", shown)))
+    if "." in marks and ("." in marks and len(marks) > 1 or shown.count(".") == 1):
+        if "(" not in shown:
+            return False
+    # more than a list, an operator with spaces around it
+    if len(marks) > 2 or (re.search(r"  | [/-] ", shown) and not candidate.said):
+        return False
+    # one digit: the trunk prefix at most
+    if 1 in lengths[1:] or (lengths[0] == 1 and shown.lstrip("(")[0] not in "01789"):
+        return False
+    numbers = [int(group) for group in re.findall("[0-9]+", shown)]
+    steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+    # 01 02 03 04 05
+    if len(numbers) > 3 and len(steps) == 1:
+        return False
+    # years side by side
+    return not all(
+        length == 4 and group[:2] in ("19", "20")
+        for length, group in zip(lengths, re.findall("[0-9]+", shown), strict=True)
+    )
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _valid(shown: str, region: str | None) -> bool:
+    """Whether a number plan has it: of `region`, or of the country that a leading + names."""
+    phonenumbers = library("phonenumbers")
+    try:
+        return phonenumbers.is_valid_number(phonenumbers.parse(shown, region))
+    except phonenumbers.NumberParseException:
+        return False
+
+
+def _possible(shown: str) -> bool:
+    """Whether a number with a plus has as many digits as its country's do."""
+    phonenumbers = library("phonenumbers")
+    try:
+        return phonenumbers.is_possible_number(phonenumbers.parse(shown, None))
+    except phonenumbers.NumberParseException:
+        return False
+
+
+def check_regions(regions: Iterable[str]) -> list[str]:
+    """Country codes in capitals; raises `UserError` on one that has no phone number plan."""
+    codes = [region.upper() for region in regions]
+    unknown = [code for code in codes if code not in library("phonenumbers").SUPPORTED_REGIONS]
+    if unknown:
+        raise UserError(
+            f"--phone_regions {' '.join(unknown)}: no country code with two letters, as in US GB DE"
+        )
+    return codes
