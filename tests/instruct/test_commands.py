@@ -86,7 +86,7 @@ def chained(error: Exception) -> RuntimeError:
         (OSError(errno.ENOSPC, "No space left", "/d/o"), "/d/o: no space left"),
         (ValueError("embedded null byte"), "a path or a name holds a NUL"),
         (ValueError("Target module RMSNorm() is not supported."), "--lora_target_modules: "),
-        (KeyError("The `metric_for_best_model` is not there"), '"The `metric_for_best_model`'),
+        (KeyError("The `metric_for_best_model` is not there"), "The `metric_for_best_model`"),
     ],
 )
 def test_errors_of_libraries_that_a_user_can_change(error, sentence, capsys):
