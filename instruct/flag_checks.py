@@ -10,9 +10,11 @@ from dataclasses import MISSING, Field, dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
+import torch
 from trl import ModelConfig, ScriptArguments
 
 from instruct.files import UserError
+from instruct.processes import is_main_process
 
 # the class of a recipe's training flags -> the recipe
 STEPS = {"SFTConfig": "sft", "RankedRewardConfig": "reward", "SharedBasePPOConfig": "ppo"}
@@ -54,6 +56,7 @@ COMMON = {
     "model_init_kwargs": Refused(
         "use --dtype, --attn_implementation, --model_revision, --load_in_4bit"
     ),
+    "length_column_name": Refused("the recipe counts tokens itself; leave it out"),
     "use_cache": Refused("training keeps no cache; leave it out"),
     "pad_token": Refused("set it in the tokenizer that lies beside the model"),
 }
@@ -76,7 +79,7 @@ SFT = COMMON | {
 REWARD = COMMON | {
     "lora_task_type": Refused("the recipe sets it; leave it out", allowed=("SEQ_CLS",)),
     "pad_to_multiple_of": Refused("rankings are padded to the longest of a batch; leave it out"),
-    "length_column_name": Refused("the recipe counts the tokens of a ranking; leave it out"),
+    "dataloader_drop_last": Refused("it would drop held-out rankings, too; leave it out"),
     "average_tokens_across_devices": Refused("the loss is a mean over rankings; leave it out"),
     "label_smoothing_factor": Refused("the loss has no labels; soften it by --weight_decay"),
     "include_num_input_tokens_seen": Refused(
@@ -97,7 +100,7 @@ PPO = COMMON | {
     "eval_accumulation_steps": Refused(NO_METRICS),
     "eval_use_gather_object": Refused(NO_METRICS),
     "train_sampling_strategy": Refused("prompts are drawn by --seed; leave it out"),
-    "length_column_name": Refused("prompts are drawn by --seed; leave it out"),
+    "data_seed": Refused("prompts are drawn by --seed"),
     "average_tokens_across_devices": Refused("losses are always means over processes"),
     "label_smoothing_factor": Refused("PPO has no labels; see --ptx_coef for a loss on text"),
     "neftune_noise_alpha": Refused("noise would make the ratio of probabilities meaningless"),
@@ -152,7 +155,10 @@ NEEDS = {
     "bnb_4bit_quant_storage": "load_in_4bit",
     "use_bnb_nested_quant": "load_in_4bit",
     "liger_kernel_config": "use_liger_kernel",
+    "dataloader_persistent_workers": "dataloader_num_workers",
+    "dataloader_multiprocessing_context": "dataloader_num_workers",
 }
+LOSSES = (None, "nll", "dft", "chunked_nll")
 
 
 def _default(field: Field):
@@ -184,29 +190,54 @@ def check_flags(given: dict, classes: Iterable[type], fields: dict[str, Field]) 
         if flag in changed and other in fields and not given[other]:
             raise UserError(f"--{flag} {changed[flag]}: does nothing without --{other}")
     if step is not None:
-        _check_together(given, changed)
+        _check_places(given, changed)
+        _check_together(step, given, changed)
     if given.get("stock"):
         _check_stock(changed)
 
 
-def _check_together(given: dict, changed: dict) -> None:
+def _check_places(given: dict, changed: dict) -> None:
+    """Flags of the Hub beside something that lies here, and of a GPU without one."""
+    for flag, of in (("dataset_config", "dataset_name"), ("model_revision", "model_name_or_path")):
+        if flag in changed and given[of] and Path(given[of]).exists():
+            raise UserError(
+                f"--{flag} {changed[flag]}: is of something on the Hub, and {given[of]} is a file "
+                "or folder here; leave it out"
+            )
+    if torch.accelerator.is_available() and not given["use_cpu"]:
+        return
+    if changed.get("activation_offloading"):
+        raise UserError("--activation_offloading True: does nothing without a GPU; leave it out")
+    # said and not refused: settings files for a GPU are tried out on a CPU
+    if changed.get("fp16") and is_main_process():
+        print("--fp16 True: does nothing without a GPU, where --bf16 True works")
+
+
+def _check_together(step: str, given: dict, changed: dict) -> None:
     """Flags that mean something only beside certain values of others."""
     if given.get("do_eval") and given["eval_strategy"] == "no":
         raise UserError("--do_eval True: use --eval_strategy epoch, or steps with --eval_steps")
-    source, config = given.get("dataset_name"), given.get("dataset_config")
-    if config and Path(str(source)).exists():
-        raise UserError(
-            f"--dataset_config {config}: is of a dataset on the Hub, and {source} is a file or "
-            "folder here; leave it out"
-        )
     if given.get("eval_packing") and not given["packing"]:
         raise UserError(
             "--eval_packing True: rows are kept apart where --packing is on, too; give both"
         )
-    if changed.get("label_smoothing_factor") and given["loss_type"] not in ("nll",):
+    if "data_seed" in changed and given["train_sampling_strategy"] == "group_by_length":
         raise UserError(
-            f"--label_smoothing_factor {given['label_smoothing_factor']}: give --loss_type nll, "
-            "which has all logits to smooth"
+            f"--data_seed {given['data_seed']}: --train_sampling_strategy group_by_length draws by "
+            "--seed; give that, or --train_sampling_strategy random"
+        )
+    if step == "sft":
+        if given["loss_type"] not in LOSSES:
+            raise UserError(f"--loss_type {given['loss_type']}: must be nll, dft or chunked_nll")
+        if "label_smoothing_factor" in changed and given["loss_type"] != "nll":
+            raise UserError(
+                f"--label_smoothing_factor {given['label_smoothing_factor']}: give --loss_type "
+                "nll, which has all logits to smooth"
+            )
+    if step == "reward" and changed.get("lora_dropout") and given["disable_dropout"]:
+        raise UserError(
+            f"--lora_dropout {given['lora_dropout']}: reward models train without dropout; give "
+            "--disable_dropout False"
         )
 
 
