@@ -29,15 +29,6 @@ def is_blank(value: Any) -> bool:
     return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
-def _is_text_parts(content: Any) -> bool:
-    """Whether it is a list of parts with text, as for models that also see images."""
-    return (
-        isinstance(content, list)
-        and bool(content)
-        and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content)
-    )
-
-
 def _calls_a_tool(message: dict) -> bool:
     return message.get("content") is None and bool(message.get("tool_calls"))
 
@@ -53,7 +44,7 @@ def _text_or_messages(value: Any) -> str | None:
             return f"has {kind_of(message)} for message {number}, expected role and content"
         for key in ("role", "content"):
             found = message.get(key)
-            if key == "content" and (_is_text_parts(found) or _calls_a_tool(message)):
+            if key == "content" and _calls_a_tool(message):
                 continue
             if not isinstance(found, str):
                 filled = ", ".join(k for k, v in message.items() if v is not None) or "nothing"
