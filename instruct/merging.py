@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from instruct.files import UserError
-from instruct.finite import check_weights
+from instruct.finite import CAUSE, check_weights
 from instruct.pickles import refuse_pickles
 from instruct.reward_checks import does_not_fit
 
@@ -77,6 +77,8 @@ def merge(base: PreTrainedModel, path: str) -> PreTrainedModel:
     model = _put(base, path)
     check_weights(model, path)
     wanted = logits_on_a_few_ids(model)
+    if not wanted.isfinite().all():
+        raise UserError(f"{path}: what base and adapter say is not finite; {CAUSE}")
     rounds = any(dtype != torch.float32 for dtype in dtypes.values())
     if rounds:
         with model.disable_adapter():
@@ -134,7 +136,9 @@ def logits_on_a_few_ids(model: nn.Module) -> Tensor:
     config = model.config.get_text_config()
     length = min(CHECKED_IDS, getattr(config, "max_position_embeddings", None) or CHECKED_IDS)
     ids = torch.linspace(0, config.vocab_size - 1, length).long()[None].to(model.device)
-    return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].float()
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0].float()
+    # tokens that the model masks: no difference can be taken of them
+    return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
 def check_says(path: str, found: Tensor, wanted: Tensor) -> None:
