@@ -162,9 +162,11 @@ def secret(rng):
 
 
 def ipv4(rng):
-    return str(ipaddress.IPv4Address(rng.randint(11 << 24, (223 << 24) - 1))).replace(
-        "127.", "128.", 1
-    )
+    address = ipaddress.IPv4Address(0)
+    # private and documentation addresses are nobody's
+    while not address.is_global:
+        address = ipaddress.IPv4Address(rng.randint(11 << 24, (223 << 24) - 1))
+    return str(address)
 
 
 def ipv6(rng):

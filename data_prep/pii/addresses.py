@@ -10,7 +10,9 @@ from data_prep.pii.letters import WORD
 # --- IPv4 -----------------------------------------------------------------------------------------
 
 # not a part of a longer dotted number, which is a version or an OID
-IPV4 = re.compile(rf"(?<!{WORD})(?<!\.)(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}(?!{WORD}|\.[0-9])")
+IPV4 = re.compile(
+    rf"(?=[0-9])(?<!{WORD})(?<!\.)(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}(?!{WORD}|\.[0-9])"
+)
 VERSION_WORD = re.compile(
     r"(?:\b(?:v|ver|version|release|build|firmware|driver|section|chapter|clause|sdk)"
     # "nginx/1.18.0.1": as user agents write versions

@@ -38,6 +38,8 @@ def plain(text: str) -> str:
 
 def without_uuids(text: str) -> str:
     """The same text, as long, with letters in place of UUIDs, whose digits are nobody's."""
+    if text.count("-") < 4:
+        return text
     return UUID.sub(lambda match: "x" * len(match.group()), text)
 
 

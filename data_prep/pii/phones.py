@@ -1,6 +1,7 @@
 """Phone numbers: by shape, by the words before them and by number plans."""
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from instruct.files import UserError
 SEPARATOR = r"(?:\)[ ./-]?|[ -]?\(| ?[/-] ?| {1,2}|\.)"
 # possessive: a step of a long run that may be taken back costs memory until its end
 RUN = re.compile(rf"[0-9]++(?:{SEPARATOR}[0-9]++)*+")
+MARK = re.compile(r"[./-]| {1,2}(?=[0-9])")
 MOST_GROUPS = 8
 FEWEST_DIGITS, MOST_DIGITS = 7, 15  # E.164 has no more
 LOOK_BACK = 48  # characters before a number in which a word says what it is
@@ -48,8 +50,11 @@ DATE = re.compile(
 NOT_BARE = re.compile(r"1[0-9]{9}|1[0-9]{12}|214748364[78]|429496729[56]|1234567890?")
 
 BLOCKED_BEFORE = re.compile(rf"(?:{WORD}|[@#$€£¥^*~\\%<]|[0-9][.:,])\Z")
+# what is counted is no phone number
+UNITS = "char|byte|time|user|people|item|row|token|step|line|word|file|record|entr|year|dollar|euro"
 BLOCKED_AFTER = re.compile(
-    rf"(?!x[0-9]|ext)(?:{WORD})|[.:-][0-9]|\.{WORD}| ?[=*^%×÷€£]|[\"'] ?:| [+] ?[0-9(]|@|-{WORD}"
+    rf" (?:{UNITS}|[KMG]B|ms|%)|(?!x[0-9]|ext)(?:{WORD})|[.:-][0-9]|\.{WORD}| ?[=*^%×÷€£]"
+    rf"|[\"'] ?:| [+] ?[0-9(]|@|-{WORD}"
 )
 
 
@@ -75,7 +80,7 @@ class Candidate:
 class Words:
     """What stands before a number."""
 
-    before: str
+    before: str  # in small letters
     noun: bool
     verb: bool
     denied: bool
@@ -140,38 +145,40 @@ def _phone_at(
     """The longest phone number that begins with the first group of digits."""
     first = window[0][0]
     start, plus = _start(text, first)
-    words = _words(text, start, follows)
-    if plus and _is_sum(text, start, first) and not words.noun:
-        return None
-    inside = first > run.start()
-    near = None
+    words, regions_here = None, ()
     for count in range(len(window), 0, -1):
         groups = [window[i] for i in range(count)]
         end = groups[-1][1]
-        digits = "".join(text[a:b] for a, b in groups)
-        if not FEWEST_DIGITS <= len(digits) <= MOST_DIGITS + 2:
+        lengths = tuple(b - a for a, b in groups)
+        if not FEWEST_DIGITS <= sum(lengths) <= MOST_DIGITS + 2:
             continue
-        shown = text[start:end]
-        begin = start
+        begin, shown = start, text[start:end]
         if "(" in shown[:3] and ")" not in shown:
             # the bracket around it, which is no part of it
             begin, shown = start + shown.index("(") + 1, shown[shown.index("(") + 1 :]
-        if near is None:
-            near = regions_of_words(words.before + text[end : end + 8]) if not plus else ()
+        # cheapest first: most numbers are grouped as no phone number is
+        if not plus and not _is_grouped_well(shown, lengths):
+            continue
+        if words is None:
+            words = _words(text, start, follows)
+            if plus and _is_sum(text, start, first) and not words.noun:
+                return None
+            if not plus and (words.noun or words.verb or shown[0] in "0("):
+                near = text[end : end + 8]
+                regions_here = (*regions, *regions_of_words(words.before + near))
         candidate = Candidate(
             shown=shown,
-            lengths=tuple(b - a for a, b in groups),
-            digits=digits,
+            lengths=lengths,
+            digits="".join(text[a:b] for a, b in groups),
             noun=words.noun,
             verb=words.verb,
             denied=words.denied,
-            regions=(*regions, *near),
+            regions=regions_here,
         )
         strong = NANP_STRONG.fullmatch(shown) is not None or RUSSIAN.fullmatch(shown) is not None
         free = plus or strong or candidate.said
-        if not _ends_well(text, end, run.end(), free) or not _begins_well(
-            text, begin, words, free, inside
-        ):
+        well = _begins_well(text, begin, words, free, first > run.start())
+        if not well or not _ends_well(text, end, run.end(), free):
             continue
         is_phone = _is_international if plus else _is_national
         if is_phone(candidate):
@@ -198,11 +205,13 @@ def _is_sum(text: str, start: int, first: int) -> bool:
 
 def _words(text: str, start: int, follows: bool) -> Words:
     """What the words before a number say; the nearer word decides."""
-    before = text[max(0, start - LOOK_BACK) : start]
+    before = text[max(0, start - LOOK_BACK) : start].lower()
     key = KEY.search(before)
     if key:
         name = next(filter(None, key.groups()))
-        named = KEY_OF_PHONE.search(name) is not None or ANY_NOUN.search(name) is not None
+        # a cell is one of a table first
+        noun = ANY_NOUN.search(name) is not None and name != "cell"
+        named = noun or KEY_OF_PHONE.search(name) is not None
         return Words(before, noun=named, verb=False, denied=not named)
     # "my order, call 555…" is a phone number, "call, order 555…" none
     noun, denied = last(ANY_NOUN, before), last(OTHER_NUMBER, before)
@@ -241,7 +250,7 @@ def _ends_well(text: str, end: int, run_end: int, free: bool) -> bool:
     if end < run_end:
         # groups follow: only behind a gap, and only what needs no grouping to be known
         return free and text[end] in " /)"
-    after = text[end : end + 4]
+    after = text[end : end + 8]
     if re.match(",[0-9]", after):
         return free
     return BLOCKED_AFTER.match(after) is None
@@ -262,7 +271,12 @@ def _is_international(candidate: Candidate) -> bool:
 def _is_national(candidate: Candidate) -> bool:
     """Decides by shape, words and number plan, cheapest first."""
     shown, digits, lengths = candidate.shown, candidate.digits, candidate.lengths
-    if not _is_grouped_well(candidate):
+    # an operator with spaces around it, or more than one space: only where words say so
+    if re.search(r"  | [/-] ", shown) and not candidate.said:
+        return False
+    # a dot among other marks, or one alone: decimals, IP addresses
+    dotted = "." in shown and (len(set(MARK.findall(shown))) > 1 or shown.count(".") == 1)
+    if dotted and "(" not in shown and not (candidate.said and re.match("0[0-9]", shown)):
         return False
     # 1. a country's prefix after the sign to dial abroad
     for abroad in ("00", "011"):
@@ -288,6 +302,7 @@ def _is_national(candidate: Candidate) -> bool:
         shown[0] in "0("
         and len(digits) >= 10
         and len(lengths) >= 3
+        and set(lengths) != {4}
         and any(_valid(shown, region) for region in candidate.regions)
     )
 
@@ -310,32 +325,23 @@ def _is_named_phone(candidate: Candidate) -> bool:
     return nanp or (long and any(_valid(shown, region) for region in candidate.regions))
 
 
-def _is_grouped_well(candidate: Candidate) -> bool:
+def _is_grouped_well(shown: str, lengths: tuple[int, ...]) -> bool:
     """Whether the digits are grouped as in phone numbers, not as in tables, decimals and sums."""
-    shown, lengths, digits = candidate.shown, candidate.lengths, candidate.digits
     if len(lengths) == 1:
-        return NOT_BARE.fullmatch(digits) is None
-    # decimals side by side, IP addresses
-    marks = set(re.findall(r"[./-]|  | (?=[0-9])", re.sub(r" ?([/-]) ?", r"\1", shown)))
-    if "." in marks and ("." in marks and len(marks) > 1 or shown.count(".") == 1):
-        if "(" not in shown:
-            return False
-    # more than a list, an operator with spaces around it
-    if len(marks) > 2 or (re.search(r"  | [/-] ", shown) and not candidate.said):
-        return False
+        return NOT_BARE.fullmatch(shown.strip("()")) is None
     # one digit: the trunk prefix at most
     if 1 in lengths[1:] or (lengths[0] == 1 and shown.lstrip("(")[0] not in "01789"):
         return False
-    numbers = [int(group) for group in re.findall("[0-9]+", shown)]
-    steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
-    # 01 02 03 04 05
-    if len(numbers) > 3 and len(steps) == 1:
+    # more than two kinds of marks: a list
+    if len(set(MARK.findall(shown))) > 2:
         return False
+    groups = re.findall("[0-9]+", shown)
     # years side by side
-    return not all(
-        length == 4 and group[:2] in ("19", "20")
-        for length, group in zip(lengths, re.findall("[0-9]+", shown), strict=True)
-    )
+    if all(len(group) == 4 and group[:2] in ("19", "20") for group in groups):
+        return False
+    # 01 02 03 04 05
+    steps = {int(b) - int(a) for a, b in itertools.pairwise(groups)}
+    return len(groups) < 4 or steps not in ({0}, {1})
 
 
 @functools.lru_cache(maxsize=1 << 12)

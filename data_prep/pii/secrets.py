@@ -48,7 +48,7 @@ CANDIDATE = (
     token_shapes.CANDIDATE + r"|(?i:key|secret|token|credential|auth|signature|sig|cookie)"
     r"[\"'`]?\]?[ \t]{0,3}(?::=|=>|[:=])"
     rf"|(?i:{PASSWORD_WORDS})[^A-Za-z]"
-    r"|://[^\s/:@]*:[^\s]*@"
+    r"|://[^\s/:@]*:[^\s/]*@"
     r"|(?i:bearer|basic|token)[ \t]{1,3}[\"']?[A-Za-z0-9+/_.~\-]{8}"
 )
 

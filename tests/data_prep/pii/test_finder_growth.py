@@ -9,14 +9,26 @@ from data_prep.pii import Found, find_pii, merge, redact
 from data_prep.pii.finding import FINDERS
 
 UNITS = {
-    "secret": ["eyJ-", "eyJaaaaaaaa.", "sk-", "sk-a1", "token=", "key=a1", "-----BEGIN ", "SG.a."],
-    "email": ["@", "a@", "a.", "a@b.co ", "@a.bb-", "@a.a.a.a.a.a.a.a.aa_", "é", "@a.b"],
-    "iban": ["A1", "AA00", "GB82 WEST 1234 "],
-    "card": ["1", "1 ", "1-", "1.", "1111-", "4111 1111 1111 1111 "],
+    "secret": [
+        "eyJ-",
+        "eyJaaaaaaaa.",
+        "sk-",
+        "sk-a1",
+        "token=",
+        "key=a1",
+        "-----BEGIN ",
+        "://",
+        "://a:",
+        "password:",
+        "bearer a",
+    ],
+    "email": ["@", "a@", "a.", "a@b.co ", "@a.bb-", "@a.a.a.a.a.a.a.a.aa_", "é", "%40", "漢@"],
+    "iban": ["A1", "AA00", "GB82 WEST 1234 ", "ab12 "],
+    "card": ["1", "1 ", "1-", "1.", "1111-", "4111 1111 1111 1111 ", "4111  "],
     "national_id": ["1", "1 ", "ssn 123456789 ", "536-90-4399 ", "12345678A ", "ssn 1-"],
-    "ipv6": [":", "a:", "1:", "abcdef:", "2001:db8::1 "],
+    "ipv6": [":", "a:", "1:", "abcdef:", "2a01:db8::1 "],
     "ipv4": ["1.1.", "8.8.8.8 ", "server 93.184.216.34 "],
-    "phone": ["+1 ", "(1", "1) ", "(", "1/", "call 212-555-0147 ", "call 1234567 "],
+    "phone": ["+1 ", "(1", "1) ", "(", "1/", "call 212-555-0147 ", "call 1234567 ", "12 ", "+12 "],
 }
 
 
