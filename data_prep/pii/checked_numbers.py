@@ -56,10 +56,9 @@ CARD_WORD = re.compile(
     re.I,
 )
 OTHER_NUMBER = re.compile(
-    rf"(?<!{LETTER})(?:imei|isbn|tracking|order|invoice|serial|sku|upc|ean|gtin|barcode|timestamp"
+    rf"(?<!{LETTER})(?i:imei|isbn|tracking|order|invoice|serial|sku|upc|ean|gtin|barcode|timestamp"
     rf"|epoch|milliseconds|nanoseconds|id|hash|seed|population|iccid|vin|account"
-    rf"|parcel|shipment|batch|lot)(?!{LETTER})",
-    re.I,
+    rf"|parcel|shipment|batch|lot)(?!{LETTER})"
 )
 
 
@@ -160,7 +159,7 @@ def _number(shape: str) -> re.Pattern:
 
 
 def _words(words: str) -> re.Pattern:
-    return re.compile(f"{WORD_BEFORE}(?:{words}){WORD_AFTER}", re.I)
+    return re.compile(f"{WORD_BEFORE}(?i:{words}){WORD_AFTER}")
 
 
 @dataclass(frozen=True)
