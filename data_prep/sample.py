@@ -238,39 +238,40 @@ def draw_outputs(
 
     outputs: dict[int, list[Output]] = defaultdict(list)
     loaded = None
-    bar = tqdm(total=len(rows) * args.num_outputs, desc="sampling", unit="output")
-    # 1. one source after another, all its copies of every prompt
-    for number, source in enumerate(dict.fromkeys(dealt)):
-        if source.model != loaded:  # one model at a time, all its temperatures in a row
-            model, tokenizer = load_policy(source.model, dtype=args.dtype)
-            # tokenizers may differ by model
-            ids = [
-                encode_prompt_of(tokenizer, row, f"{args.input}, prompt {row['prompt_id']}")
-                for row in rows
-            ]
-            loaded = source.model
-        sampling = {
-            "temperature": source.temperature,
-            "max_new_tokens": args.max_new_tokens,
-            "seed": args.seed,
-        }
-        # 2. its batches, less those that an earlier run finished
-        copies = dealt.count(source)
-        for start, batch in batches_by_length(ids, copies, args):
-            key = f"{number}:{start}"
-            if key not in finished.done:
-                # a seed per batch: what was drawn before does not matter
-                seed = stable_seed(args.seed, *source, start)
-                prompts = [ids[i] for i in batch]
-                finished.add(key, draw(model, tokenizer, prompts, source, copies, seed, args))
-            texts = finished.done[key]
-            # 3. back to the prompts
-            for n, text in enumerate(texts):  # the copies of one prompt stand together
-                outputs[batch[n // copies]].append(
-                    Output(model=source.model, sampling=sampling, text=text)
-                )
-            bar.update(len(texts))
-    bar.close()
+    total = len(rows) * args.num_outputs
+    # closed also by an error, whose sentence then has a line of its own
+    with tqdm(total=total, desc="sampling", unit="output") as bar:
+        # 1. one source after another, all its copies of every prompt
+        for number, source in enumerate(dict.fromkeys(dealt)):
+            if source.model != loaded:  # one model at a time, all its temperatures in a row
+                model, tokenizer = load_policy(source.model, dtype=args.dtype)
+                # tokenizers may differ by model
+                ids = [
+                    encode_prompt_of(tokenizer, row, f"{args.input}, prompt {row['prompt_id']}")
+                    for row in rows
+                ]
+                loaded = source.model
+            sampling = {
+                "temperature": source.temperature,
+                "max_new_tokens": args.max_new_tokens,
+                "seed": args.seed,
+            }
+            # 2. its batches, less those that an earlier run finished
+            copies = dealt.count(source)
+            for start, batch in batches_by_length(ids, copies, args):
+                key = f"{number}:{start}"
+                if key not in finished.done:
+                    # a seed per batch: what was drawn before does not matter
+                    seed = stable_seed(args.seed, *source, start)
+                    prompts = [ids[i] for i in batch]
+                    finished.add(key, draw(model, tokenizer, prompts, source, copies, seed, args))
+                texts = finished.done[key]
+                # 3. back to the prompts
+                for n, text in enumerate(texts):  # the copies of one prompt stand together
+                    outputs[batch[n // copies]].append(
+                        Output(model=source.model, sampling=sampling, text=text)
+                    )
+                bar.update(len(texts))
     return outputs
 
 
