@@ -182,7 +182,8 @@ def test_flags_that_mean_something_only_together(tmp_path):
 
     refused("sft", "--do_eval True: use --eval_strategy", "--do_eval", "True")
     refused("sft", "give both", "--eval_packing", "True")
-    refused("sft", "--loss_type nll", "--label_smoothing_factor", "0.1")
+    smooth = ["--label_smoothing_factor", "0.1", "--loss_type"]
+    refused("sft", "give --loss_type nll", *smooth, "chunked_nll")
     refused("sft", "must be nll, dft or chunked_nll", "--loss_type", "mse")
     refused("sft", "without --dataloader_num_workers", "--dataloader_persistent_workers", "True")
     refused("reward", "draws by --seed", "--data_seed", "3")
