@@ -31,7 +31,7 @@ from pathlib import Path
 from reward import KEEP_MEMORY, peak_gb
 
 from instruct.commands import command
-from instruct.trainers.ppo.trl_ppo import stock_ppo
+from instruct.trl_ppo import stock_ppo
 
 PROMPT, RESPONSE, MICRO, VOCABULARY = 50, 24, 8, 49152
 OCTILES = [36, 38, 40, 43, 47, 52, 62, 83]  # midpoints, of 15,207 prompts with their chat template

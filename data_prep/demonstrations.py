@@ -78,7 +78,8 @@ class Collected:
         if not args.min_words <= len(completion.split()) <= args.max_words:
             return "length"
         # again: labelers may put into answers what the prompts were searched for
-        if find_pii(completion) or find_pii(as_text(row["prompt"])):
+        texts = (completion, as_text(row["prompt"]))
+        if any(find_pii(text, reserved=False) for text in texts):
             return "pii"
         if args.per_source:
             most = args.per_source if split == "train" else args.per_source // 5

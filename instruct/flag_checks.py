@@ -266,8 +266,7 @@ STOCK_IGNORES = (
 
 def _check_stock(changed: dict) -> None:
     """Refuses beside `--stock` what TRL's trainer does not read."""
-    # here, as the package of trainers imports this module's users
-    from instruct.trainers.ppo.trl_ppo import stock_ppo
+    from instruct.trl_ppo import stock_ppo
 
     config_class, _ = stock_ppo()
     theirs = {field.name for field in dataclass_fields(config_class)} - {*STOCK_IGNORES}

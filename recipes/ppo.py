@@ -50,7 +50,7 @@ from instruct.trainers.ppo.batches import with_prompt_ids
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.stock import train_stock
 from instruct.trainers.ppo.trainer import SharedBasePPOTrainer
-from instruct.trainers.ppo.trl_ppo import stock_ppo
+from instruct.trl_ppo import stock_ppo
 
 SHORTER = "lower --response_length, or leave long prompts out by --max_prompt_length"
 

@@ -62,7 +62,8 @@ def load_train_and_eval(
             return train, load_rankings(source, test_split, name)
         except UserError as error:
             logger.warning(
-                f"No held-out split ({one_line(str(error))}); holding out a share of the prompts instead."
+                f"No held-out split ({one_line(str(error))}); "
+                "holding out a share of the prompts instead."
             )
     # 3. a share of the prompts
     if fraction <= 0:

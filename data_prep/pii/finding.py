@@ -31,7 +31,7 @@ def find_pii(
     text: str,
     kinds: Iterable[str] = KINDS,
     regions: Sequence[str] = REGIONS,
-    reserved: bool = False,
+    reserved: bool = True,
 ) -> list[Found]:
     """Spans of personal information in `text`, by position, without overlaps; empty without any.
 
@@ -40,6 +40,7 @@ def find_pii(
         kinds: which of `KINDS` to look for.
         regions: countries whose national phone formats are read.
         reserved: also addresses of nobody: private and documentation IPs, example.com and its like.
+            The commands leave those out unless `--pii_reserved` is given.
 
     Raises:
         UserError: a library that a kind needs is not installed.

@@ -27,9 +27,7 @@ def test_one_prompt_is_answered_by_every_model(models, capsys, monkeypatch):
     assert capsys.readouterr().out == first  # seeded
 
 
-def test_lines_are_answered_until_the_end_and_control_codes_are_shown(
-    models, capsys, monkeypatch
-):
+def test_lines_are_answered_until_the_end_and_control_codes_are_shown(models, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n\n  \nYou there?\n"))
     monkeypatch.setattr(chat, "decode_completion", lambda *_: "red \x1b[31m\u202e")
     monkeypatch.setenv("COLUMNS", "20")

@@ -127,9 +127,7 @@ def test_whole_chain(case, tmp_path, flags, demonstrations, comparisons, monkeyp
     assert (tokenizer.pad_token_id == tokenizer.eos_token_id) == (case.pad == "eos")
 
     # 1. SFT: the merged model, in plain transformers, says what the trained model in memory said
-    caught = catch_at_the_end(
-        monkeypatch, sft.SFTTrainer, lambda t: logits(t.model, tokenizer)
-    )
+    caught = catch_at_the_end(monkeypatch, sft.SFTTrainer, lambda t: logits(t.model, tokenizer))
     data = write_jsonl(tmp_path / "demonstrations.jsonl", demonstrations[:4])
     out = tmp_path / "sft"
     sft.cli([

@@ -12,7 +12,7 @@ from ppo_tools import flags, make_reward, make_setup
 
 from instruct.arguments import ModelConfig
 from instruct.models import load_causal_lm, load_reward
-from instruct.trainers.ppo.trl_ppo import PPOTrainer
+from instruct.trl_ppo import PPOTrainer
 from recipes import evaluate, ppo, reward, sft
 
 QUIET = ["--report_to", "none", "--use_cpu", "--disable_tqdm", "True", "--logging_steps", "1"]

@@ -20,7 +20,7 @@ from instruct.reward_checks import tokenizer_differences
 from instruct.tokens import encode_prompt_of
 from instruct.trainers.ppo.batches import accumulation_steps
 from instruct.trainers.ppo.config import SharedBasePPOConfig
-from instruct.trainers.ppo.trl_ppo import stock_ppo
+from instruct.trl_ppo import stock_ppo
 from instruct.turns import agree_on_end, turn_end
 
 

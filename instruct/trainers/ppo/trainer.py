@@ -51,10 +51,10 @@ from instruct.trainers.ppo.batches import (
 from instruct.trainers.ppo.callbacks import PolicyAverage, RewardAndKLBar, SampleTable, Watchdog
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.rollout import Rollout, RolloutWorker
-from instruct.trainers.ppo.trl_ppo import PlainPPOParent
 from instruct.trainers.ppo.updates import cut_into_micro_batches
 from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_base import SharedBase
+from instruct.trl_ppo import PlainPPOParent
 from instruct.turns import agree_on_end, save_ends
 
 

@@ -115,7 +115,7 @@ def test_stands_on_a_trl_without_ppo(setup, tmp_path, monkeypatch):
     module = importlib.import_module("instruct.trainers.ppo.trainer")
     assert module.PlainPPOParent.__bases__ == (_BaseTrainer,)
     with pytest.raises(UserError, match="removed in 1.13"):
-        importlib.import_module("instruct.trainers.ppo.trl_ppo").stock_ppo()
+        importlib.import_module("instruct.trl_ppo").stock_ppo()
     monkeypatch.setattr("ppo_tools.SharedBasePPOTrainer", module.SharedBasePPOTrainer)
     trainer = make_trainer(setup, tmp_path / "newer", save_strategy="steps", save_steps=2)
     trainer.train()
