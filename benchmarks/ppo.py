@@ -30,7 +30,7 @@ from pathlib import Path
 
 from reward import KEEP_MEMORY, peak_gb
 
-from instruct.commands import command
+from instruct.command.commands import command
 from instruct.trl_ppo import stock_ppo
 
 PROMPT, RESPONSE, MICRO, VOCABULARY = 50, 24, 8, 49152

@@ -1,1 +1,1 @@
-import instruct.ctrl_c  # noqa: F401  (first: imports take seconds)
+import instruct.command.ctrl_c  # noqa: F401  (first: imports take seconds)

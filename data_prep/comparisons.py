@@ -13,11 +13,11 @@ from collections import Counter
 from pathlib import Path
 
 from data_prep.formats.identifiers import identifier_of
-from instruct.commands import Parser, command
-from instruct.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
+from instruct.command.commands import Parser, command
 from instruct.files import UserError, load_rows, write_json, write_rows
-from instruct.folders import atomic_folder, claim
-from instruct.run_record import write_record
+from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
+from instruct.run.folders import atomic_folder, claim
+from instruct.run.run_record import write_record
 from instruct.tokens import as_messages, as_text
 
 # what earlier versions wrote, and the keys of their report.json

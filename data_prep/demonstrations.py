@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from data_prep.formats.forms import category, coverage
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.pii import find_pii
-from instruct.commands import Parser, command
-from instruct.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
+from instruct.command.commands import Parser, command
 from instruct.files import UserError, load_rows, write_json, write_rows
-from instruct.folders import atomic_folder, claim
-from instruct.row_checks import is_blank
-from instruct.run_record import write_record
+from instruct.rows.row_checks import is_blank
+from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
+from instruct.run.folders import atomic_folder, claim
+from instruct.run.run_record import write_record
 from instruct.tokens import as_messages, as_text
 
 SPLITS = ("train", "validation")

@@ -25,11 +25,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from instruct.commands import Parser, command
-from instruct.data_runs import CHANGED_TOO, add_overwrite, record_of_data
+from instruct.command.commands import Parser, command
 from instruct.files import UserError, write_rows
-from instruct.folders import atomic_folder, check_ours, claim, clear_leftovers
-from instruct.run_record import check_step, read_record, write_record
+from instruct.run.data_runs import CHANGED_TOO, add_overwrite, record_of_data
+from instruct.run.folders import atomic_folder, check_ours, claim, clear_leftovers
+from instruct.run.run_record import check_step, read_record, write_record
 
 # pinned with digests: an index may serve anything under a name
 WHEELS = {

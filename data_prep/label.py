@@ -13,11 +13,11 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from instruct.commands import Parser, command
-from instruct.data_runs import record_beside, record_of_data
+from instruct.checks.score_functions import checked_scores
+from instruct.command.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_json, write_rows
-from instruct.folders import claim
-from instruct.score_functions import checked_scores
+from instruct.run.data_runs import record_beside, record_of_data
+from instruct.run.folders import claim
 from instruct.tokens import as_text
 
 # the demo's figures (benchmarks/README.md) were measured with this

@@ -48,17 +48,17 @@ from data_prep.prompt_pipeline.steps import (
     with_split,
     without_shared_prefixes,
 )
-from instruct.commands import Parser, command
-from instruct.data_runs import (
+from instruct.command.commands import Parser, command
+from instruct.files import UserError, write_json
+from instruct.run.data_runs import (
     CHANGED_TOO,
     add_overwrite,
     check_replaces,
     record_of_data,
     under_secret,
 )
-from instruct.files import UserError, write_json
-from instruct.folders import atomic_folder, claim
-from instruct.run_record import write_record
+from instruct.run.folders import atomic_folder, claim
+from instruct.run.run_record import write_record
 
 # --- arguments ------------------------------------------------------------------------------------
 

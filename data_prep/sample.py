@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.formats.identifiers import identifier_of, text_of
-from instruct.commands import Parser, command
-from instruct.data_runs import VERSIONS_OF, add_overwrite, record_beside
+from instruct.command.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_json, write_rows
-from instruct.fingerprints import content_of, data_identity, model_identity
-from instruct.folders import claim
-from instruct.row_checks import is_blank
-from instruct.run_record import versions
+from instruct.rows.row_checks import is_blank
+from instruct.run.data_runs import VERSIONS_OF, add_overwrite, record_beside
+from instruct.run.fingerprints import content_of, data_identity, model_identity
+from instruct.run.folders import claim
+from instruct.run.run_record import versions
 
 
 class Source(NamedTuple):

@@ -15,11 +15,11 @@ from torch import nn
 from trl import TrlParser, get_peft_config
 from yaml import YAMLError, safe_load
 
+from instruct.checks.flag_checks import check_flags, why_unknown
+from instruct.checks.flag_ranges import check_ranges, check_types
+from instruct.checks.lora_names import settle_lora_names
+from instruct.checks.machine_checks import check_machine
 from instruct.files import UserError
-from instruct.flag_checks import check_flags, why_unknown
-from instruct.flag_ranges import check_ranges, check_types
-from instruct.lora_names import settle_lora_names
-from instruct.machine_checks import check_machine
 from instruct.plain_text import check_name
 from instruct.processes import note_yaml_overwrites
 

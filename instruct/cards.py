@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from instruct.files import atomic_file
 from instruct.plain_text import markdown_code, markdown_text, plain
 from instruct.processes import without_token
-from instruct.run_record import read_record
+from instruct.run.run_record import read_record
 
 # What a card shows of a run's log: the last value, and of FIRST_TOO the first beside it.
 LOGGED = (

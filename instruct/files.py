@@ -17,8 +17,8 @@ from pathlib import Path
 
 from instruct.errors import UserError
 from instruct.hub import ask_hub
-from instruct.row_checks import check_column
-from instruct.row_files import placed_rows
+from instruct.rows.row_checks import check_column
+from instruct.rows.row_files import placed_rows
 
 # File ending -> the loader of `datasets` that reads it.
 ENDINGS = {
@@ -90,7 +90,7 @@ def load_rows(
         source: file, folder or Hub dataset id.
         split: split of a folder or a Hub dataset (ignored for a single file).
         name: configuration of a Hub dataset.
-        columns: columns that must be there, and hold what `instruct.row_checks` says of them.
+        columns: columns that must be there, and hold what `instruct.rows.row_checks` says of them.
         blanks: whether null and empty values pass, as the caller counts them.
 
     Raises:
@@ -149,7 +149,7 @@ def _load_text(source: str | Path, files: list[Path], columns: list[str], blanks
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    from instruct.row_tables import as_table
+    from instruct.rows.row_tables import as_table
 
     placed = [(path, place, row) for path in files for place, row in placed_rows(path)]
     rows = [row for _, _, row in placed]
@@ -235,7 +235,7 @@ def _write_parquet(path: Path, rows: list[dict], beside: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from instruct.row_tables import as_table
+    from instruct.rows.row_tables import as_table
 
     try:
         pq.write_table(as_table(rows, lambda i: f"{path}, row {i + 1}"), beside)

@@ -24,8 +24,8 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from instruct.checks.model_limits import check_prompts
 from instruct.files import UserError
-from instruct.model_limits import check_prompts
 from instruct.turns import turn_end, up_to_end
 
 # A look waits for the device and copies the cache; without it, ended rows are computed on.

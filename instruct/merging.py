@@ -14,9 +14,9 @@ from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from instruct.checks.finite import CAUSE, check_weights
+from instruct.checks.pickles import refuse_pickles
 from instruct.files import UserError
-from instruct.finite import CAUSE, check_weights
-from instruct.pickles import refuse_pickles
 from instruct.reward_checks import does_not_fit
 
 # Relative difference of logits; in float32, the sums of a deep model alone differ by 1e-5 or so.

@@ -21,16 +21,16 @@ from trl import get_quantization_config
 from trl.trainer.utils import pad, selective_log_softmax
 
 from instruct.arguments import ModelConfig
+from instruct.checks.finite import check_weights
+from instruct.checks.model_limits import Limits, check_special_tokens, limits_of
+from instruct.checks.pickles import pickled, refuse_pickles
+from instruct.checks.score_functions import checked_scores
 from instruct.files import UserError
-from instruct.finite import check_weights
-from instruct.folders import MODEL_FILES, atomic_folder
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
-from instruct.model_limits import Limits, check_special_tokens, limits_of
-from instruct.pickles import pickled, refuse_pickles
 from instruct.reward_checks import check_base, check_model, untrained
 from instruct.reward_files import adapter_config, reward_head, with_adapter
-from instruct.score_functions import checked_scores
+from instruct.run.folders import MODEL_FILES, atomic_folder
 from instruct.tokens import encode_completion, encode_prompts, load_tokenizer
 from instruct.turns import agree_on_end
 

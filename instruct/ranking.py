@@ -10,7 +10,7 @@ import json
 from trl import extract_prompt
 
 from instruct.errors import UserError
-from instruct.row_checks import fault_of
+from instruct.rows.row_checks import fault_of
 from instruct.tokens import RENDERED, answer_text, as_messages, for_template, named
 
 

@@ -14,10 +14,10 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from instruct.checks.finite import bad_weight, holds
+from instruct.checks.pickles import refuse_pickles
 from instruct.files import UserError
-from instruct.finite import bad_weight, holds
 from instruct.hub import ask_hub
-from instruct.pickles import refuse_pickles
 from instruct.reward_checks import check_adapter, check_fits, check_task, does_not_fit
 
 

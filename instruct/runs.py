@@ -14,11 +14,11 @@ from accelerate import PartialState
 from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments
 
-from instruct.checkpoints import checkpoint_to_resume
 from instruct.files import UserError, write_json
-from instruct.fingerprints import is_same, model_identity
-from instruct.folders import MODEL_FILES, check_ours, claim
-from instruct.run_record import (
+from instruct.run.checkpoints import checkpoint_to_resume
+from instruct.run.fingerprints import is_same, model_identity
+from instruct.run.folders import MODEL_FILES, check_ours, claim
+from instruct.run.run_record import (
     check_step,
     differences,
     on_main,

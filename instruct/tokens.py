@@ -16,9 +16,9 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from instruct.files import UserError
-from instruct.fingerprints import JINJA
 from instruct.hub import ask_hub
 from instruct.processes import is_main_process
+from instruct.run.fingerprints import JINJA
 from instruct.turns import has_ended, settle_trained_end, turn_end, up_to_end
 
 # For a base model that comes without a chat template; stored with every model the recipes save.

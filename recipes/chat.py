@@ -8,7 +8,7 @@ Every line is a question of its own, as in training: the models do not see what 
 Ctrl-D ends it.
 """
 
-import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
 import shutil
 import sys
@@ -19,7 +19,7 @@ from itertools import zip_longest
 import torch
 
 from instruct.arguments import parse_models
-from instruct.commands import Parser, command
+from instruct.command.commands import Parser, command
 from instruct.files import UserError
 from instruct.generation import generate_ids
 from instruct.models import load_policy

@@ -10,7 +10,7 @@ prompts/ sft/ reward/ ppo/ inside) the whole run's `report.json`, `report.md` an
 Killed and run again, models that have answered are not asked again.
 """
 
-import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
 import argparse
 import json
@@ -22,17 +22,17 @@ from accelerate import PartialState
 
 from data_prep.formats.identifiers import identifier_of
 from instruct.arguments import load_function, parse_models
-from instruct.commands import Parser, command
-from instruct.data_runs import add_overwrite
+from instruct.command.commands import Parser, command
 from instruct.evaluation.answers import kept_or_new_answers
 from instruct.evaluation.comparison import summarize, win_rates
 from instruct.evaluation.report import base_of_run, write_report
 from instruct.files import UserError, load_rows
-from instruct.fingerprints import data_identity, model_identity
-from instruct.folders import claim, report_in
 from instruct.models import RewardModel, load_reward
 from instruct.plain_text import check_name
-from instruct.run_record import check_step, read_record, versions, write_record
+from instruct.run.data_runs import add_overwrite
+from instruct.run.fingerprints import data_identity, model_identity
+from instruct.run.folders import claim, report_in
+from instruct.run.run_record import check_step, read_record, versions, write_record
 from instruct.tokens import FOR_TEMPLATE, as_messages
 
 REPORT = ("report.json", "report.md", "answers.jsonl")  # what it replaces in its output folder

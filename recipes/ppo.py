@@ -21,7 +21,7 @@ and backward per micro-batch. Off by default.
 value network, no resume. It needs TRL below 1.13.
 """
 
-import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,12 +31,12 @@ import trl
 
 from instruct.arguments import ModelConfig, check_given, load_function, lora_config, parse
 from instruct.cards import use_our_card
-from instruct.commands import command
+from instruct.command.commands import command
 from instruct.files import UserError, data_files, load_rows
-from instruct.fingerprints import source_hash
 from instruct.models import check_stored_for_merging, load_causal_lm, load_limits, save_merged
 from instruct.processes import end_with_parent
-from instruct.run_record import on_main, read_record, record_of, write_record
+from instruct.run.fingerprints import source_hash
+from instruct.run.run_record import on_main, read_record, record_of, write_record
 from instruct.runs import (
     already_finished,
     end_process_group,

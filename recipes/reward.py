@@ -13,7 +13,7 @@ With `--score FILE` the model in `--output_dir` scores prompt-completion rows in
         --score_output scored.jsonl
 """
 
-import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
 import math
 from dataclasses import dataclass, field
@@ -28,14 +28,14 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 from data_prep.formats.rankings import held_out_source, load_train_and_eval
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
-from instruct.commands import command
+from instruct.command.commands import command
 from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
 from instruct.files import UserError, load_rows, write_json, write_rows
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
 from instruct.ranking import key_of
 from instruct.reward_checks import weights_hash
-from instruct.run_record import labelers_of, on_main, record_of
+from instruct.run.run_record import labelers_of, on_main, record_of
 from instruct.runs import (
     already_finished,
     end_process_group,

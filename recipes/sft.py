@@ -12,7 +12,7 @@ dropout stands in), and the checkpoint picked by reward-model score on validatio
 (`--select_by_reward`).
 """
 
-import instruct.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
+import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
 import shutil
 from dataclasses import dataclass, field
@@ -24,12 +24,10 @@ from transformers import set_seed
 
 from instruct.arguments import HardwareDefaults, ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
-from instruct.checkpoints import whole_checkpoints
-from instruct.commands import command
+from instruct.checks.model_limits import Limits
+from instruct.command.commands import command
 from instruct.files import UserError, atomic_file, load_rows, write_json
-from instruct.folders import claim
 from instruct.generation import generate_ids
-from instruct.model_limits import Limits
 from instruct.models import (
     check_stored_for_merging,
     load_causal_lm,
@@ -41,7 +39,9 @@ from instruct.models import (
 from instruct.processes import end_with_parent
 from instruct.reward_checks import check_base
 from instruct.reward_files import adapter_config, reward_head
-from instruct.run_record import check_step, read_record, record_of
+from instruct.run.checkpoints import whole_checkpoints
+from instruct.run.folders import claim
+from instruct.run.run_record import check_step, read_record, record_of
 from instruct.runs import (
     already_finished,
     end_process_group,

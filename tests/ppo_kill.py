@@ -16,7 +16,7 @@ import time
 
 import conftest  # noqa: F401  (the tests' environment)
 
-from instruct.checkpoints import whole_checkpoints
+from instruct.run.checkpoints import whole_checkpoints
 from recipes.ppo import cli
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from data_prep.pii import check_regions
 from data_prep.prompt_pipeline.engine import NO_SPARK
 from instruct.files import UserError
-from instruct.folders import check_ours, report_in
+from instruct.run.folders import check_ours, report_in
 
 # 9 words: see `overlap.ALIGNED`
 LEAST = {"prefix_chars": 1, "max_per_user": 1, "num_proc": 1, "exclude_words": 9}

@@ -1,11 +1,11 @@
-"""Step 5: prompts that say nearly what an earlier one says (MinHash over word triples)."""
+"""Step 5: prompts that say nearly what an earlier one says (MinHash over triples of words)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_prep.prompt_pipeline.engine import batches
-from data_prep.prompt_pipeline.overlap import words_of
 from data_prep.prompt_pipeline.row_stream import with_texts
+from data_prep.prompt_pipeline.units import units_of
 from instruct.files import UserError
 
 # standard error of the estimate: at most 1 / (2 * sqrt(128)) = 0.044
@@ -27,8 +27,8 @@ def bands_for(threshold: float) -> int:
 
 
 def shingles(prompt: str) -> list[str]:
-    """Word triples; fewer words are one shingle, and so is a text without any."""
-    words = words_of(prompt)
+    """Triples of units; fewer are one shingle, and so is a text without any."""
+    words = units_of(prompt)
     if not words:
         # emoji alone, say: the same text is still the same
         return [prompt]

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from instruct.files import UserError, sync, sync_folder
-from instruct.folders import clear_leftovers, real
+from instruct.run.folders import clear_leftovers, real
 
 FEWEST_BYTES = 16  # shorter ones can be tried out
 MAKE_ONE = "(umask 077; openssl rand -hex 32 > FILE) makes one"

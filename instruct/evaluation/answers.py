@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
+from instruct.checks.score_functions import scores_of
 from instruct.files import read_jsonl, write_rows
-from instruct.fingerprints import content_of, model_identity, source_hash
 from instruct.generation import generate_ids
 from instruct.hashes import hash_of
 from instruct.models import load_policy
-from instruct.score_functions import scores_of
+from instruct.run.fingerprints import content_of, model_identity, source_hash
 from instruct.tokens import decode_completion, encode_prompt_of
 from instruct.turns import has_ended
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from instruct.files import atomic_file, write_json, write_rows
 from instruct.plain_text import markdown_code, markdown_text, one_line
-from instruct.run_record import read_record
+from instruct.run.run_record import read_record
 
 # Our name of a curve -> the trainer's name in its log.
 PPO_KEYS = {

@@ -8,10 +8,10 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from instruct.fingerprints import hub_commit
 from instruct.models import load_reward, revision_of
 from instruct.reward_checks import weights_hash
 from instruct.reward_files import adapter_config, reward_head
+from instruct.run.fingerprints import hub_commit
 
 
 def part_of(state: dict | None, prefix: str) -> dict | None:

@@ -1,7 +1,7 @@
 """A Hub that cannot be reached when training starts stops nothing: the push comes last anyway."""
 
 from instruct.files import UserError
-from instruct.run_record import on_main
+from instruct.run.run_record import on_main
 
 # answers of the Hub that say "later", not "no"
 LATER = (408, 429)

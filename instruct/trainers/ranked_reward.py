@@ -22,12 +22,12 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from trl import RewardConfig, RewardTrainer
 
 from instruct.arguments import HardwareDefaults
+from instruct.checks.model_limits import check_special_tokens, limits_of
+from instruct.checks.score_functions import checked_scores
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics, strict_pairs
 from instruct.files import UserError
 from instruct.generation import base_of
-from instruct.model_limits import check_special_tokens, limits_of
 from instruct.ranking import as_ranking, key_of
-from instruct.score_functions import checked_scores
 from instruct.tokens import encode_completion, encode_prompt_of, encode_prompts
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.resumable import Resumable

@@ -20,7 +20,8 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from instruct.checkpoints import (
+from instruct.files import write_json
+from instruct.run.checkpoints import (
     CARRIED,
     CHECKPOINT,
     best_beside,
@@ -33,7 +34,6 @@ from instruct.checkpoints import (
     seal,
     step_of,
 )
-from instruct.files import write_json
 from instruct.trainers.hub import HubMayBeAway
 
 

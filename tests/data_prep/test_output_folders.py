@@ -18,7 +18,7 @@ from prompt_tools import SPLITS, adds_up, random_log, rows_of, write_lines
 
 from data_prep import comparisons, demonstrations, label, prompts, sample
 from instruct.files import load_rows
-from instruct.folders import WRITTEN
+from instruct.run.folders import WRITTEN
 
 FOLDERS = {"comparisons": comparisons, "demonstrations": demonstrations, "prompts": prompts}
 FILES = {"sample": sample, "label": label}
@@ -102,7 +102,7 @@ def test_an_output_of_an_earlier_version_is_replaced(tmp_path, call, name):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_second_run_beside_a_living_one_is_refused(tmp_path, call, capsys, name):
-    holds = "import sys, time; from instruct.folders import claim; claim(sys.argv[1]); "
+    holds = "import sys, time; from instruct.run.folders import claim; claim(sys.argv[1]); "
     holds += "print(1, flush=True); time.sleep(60)"
     out = output_of(name, tmp_path)
     command = [sys.executable, "-c", holds, str(out)]

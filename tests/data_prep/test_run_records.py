@@ -11,7 +11,7 @@ from conftest import save_model, write_jsonl
 
 from data_prep import comparisons, demonstrations, embedded, label, prompts, sample
 from instruct.files import load_rows
-from instruct.fingerprints import data_identity
+from instruct.run.fingerprints import data_identity
 from recipes.evaluate import main as evaluate
 
 COMMANDS = {"comparisons": comparisons, "demonstrations": demonstrations, "prompts": prompts}

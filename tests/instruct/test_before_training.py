@@ -12,13 +12,14 @@ from peft import LoraConfig
 from transformers import AutoConfig
 
 from data_prep import sample
-from instruct import hub, machine_checks
+from instruct import hub
 from instruct.arguments import ModelConfig, lora_config
+from instruct.checks import machine_checks
+from instruct.checks.lora_names import settle_lora_names
+from instruct.checks.machine_checks import check_machine
+from instruct.checks.model_limits import limits_of
 from instruct.files import UserError
 from instruct.hub import ask_hub
-from instruct.lora_names import settle_lora_names
-from instruct.machine_checks import check_machine
-from instruct.model_limits import limits_of
 from instruct.models import load_policy, load_reward
 from recipes import chat, evaluate, ppo, reward, sft
 

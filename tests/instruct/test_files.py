@@ -11,10 +11,10 @@ import pytest
 from conftest import SCRIPT_ENV
 
 from instruct import files
-from instruct.commands import command
+from instruct.command.commands import command
 from instruct.files import UserError, atomic_file, check_output, load_rows, write_rows
-from instruct.folders import atomic_folder
 from instruct.processes import typed
+from instruct.run.folders import atomic_folder
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "parquet"])
@@ -140,9 +140,9 @@ def test_ctrl_c_is_one_line_that_ends_in_what_to_type(capsys):
 WAITS = """
 import sys, time
 from pathlib import Path
-from instruct.commands import command
+from instruct.command.commands import command
 from instruct.files import atomic_file
-from instruct.folders import atomic_folder, claim
+from instruct.run.folders import atomic_folder, claim
 @command
 def main():
     claim(sys.argv[1])

@@ -12,7 +12,7 @@ from conftest import SCRIPT_ENV
 
 from instruct import processes
 from instruct.arguments import parse
-from instruct.known_errors import sentence_of
+from instruct.command.known_errors import sentence_of
 from recipes.sft import SFTConfig
 
 TRAINER = """

@@ -14,8 +14,8 @@ import pytest
 from conftest import write_jsonl
 
 from instruct.arguments import parse
+from instruct.checks.flag_checks import NEEDS, NOT_HERE, REFUSED
 from instruct.files import UserError
-from instruct.flag_checks import NEEDS, NOT_HERE, REFUSED
 from instruct.trl_ppo import PPOConfig
 from recipes import ppo, reward, sft
 
@@ -119,7 +119,9 @@ def test_every_flag_is_read_or_refused(read):
         for flag in field_of(step)
         if flag not in found | known and not any(fnmatch(flag, name) for name in ELSEWHERE)
     ]
-    assert not unread, f"{step}: read by nothing and not in instruct/flag_checks.py: {unread}"
+    assert not unread, (
+        f"{step}: read by nothing and not in checks/flag_checks.py: {unread}"
+    )
 
 
 def other_value(field) -> str:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
+from instruct.checks.finite import CAUSE
 from instruct.files import UserError, atomic_file
-from instruct.finite import CAUSE
 from instruct.trainers.ppo.rollout import Rollout
 
 # ---- watchdog ------------------------------------------------------------------------------------

@@ -6,14 +6,14 @@ from collections.abc import Iterable
 
 import torch
 
-from instruct.files import UserError
-from instruct.score_functions import (
+from instruct.checks.score_functions import (
     ScoreFunction,
     as_functions,
     checked_scores,
     name_of,
     scores_of,
 )
+from instruct.files import UserError
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 
 

@@ -15,10 +15,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 from trl.models.utils import unwrap_model_for_generation
 
+from instruct.checks.score_functions import ScoreFunction
 from instruct.generation import generate
 from instruct.models import RewardModel
 from instruct.reward_checks import tell_own_tokenizer
-from instruct.score_functions import ScoreFunction
 from instruct.tokens import decode_completion, encode_completion, encode_prompts, template_columns
 from instruct.trainers.ppo.batches import by_length, token_batch
 from instruct.trainers.ppo.config import SharedBasePPOConfig

@@ -31,10 +31,10 @@ from transformers import (
     set_seed,
 )
 
-from instruct.checkpoints import step_of
+from instruct.checks.score_functions import ScoreFunction
 from instruct.files import UserError, write_json
 from instruct.generation import base_of, own_random_state
-from instruct.score_functions import ScoreFunction
+from instruct.run.checkpoints import step_of
 from instruct.trainers.adapter_files import reward_beside, shares_base
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.ppo import math as ppo_math

@@ -11,8 +11,8 @@ from ppo_tools import make_setup, make_trainer
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from instruct.checkpoints import whole_checkpoints
 from instruct.files import UserError
+from instruct.run.checkpoints import whole_checkpoints
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.sft import ResumableSFTTrainer
 from recipes import ppo, reward, sft

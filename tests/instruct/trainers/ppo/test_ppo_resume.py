@@ -14,7 +14,7 @@ from conftest import SCRIPT_ENV, TESTS
 from ppo_tools import ROLLOUT_TIMES, flags, make_setup
 from transformers import TrainerCallback
 
-from instruct.checkpoints import whole_checkpoints
+from instruct.run.checkpoints import whole_checkpoints
 from recipes import ppo
 from recipes.ppo import cli
 

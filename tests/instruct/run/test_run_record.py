@@ -14,7 +14,7 @@ from transformers import training_args
 from instruct import arguments
 from instruct.arguments import ModelConfig, parse
 from instruct.files import UserError
-from instruct.run_record import (
+from instruct.run.run_record import (
     UNRECORDED,
     differences,
     labelers_of,

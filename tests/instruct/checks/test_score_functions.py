@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from instruct.checks.score_functions import as_functions, checked_scores, name_of, scores_of
 from instruct.files import UserError
-from instruct.score_functions import as_functions, checked_scores, name_of, scores_of
 
 TEXTS = ["good", "bad", "so so"]
 

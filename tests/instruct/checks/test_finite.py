@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from instruct.arguments import ModelConfig
+from instruct.checks.finite import LOST, bad_weight, check_weights
 from instruct.files import UserError
-from instruct.finite import LOST, bad_weight, check_weights
 from instruct.merging import merge
 from instruct.models import load_causal_lm, load_reward, load_sequence_classifier
 

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from instruct.files import UserError, write_json
-from instruct.fingerprints import data_identity, is_same, model_identity, template_identity
+from instruct.run.fingerprints import data_identity, is_same, model_identity, template_identity
 
 RECORD = "run.json"
 VERSIONS_OF = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")

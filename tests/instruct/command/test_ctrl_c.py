@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import REPO, SCRIPT_ENV
 
-from instruct import ctrl_c
+from instruct.command import ctrl_c
 
 SLOW = "print('importing', flush=True); import time; time.sleep(60)\n"
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from instruct import checkpoints
-from instruct.checkpoints import (
+from instruct.files import UserError
+from instruct.run import checkpoints
+from instruct.run.checkpoints import (
     CARRIED,
     checkpoint_to_resume,
     discard,
@@ -24,7 +25,6 @@ from instruct.checkpoints import (
     what_is_wrong,
     whole_checkpoints,
 )
-from instruct.files import UserError
 
 
 def arguments(folder, resume_from_checkpoint=None, load_best_model_at_end=False):

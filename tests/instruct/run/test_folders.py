@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import SCRIPT_ENV
 
-from instruct import folders
-from instruct.commands import AT_END, command
+from instruct.command.commands import AT_END, command
 from instruct.files import UserError
-from instruct.folders import WRITTEN, atomic_folder, check_ours, claim, clear_leftovers
+from instruct.run import folders
+from instruct.run.folders import WRITTEN, atomic_folder, check_ours, claim, clear_leftovers
 
 
 def write(folder: Path, text: str, **ours) -> None:
@@ -150,7 +150,7 @@ def test_names_of_any_kind(tmp_path, name):
 REPLACES = """
 import os, signal, sys
 from pathlib import Path
-from instruct import folders
+from instruct.run import folders
 out, at, exchange = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "exchange"
 if not exchange:
     folders._exchange = lambda *args: False
@@ -261,7 +261,7 @@ def test_a_process_that_only_has_the_writers_number_is_not_the_writer(tmp_path):
 
 HOLDS = """
 import sys, time
-from instruct.folders import claim
+from instruct.run.folders import claim
 claim(sys.argv[1])
 print("held", flush=True)
 time.sleep(60)
@@ -331,7 +331,7 @@ def test_a_process_of_another_host_is_not_to_be_killed_here(tmp_path, monkeypatc
     assert (f"on {host}" in str(error.value)) is not here
 
 
-CLAIMS = "import sys; from instruct.folders import claim; claim(sys.argv[1])"
+CLAIMS = "import sys; from instruct.run.folders import claim; claim(sys.argv[1])"
 
 
 def test_a_notebook_holds_a_folder_only_while_a_command_runs(tmp_path):

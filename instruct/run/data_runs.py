@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from instruct.fingerprints import content_of, data_identity, model_identity
-from instruct.folders import check_ours
 from instruct.hashes import hash_of
-from instruct.run_record import check_step, differences, read_record, versions
+from instruct.run.fingerprints import content_of, data_identity, model_identity
+from instruct.run.folders import check_ours
+from instruct.run.run_record import check_step, differences, read_record, versions
 
 VERSIONS_OF = ("datasets", "pyarrow", "ibis-framework", "duckdb", "transformers", "torch")
 # Flags that do not change the result, and the place of a secret.

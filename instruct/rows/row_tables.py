@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from instruct.errors import UserError
-from instruct.row_checks import kind_of
+from instruct.rows.row_checks import kind_of
 
 # levels of lists and objects in a column: Arrow and `datasets` walk them by recursion
 DEEPEST = 32

@@ -10,9 +10,9 @@ import torch
 from conftest import REPO, SCRIPT_ENV
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
 
-from instruct.commands import Parser, command
+from instruct.command.commands import Parser, command
+from instruct.command.known_errors import sentence_of
 from instruct.files import UserError
-from instruct.known_errors import sentence_of
 
 
 @command
@@ -142,7 +142,7 @@ def test_a_wrong_flag_is_one_sentence_without_usage(capsys):
 
 FAILS = """
 import os, sys, time
-from instruct.commands import command
+from instruct.command.commands import command
 from instruct.files import UserError
 from instruct.processes import end_with_parent
 @command

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from instruct.commands import AT_END
+from instruct.command.commands import AT_END
 from instruct.files import UserError, sync, sync_folder
 from instruct.processes import is_main_process
 

@@ -8,8 +8,8 @@ from conftest import save_model, write_jsonl
 
 from instruct import hashes
 from instruct.files import load_rows
-from instruct.fingerprints import data_identity, hub_commit, is_same, model_identity
 from instruct.hashes import file_hash
+from instruct.run.fingerprints import data_identity, hub_commit, is_same, model_identity
 
 
 @pytest.fixture(autouse=True)

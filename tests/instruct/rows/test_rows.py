@@ -11,7 +11,7 @@ import pytest
 
 from instruct.errors import UserError
 from instruct.files import load_rows, write_rows
-from instruct.row_checks import fault_of, is_blank
+from instruct.rows.row_checks import fault_of, is_blank
 
 PLAIN = [{"prompt": "q", "completion": "a"}]
 
