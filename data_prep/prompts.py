@@ -7,7 +7,7 @@ Steps, each counted in `report.json` (paper: section 3.2 and appendix A.1):
 1. validate      every row is a prompt or is reported as `malformed`
 2. split         train / validation / test by user, a stable hash of user id and seed
 3. prefix        prompts that share a long common prefix: the earliest stays (`duplicate_prefix`)
-4. exclude       --exclude: prompts that share a long n-gram with evaluation sets (`contaminated`)
+4. exclude       --exclude: prompts that are in evaluation sets or share a long n-gram (`contaminated`)
 5. near          --near_duplicates: MinHash, DuckDB only (`near_duplicate`)
 6. pii           personal information: `drop`, `redact` or `keep`
 7. cap           at most --max_per_user prompts of one user (`over_user_cap`)
@@ -116,10 +116,11 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
     add("--pii_model", help=model)
     labels = "only these labels of that model (for example PER LOC)"
     add("--pii_model_labels", nargs="+", default=[], help=labels)
-    shared = "evaluation sets: prompts that share a long n-gram with them go"
+    shared = "evaluation sets: their texts, and prompts that share a long n-gram with them, go"
     add("--exclude", nargs="+", default=[], help=shared)
+    long = "length of that n-gram in words; in characters half as much again, without spaces"
     # 13 is GPT-3's
-    add("--exclude_words", type=int, default=13, help="length of that n-gram in words")
+    add("--exclude_words", type=int, default=13, help=long)
     near = "also drop near duplicates (0.8, say); DuckDB only"
     add("--near_duplicates", type=float, metavar="SIMILARITY", help=near)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from data_prep.formats.log_files import log_files, parse, read_chunks
 from data_prep.prompt_pipeline.engine import batches
-from data_prep.prompt_pipeline.units import WHOLE_WORD, size_of, units_of, whole_text
+from data_prep.prompt_pipeline.units import SIZE_OF_WORD, size_of, units_of, whole_text
 from instruct.files import UserError
 
-# an n-gram of 9 words or more, whatever its units, holds a block of 5 that begins at a multiple of 5
+# an n-gram has 9 units or more: so it holds a block of 5 that begins at a multiple of 5
 ALIGNED = 5
 
 
@@ -26,7 +26,7 @@ class Ngrams:
     """
 
     def __init__(self, texts: Iterable[str], n: int):
-        self.n, self.size = n, n * WHOLE_WORD
+        self.n, self.size = n, n * SIZE_OF_WORD
         # hashes keep the sets small; Python's differ by process, so one does it all
         self.grams: set[int] = set()  # hashes of all n-grams
         self.blocks: set[int] = set()  # hashes of their blocks of `ALIGNED` units: a quick no
@@ -95,15 +95,21 @@ def texts_of(sources: list[str]) -> Iterator[str]:
     """Every text in evaluation sets: files, folders, globs or Hub ids.
 
     Raises:
-        UserError: a row cannot be read, so that prompts may be kept that are in it.
+        UserError: a row cannot be read, so that its texts could not be sought; or there is none.
     """
+    empty = True
     for file in log_files(sources):
         for chunk in read_chunks(file):
             for line, row in parse(chunk):
                 if isinstance(row, str):
                     raise UserError(f"--exclude {file}, line {line}: {row}")
                 # answers and choices too: they leak as much as questions
-                yield from strings_in(row)
+                for text in strings_in(row):
+                    if text.strip():
+                        empty = False
+                        yield text
+    if empty:
+        raise UserError(f"--exclude {' '.join(sources)}: no text in it")
 
 
 def find_contaminated(
