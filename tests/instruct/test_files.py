@@ -166,6 +166,8 @@ def test_a_signal_leaves_nothing_half_written_and_no_traceback(tmp_path, number,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background job is started with Ctrl-C ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     process.stdout.readline()
     process.send_signal(number)

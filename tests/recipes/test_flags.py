@@ -119,9 +119,7 @@ def test_every_flag_is_read_or_refused(read):
         for flag in field_of(step)
         if flag not in found | known and not any(fnmatch(flag, name) for name in ELSEWHERE)
     ]
-    assert not unread, (
-        f"{step}: read by nothing and not in checks/flag_checks.py: {unread}"
-    )
+    assert not unread, f"{step}: read by nothing and not in checks/flag_checks.py: {unread}"
 
 
 def other_value(field) -> str:

@@ -66,6 +66,7 @@ def test_recipe_writes_what_it_promises(setup, tmp_path, capsys, value_model):
         "chat_template.jinja",
         "finished.json",
         "merged",
+        "generation_config.json",
         "run.json",
         "samples.jsonl",
         "tokenizer.json",

@@ -207,12 +207,12 @@ def test_bad_input_is_one_sentence(arguments, comparisons, tmp_path, capsys):
     assert "bad.jsonl, row 2: 2 ranks for 3 completions" in stops(
         {**good, "completions": ["a", "b", "c"]}
     )
-    assert "bad.jsonl, row 2: ranks must be integers" in stops({**good, "ranks": [1.5, 2]})
-    assert "bad.jsonl, row 2: ranks must be integers" in stops({**good, "ranks": [1, None]})
-    assert "bad.jsonl, row 2: an empty prompt" in stops(
+    assert "bad.jsonl, row 2: 'ranks' must be whole" in stops({**good, "ranks": [1.5, 2]})
+    assert "bad.jsonl, row 2: 'ranks' must be whole" in stops({**good, "ranks": [1, None]})
+    assert "bad.jsonl, row 2: 'prompt' is empty" in stops(
         {**good, "prompt": [{"role": "user", "content": " "}]}
     )
-    assert "bad.jsonl, row 2: every completion" in stops({**good, "completions": ["a", None]})
+    assert "'completions' number 2 is null" in stops({**good, "completions": ["a", None]})
     assert "no ranking that could be learned from: 1 in it" in stops(
         None, "--dataset_name", write_jsonl(tmp_path / "tied.jsonl", [{**good, "ranks": [1, 1]}]),
         "--eval_fraction", "0", "--eval_strategy", "no",

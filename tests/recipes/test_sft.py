@@ -125,9 +125,9 @@ def test_user_mistakes_are_one_sentence(arguments, tmp_path, capsys):
 
     assert "no_such_flag" in stops("--no_such_flag", "1")
     assert "gone.jsonl: no such file" in stops("--dataset_name", str(tmp_path / "gone.jsonl"))
-    assert "no tokenizer" in stops("--model_name_or_path", str(tmp_path))
+    assert "no model there" in stops("--model_name_or_path", str(tmp_path))
     assert "--max_length 3" in stops("--max_length", "3")
-    assert "empty prompt" in stops(
+    assert "'prompt' is empty" in stops(
         "--dataset_name", write_jsonl(tmp_path / "e.jsonl", [{"prompt": " ", "completion": "a"}])
     )
 

@@ -30,6 +30,7 @@ def test_columns_forms_and_what_rides_along(tmp_path):
         "README.md",
         "removed.parquet",
         "report.json",
+        "run.json",
         "test.parquet",
         "train.parquet",
         "validation.parquet",

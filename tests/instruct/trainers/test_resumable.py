@@ -88,7 +88,10 @@ def cut_off_after(step: int, unbroken: Path, folder: Path) -> Path:
 
 def command_of(recipe, folders: dict[str, str]) -> list[str]:
     data = "demonstrations" if recipe is sft else "rankings"
-    return ["--model_name_or_path", folders["model"], "--dataset_name", folders[data], *COMMON]
+    # dropout draws: its random numbers have to come back, too
+    dropout = [] if recipe is sft else ["--disable_dropout", "False"]
+    names = ["--model_name_or_path", folders["model"], "--dataset_name", folders[data]]
+    return [*names, *COMMON, *dropout]
 
 
 @pytest.mark.parametrize("run", RUNS)

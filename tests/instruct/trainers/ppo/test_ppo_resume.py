@@ -101,8 +101,8 @@ def _flat(value) -> list:
     )
 
 
-class Interrupted(Exception):
-    pass
+class Interrupted(BaseException):
+    """No `Exception`: a command turns those into its last line."""
 
 
 def interrupt_at(monkeypatch, step: int):

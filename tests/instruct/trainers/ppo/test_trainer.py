@@ -110,8 +110,8 @@ def test_stands_on_a_trl_without_ppo(setup, tmp_path, monkeypatch):
     weights.
     """
     monkeypatch.setitem(sys.modules, "trl.experimental.ppo", None)
-    for name in ("trl_ppo", "trainer"):
-        monkeypatch.delitem(sys.modules, f"instruct.trainers.ppo.{name}")
+    for name in ("instruct.trl_ppo", "instruct.trainers.ppo.trainer"):
+        monkeypatch.delitem(sys.modules, name)
     module = importlib.import_module("instruct.trainers.ppo.trainer")
     assert module.PlainPPOParent.__bases__ == (_BaseTrainer,)
     with pytest.raises(UserError, match="removed in 1.13"):
