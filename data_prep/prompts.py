@@ -7,7 +7,7 @@ Steps, each counted in `report.json` (paper: section 3.2 and appendix A.1):
 1. validate      every row is a prompt or is reported as `malformed`
 2. split         train / validation / test by user, a stable hash of user id and seed
 3. prefix        prompts that share a long common prefix: the earliest stays (`duplicate_prefix`)
-4. exclude       --exclude: prompts that are in evaluation sets or share a long n-gram (`contaminated`)
+4. exclude       --exclude: prompts of evaluation sets, or that share a long n-gram (`contaminated`)
 5. near          --near_duplicates: MinHash, DuckDB only (`near_duplicate`)
 6. pii           personal information: `drop`, `redact` or `keep`
 7. cap           at most --max_per_user prompts of one user (`over_user_cap`)

@@ -2,12 +2,16 @@
 
 Documented heuristics, not a model. `request_form`: *direct* ("Tell me about …"), *few_shot*
 (examples first), *continuation* (the start of a text). `category`: the ten use cases of the paper's
-table 1. `coverage`: where labelers should write, given the demonstrations there are.
+table 1. Both are None where a prompt asks in another language: their rules read English, and code.
+`coverage`: where labelers should write, given the demonstrations there are.
 """
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+
+from data_prep.formats.code_lines import without_code
+from data_prep.formats.languages import begins_in_english, is_foreign
 
 FORMS = ("direct", "few_shot", "continuation")
 
@@ -41,6 +45,11 @@ LABEL = re.compile(
 )
 # "sea otter => loutre de mer", GPT-3's way
 ARROW = re.compile(r"^[^\n]{1,120}?[ \t]*(?:->|=>|→|=|\|\|)[ \t]*\S[^\n]*$", re.M)
+# the last one, whose answer is left to the model
+OPEN_ARROW = re.compile(r"[^\n]{1,120}(?:->|=>|→|=|\|\|)[ \t]*+[?_.…]*$")
+SURE_ARROW = re.compile(r"->|=>|→|\|\|")  # more than an equals sign
+# of a log, which repeats them
+LOG_LEVELS = frozenset("debug info notice warn warning error fatal critical trace note".split())
 EXAMPLE = re.compile(r"^[ \t#*]*(?:example|sample)[ \t]*#?\d{1,2}\b", re.I | re.M)
 
 # a list, not a tagger: a million prompts go through it
@@ -94,31 +103,56 @@ def _few_shot(prompt: str) -> bool:
     """Two or more worked examples: labels that repeat, input -> output lines, or numbered ones."""
     if "\n" not in prompt:
         return False
-    if len(EXAMPLE.findall(prompt)) >= 2:
+    prose = without_code(prompt)
+    if len(EXAMPLE.findall(prose)) >= 2:
         return True
+    # in code, and as an equals sign, an arrow says nothing unless the last one is left open
+    last = prompt.rstrip().rpartition("\n")[2]
     arrows = ARROW.findall(prompt)
-    # a third of the lines: arrows also stand in code and in notes
+    if not OPEN_ARROW.match(last):
+        arrows = [line for line in arrows if SURE_ARROW.search(line)] if prose == prompt else []
+    # a third of the lines: arrows also stand in notes
     if len(arrows) >= 2 and len(arrows) * 3 >= sum(
         bool(line.strip()) for line in prompt.splitlines()
     ):
         return True
     # two labels, one of them filled twice: the last answer is left open for the model
-    labels = Counter(label.lower() for label, value in LABEL.findall(prompt))
-    filled = Counter(label.lower() for label, value in LABEL.findall(prompt) if value.strip())
+    found = [(label.lower(), value) for label, value in LABEL.findall(prompt)]
+    labels = Counter(label for label, _ in found if label not in LOG_LEVELS)
+    filled = Counter(label for label, value in found if value.strip())
     repeated = [label for label, n in labels.items() if n >= 2]
     if SPEAKER.search(prompt) and all(SPEAKER.match(f"{label}:") for label in repeated):
         return False  # a transcript is a text to go on with
+    # keys of YAML repeat as well: in code the last label must be one of them, and open
+    if prose != prompt and not (found and last.endswith(":") and filled[found[-1][0]]):
+        return False
     return len(repeated) >= 2 and sum(filled[label] >= 2 for label in repeated) >= 1
 
 
-def request_form(prompt: str) -> str:
-    """How the prompt asks: "few_shot", "direct" or "continuation".
+def _is_read(prompt: str) -> bool:
+    """Whether it asks in a language that the rules read."""
+    if not is_foreign(prompt):
+        return True
+    # the request may stand behind its material, on a line of its own
+    material, _, last = prompt.rstrip().rpartition("\n")
+    asks = IMPERATIVE.match(last) or QUESTION.match(last)
+    return bool(asks) and begins_in_english(last) and not material.rstrip().endswith((":", "："))
+
+
+def request_form(prompt: str) -> str | None:
+    """How the prompt asks: "few_shot", "direct" or "continuation"; None in another language.
 
     Examples first make it few-shot. A question, an imperative verb at the start of a sentence or a
     polite request make it direct. What is left goes on as a text where it opens like a story,
     letter, transcript or code, or stops in mid-sentence after eight words or more; else it is
     direct (keywords, short remarks).
     """
+    # a few short words may as well be a name or a song; and a question is one in either language
+    question = prompt.rstrip().endswith("?") and not is_foreign(prompt, sure=True)
+    return _form(prompt) if question or _is_read(prompt) else None
+
+
+def _form(prompt: str) -> str:
     if len(prompt) > 20_000:  # both ends say how it asks; the middle is material
         prompt = prompt[:10_000] + "\n" + prompt[-10_000:]
     if _few_shot(prompt):
@@ -201,8 +235,13 @@ CHAT = re.compile(
 )
 
 
-def category(prompt: str) -> str:
-    """Use case of a prompt, one of `CATEGORIES`, by the first rule that matches."""
+def category(prompt: str) -> str | None:
+    """Use case of a prompt, one of `CATEGORIES`, by the first rule that matches.
+
+    None where it asks in another language than the rules read.
+    """
+    if not _is_read(prompt):
+        return None
     # what is asked for stands first or last, around the material
     head = prompt if len(prompt) <= 4_000 else prompt[:2_000] + "\n" + prompt[-2_000:]
     if "\n" in head and len(SPEAKER.findall(head)) >= 2:
@@ -223,7 +262,7 @@ def category(prompt: str) -> str:
         )
     ):
         return "open_qa"
-    return "generation" if request_form(head) == "continuation" else "other"
+    return "generation" if _form(head) == "continuation" else "other"
 
 
 def _text(prompt) -> str:
@@ -240,37 +279,42 @@ def coverage(rows: Sequence[dict], log_prompts: Sequence[str] = ()) -> list[dict
 
     Returns:
         One row per use case: `category, demonstrations, share, wanted_share`, a count per request
-        form, and `write`: "user-based" where a use case has less than half of its wanted share,
-        "few-shot" where it has no few-shot prompt, "plain" where it has fewer than ten
-        demonstrations of any kind.
+        form, `no_form` (in a language whose forms are not read), and `write`: "user-based" where a
+        use case has less than half of its wanted share, "few-shot" where it has no few-shot prompt,
+        "plain" where it has fewer than ten demonstrations of any kind. Shares are of the rows and
+        prompts whose use case is known; where there are others, a last row with None for `category`
+        and the shares counts them.
     """
     demand = Counter(map(category, log_prompts))
-    total, asked = len(rows), sum(demand.values())
-    forms = {name: Counter() for name in CATEGORIES}
+    # nobody knows what these ask for
+    del demand[None]
+    forms = {name: Counter() for name in (*CATEGORIES, None)}
     for row in rows:
         text = _text(row["prompt"])
         name = row.get("category")
         # labelers' own categories may be others
-        forms[name if name in forms else category(text)][request_form(text)] += 1
+        forms[name if name in CATEGORIES else category(text)][request_form(text)] += 1
+    unknown = forms.pop(None)
+    total, asked = sum(map(Counter.total, forms.values())), demand.total()
     table = []
-    for name in CATEGORIES:
-        n = sum(forms[name].values())
+    for name, counts in forms.items():
+        n = counts.total()
         # what users ask for goes before the paper's table
         wanted = demand[name] / asked if asked else PAPER_SHARE[name]
         share = n / total if total else 0.0
         write = (
             ["user-based"] * (share < wanted / 2)
-            + ["few-shot"] * (forms[name]["few_shot"] == 0)
+            + ["few-shot"] * (counts["few_shot"] == 0)
             + ["plain"] * (n < 10)
         )
-        table.append(
-            {
-                "category": name,
-                "demonstrations": n,
-                "share": round(share, 4),
-                "wanted_share": round(wanted, 4),
-            }
-            | {form: forms[name][form] for form in FORMS}
-            | {"write": write}
-        )
+        shares = {"share": round(share, 4), "wanted_share": round(wanted, 4)}
+        table.append(_coverage_row(name, counts, shares, write))
+    if unknown:
+        table.append(_coverage_row(None, unknown, {"share": None, "wanted_share": None}, []))
     return table
+
+
+def _coverage_row(name: str | None, counts: Counter, shares: dict, write: list[str]) -> dict:
+    of_forms = {form: counts[form] for form in FORMS} | {"no_form": counts[None]}
+    head = {"category": name, "demonstrations": counts.total()}
+    return {**head, **shares, **of_forms, "write": write}

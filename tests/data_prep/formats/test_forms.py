@@ -62,6 +62,50 @@ def test_long_prompts_cost_milliseconds(unit):
     assert time.perf_counter() - start < 3
 
 
+CODE = {
+    "Python": "import os\nfor x in y:\n    a = b\n    c = d\nprint(a)",
+    "numbers": "x = 1\ny = 2\nz = x + y",
+    "signatures": "def f(x: int) -> int:\n    return x\ndef g(y: int) -> int:\n    return y",
+    "dataclasses": "class A:\n    name: str\n    age: int\nclass B:\n    name: str\n    age: int",
+    "JavaScript": "const f = (x) => x + 1;\nconst g = (y) => y * 2;\nconsole.log(f(g(1)));",
+    "TypeScript": "interface A {\n a: int;\n b: any;\n}\ninterface B {\n a: int;\n b: any;\n}",
+    "Rust": "match x {\n    Some(a) => a,\n    None => 0,\n}",
+    "PHP": "$a = [\n  'x' => 1,\n  'y' => 2,\n];",
+    "Haskell": "f :: Int -> Int\nf x = x + 1\ng :: Int -> Int\ng x = x * 2",
+    "Java": "list.stream()\n  .map(x -> x.trim())\n  .filter(x -> !x.isEmpty());",
+    "C": "switch (x) {\ncase 1: a;\ndefault: c;\n}\nswitch (y) {\ncase 1: b->a;\ndefault: d;\n}",
+    "CSS": "a {\n  color: red;\n  margin: 0;\n}\nb {\n  color: blue;\n  margin: 1;\n}",
+    "YAML": "services:\n  - name: a\n    image: b\n  - name: c\n    image: d\n",
+    "Kubernetes": "kind: Pod\nmetadata:\n  name: a\n---\nkind: Service\nmetadata:\n  name: b",
+    "fenced": "Fix this:\n```\nname: a\nimage: b\nname: c\nimage: d\n```\n",
+    "environment": "FOO=bar\nBAZ=qux\nHOST=localhost",
+    "SQL": "SELECT a FROM t\nWHERE x = 1\nAND y = 2",
+    "a log": "ERROR: disk full\nINFO: retry\nERROR: disk full\nINFO: retry\nWhat is wrong?",
+    "HTTP": "GET / HTTP/1.1\nHost: a\nAccept: b\n\nGET /x HTTP/1.1\nHost: a\nAccept: b",
+}
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_code_is_not_few_shot(name):
+    assert request_form(CODE[name]) in ("direct", "continuation")
+    assert request_form(f"What does this do?\n\n{CODE[name]}") == "direct"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "Input: print(1)\nOutput: 1\nInput: print(2)\nOutput:",
+        "Code: for i in x:\nBug: no body\nCode: if x\nBug: no colon\nCode: whle\nBug:",
+        "Request: list users\nSQL: SELECT * FROM users;\nRequest: count them\nSQL:",
+        "def f(x): -> doubles\ndef g(x): -> halves\ndef h(x): ->",
+        "happy = sad\nbig = small\nhot = ?",
+        "a => b\nc => d\ne => f",
+    ],
+)
+def test_examples_of_code_are_few_shot(prompt):
+    assert request_form(prompt) == "few_shot"
+
+
 def test_paper_shares_add_up():
     assert sum(PAPER_SHARE.values()) == pytest.approx(1, abs=0.01)
 
@@ -81,6 +125,24 @@ def test_coverage_names_the_gaps():
     assert table["open_qa"]["few_shot"] == 12 and table["open_qa"]["write"] == []
     assert table["chat"]["write"] == ["user-based", "few-shot", "plain"]
     assert sum(row["demonstrations"] for row in table.values()) == 24
+
+
+def test_coverage_counts_what_it_cannot_know():
+    russian = "Напиши стихотворение о море"
+    rows = [{"prompt": "Write a poem about the sea"}] * 3 + [{"prompt": russian}] * 2
+    rows += [{"prompt": russian, "category": "generation"}]
+    *known, last = coverage(rows, ["Write a story about a fox", russian, russian])
+    table = {row["category"]: row for row in known}
+    assert list(table) == list(CATEGORIES) and last["category"] is None
+    assert last == dict.fromkeys(last) | {
+        **{"demonstrations": 2, "direct": 0, "few_shot": 0, "continuation": 0, "no_form": 2},
+        "write": [],
+    }
+    # shares are of what is known, on both sides
+    generation = table["generation"]
+    assert (generation["demonstrations"], generation["share"]) == (4, 1.0)
+    assert (generation["direct"], generation["no_form"]) == (3, 1)
+    assert generation["wanted_share"] == 1.0
 
 
 def test_coverage_follows_what_users_ask_for():

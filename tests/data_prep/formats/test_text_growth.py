@@ -43,6 +43,22 @@ def test_normalise_is_linear(unit):
     [
         *("\n", "a\n", "a: b\n", " a", "please ", "-", " \n", "1.\n", "= ", ". ", "* ", "\t", "1"),
         *("human:", "Example 1\n", "context: ", "write the ", "find all names "),
+        # lines of code
+        *(
+            "; ",
+            " ,",
+            "```\n",
+            "~",
+            "  a: ",
+            "x[",
+            "a.b(",
+            ") ",
+            "x: a, ",
+            "  ->",
+            "if :",
+            "def ",
+            "+=",
+        ),
         # a label with blanks and no colon behind it
         "\na" + " " * 30_000,
     ],
