@@ -121,6 +121,8 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
     long = "length of that n-gram in words; in characters half as much again, without spaces"
     # 13 is GPT-3's
     add("--exclude_words", type=int, default=13, help=long)
+    detect = "add a column with the language of every prompt, and count them (paper, A.4)"
+    add("--language", action="store_true", help=detect)
     near = "also drop near duplicates (0.8, say); DuckDB only"
     add("--near_duplicates", type=float, metavar="SIMILARITY", help=near)
 
@@ -161,18 +163,21 @@ def prepare(args: argparse.Namespace) -> dict:
         with contextlib.closing(engine):
             decisions = decide(engine, staged, args, splits, ledger, key)
         # the engine is closed: its memory is free for the writing
-        schemas = output_schemas(list(splits), staged.kinds, history=args.turns == "all")
+        schemas = output_schemas(
+            list(splits), staged.kinds, history=args.turns == "all", language=args.language
+        )
         with bar("write", staged.rows) as shown:
-            counts = write_outputs(
+            outputs = write_outputs(
                 work, decisions, folder, schemas, redacted(args, splits), shown.update
             )
         # a row lost in writing would show here as removed
+        counts, tallies = outputs.counts, outputs.tallies
         ledger.add("write", ledger.left, sum(counts[name] for name in splits))
         # not where the key lies: the report is published
         private = ("pii_key_file", "overwrite_output_dir")
         public = {k: v for k, v in vars(args).items() if k not in private}
         options = {k: str(v) if isinstance(v, Path) else v for k, v in public.items()}
-        report = make_report(ledger, counts, list(splits), staged.without_user, options)
+        report = make_report(ledger, counts, tallies, list(splits), staged.without_user, options)
         write_record(folder, hidden(record, key))
         write_json(folder / "report.json", report)
         (folder / "README.md").write_text(dataset_card(report, list(splits)), encoding="utf-8")
@@ -203,6 +208,7 @@ def read_log(args: argparse.Namespace, work: Path, ledger: Ledger) -> Staged:
         turns=args.turns,
         prefix_chars=args.prefix_chars,
         ride_along=None if args.ride_along is None else tuple(args.ride_along),
+        language=args.language,
     )
     with bar("read") as shown:
         staged = stage_log(log_files(args.input), form, work, args.num_proc, shown.update)
@@ -352,6 +358,8 @@ def main(argv: list[str] | None = None) -> None:
     splits = ", ".join(f"{name} {n:,}" for name, n in report["splits"].items())
     kept = f"{report['kept']:,} of {report['in']:,} prompts kept ({splits})"
     print(f"{out}: {kept} in {report['seconds']:.1f} s")
+    if unknown := report.get("request_forms", {}).get("null"):
+        print(f"{out}: {unknown:,} of them in a language whose request_form is not known (null)")
     empty = [name for name, n in report["splits"].items() if not n]
     if empty:
         why = "users are split, not prompts: more users or another --splits fill it"

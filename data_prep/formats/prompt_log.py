@@ -37,6 +37,7 @@ class LogFormat:
     turns: str = "first"  # of a conversation: "first" user turn, or "all"
     prefix_chars: int = 200
     ride_along: tuple[str, ...] | None = None  # other columns to copy; None for all
+    language: bool = False  # detect the language of every prompt
 
     @functools.cached_property
     def used(self) -> frozenset[str | None]:

@@ -5,6 +5,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from data_prep.formats.language_detector import NEEDS
 from data_prep.pii import check_regions
 from data_prep.prompt_pipeline.engine import NO_SPARK
 from instruct.files import UserError
@@ -65,6 +66,8 @@ def check_flags(args: argparse.Namespace) -> dict[str, float]:
     # looked for, not imported: that takes a second
     if args.backend == "pyspark" and importlib.util.find_spec("pyspark") is None:
         raise UserError(NO_SPARK)
+    if args.language and importlib.util.find_spec("py3langid") is None:
+        raise UserError(NEEDS)
     if args.pii != "keep":
         # asks phonenumbers, which --pii keep does without
         args.phone_regions = check_regions(args.phone_regions)

@@ -21,6 +21,7 @@ from data_prep.prompt_pipeline.staging import staged_parts
 HISTORY = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 # so much waits in memory for every output file; smaller row groups compress worse
 ROW_GROUP_BYTES = 32 << 20
+TALLIED = ("request_form", "language")  # counted in the report, where they are ours
 GIVEN = ("id", "user_id", "timestamp")  # columns with types of the log's own
 
 
@@ -37,6 +38,7 @@ class Outputs:
         }
         self.waiting: dict[str, list[pa.Table]] = {name: [] for name in schemas}
         self.counts: Counter[str] = Counter()
+        self.tallies: dict[str, Counter] = {}  # {column: kept prompts by value}
 
     def write(self, name: str, table: pa.Table) -> None:
         self.counts[name] += len(table)
@@ -46,6 +48,12 @@ class Outputs:
         # a row group per staged part would be many small ones
         if sum(t.nbytes for t in self.waiting[name]) > ROW_GROUP_BYTES:
             self._flush(name)
+
+    def tally(self, kept: pa.Table) -> None:
+        for column in kept.column_names:
+            counts = self.tallies.setdefault(column, Counter())
+            for value in pc.value_counts(kept[column]).to_pylist():
+                counts[value["values"]] += value["counts"]
 
     def _flush(self, name: str) -> None:
         if self.waiting[name]:
@@ -58,12 +66,15 @@ class Outputs:
             writer.close()
 
 
-def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> dict[str, pa.Schema]:
+def output_schemas(
+    splits: list[str], kinds: dict[str, str], history: bool, language: bool = False
+) -> dict[str, pa.Schema]:
     """The schema of every split, and of `removed`.
 
     Args:
         kinds: the type of every column in `extras/` (a key of `ARROW`).
         history: whether prompts have what was said before them.
+        language: whether theirs was detected.
     """
 
     def of(kind: str) -> pa.DataType:
@@ -81,6 +92,8 @@ def output_schemas(splits: list[str], kinds: dict[str, str], history: bool) -> d
     }
     if history:
         kept["history"] = HISTORY
+    if language:
+        kept["language"] = pa.string()
     # 2. what rides along, of whatever type the whole log came to
     kept |= {name: of(kind) for name, kind in kinds.items() if name not in GIVEN}
     # 3. for `removed` alone: why, and where malformed rows stand
@@ -132,6 +145,9 @@ def assemble(
         "pii_kinds": pii["kinds"].take(at),
         "pii_hashes": pii["hashes"].take(at),
     }
+    # else a column of the log may have that name
+    if "language" in rows.column_names:
+        columns["language"] = rows["language"]
     if "history" in schema.names:
         # JSON until here: the engine sees plain text
         histories = pc.if_else(hidden, pii["history"].take(at), rows["history"]).to_pylist()
@@ -165,8 +181,8 @@ def write_outputs(
     schemas: dict[str, pa.Schema],
     redacted_splits: list[str],
     progress: Callable[[int], None],
-) -> Counter[str]:
-    """Walks the staged parts and the sorted decisions side by side; returns rows per output.
+) -> Outputs:
+    """Walks the staged parts and the sorted decisions side by side; returns what was written.
 
     Args:
         work: folder with `rows/`, `extras/`, `malformed/` and `found/`.
@@ -196,6 +212,7 @@ def write_outputs(
             outputs.write("removed", table.filter(gone))
             # 3. what stays, by split, without the columns that say why
             kept = table.filter(pc.invert(gone))
+            outputs.tally(kept.select([name for name in TALLIED if name in rows.column_names]))
             for split in splits:
                 here = kept.filter(pc.equal(kept["split"], split))
                 outputs.write(split, here.select(schemas[split].names))
@@ -205,4 +222,4 @@ def write_outputs(
         if malformed.exists():
             outputs.write("removed", malformed_rows(malformed, schemas["removed"]))
     outputs.close()
-    return outputs.counts
+    return outputs

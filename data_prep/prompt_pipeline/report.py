@@ -42,9 +42,19 @@ class Ledger:
 
 
 def make_report(
-    ledger: Ledger, counts: Counter[str], splits: list[str], without_user: int, options: dict
+    ledger: Ledger,
+    counts: Counter[str],
+    tallies: dict[str, Counter],
+    splits: list[str],
+    without_user: int,
+    options: dict,
 ) -> dict[str, Any]:
-    """What `report.json` holds. Raises `RuntimeError` unless in = kept + removed, step by step."""
+    """What `report.json` holds. Raises `RuntimeError` unless in = kept + removed, step by step.
+
+    Args:
+        counts: rows by output file.
+        tallies: {"request_form" and, where it was detected, "language": kept prompts by value}.
+    """
     removed = {step["step"]: step["removed"] for step in ledger.steps}
     report = {
         "in": ledger.steps[0]["in"],
@@ -52,6 +62,7 @@ def make_report(
         "removed": {reason: removed[step] for reason, step in STEP_OF.items() if removed.get(step)},
         "splits": {name: counts[name] for name in splits},
         "without_user_id": without_user,
+        **{f"{column}s": _by_count(tally) for column, tally in tallies.items()},
         "steps": ledger.steps,
         "seconds": round(time.time() - ledger.started, 2),
         "options": options,
@@ -61,6 +72,12 @@ def make_report(
     if not gone == counts["removed"] == sum(report["removed"].values()):
         raise RuntimeError(f"counts do not add up, this is a bug in the pipeline: {report}")
     return report
+
+
+def _by_count(tally: Counter) -> dict[str, int]:
+    """The most frequent first; "null" last: where a rule or a detector does not know."""
+    names = sorted(tally, key=lambda name: (name is None, -tally[name], name))
+    return {"null" if name is None else name: tally[name] for name in names}
 
 
 def dataset_card(report: dict, splits: list[str]) -> str:
@@ -74,6 +91,8 @@ def dataset_card(report: dict, splits: list[str]) -> str:
         for s in report["steps"]
     )
     sizes = "".join(f"| {name} | {report['splits'][name]:,} |\n" for name in splits)
+    languages = "".join(f"| {name} | {n:,} |\n" for name, n in report.get("languages", {}).items())
+    languages = languages and f"| language | prompts |\n|---|---|\n{languages}\n"
     options = report["options"]
     return (
         # splits by name, so that removed.parquet is none
@@ -84,8 +103,10 @@ def dataset_card(report: dict, splits: list[str]) -> str:
         "by `python -m data_prep.prompts`.\n\n"
         f"| split | prompts |\n|---|---|\n{sizes}\n"
         f"| step | in | removed | out |\n|---|---|---|---|\n{steps}\n"
+        f"{languages}"
         "`dup_count`: how many prompts of the log this one stands for. "
-        "`request_form`: how it asks (direct, few_shot, continuation).\n"
+        "`request_form`: how it asks (direct, few_shot, continuation; null where the prompt is in "
+        "a language that its rules do not read).\n"
         f"Personal information: `--pii {options['pii']}` on splits: {options['pii_splits']}. "
         "Names and addresses are found only by `--pii_model`.\n"
         "`removed.parquet` has every removed row with its reason.\n"

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.formats.forms import request_form
+from data_prep.formats.language_detector import language_of
 from data_prep.formats.log_files import Chunk, parse, read_chunks
 from data_prep.formats.prompt_log import (
     LogFormat,
@@ -56,6 +57,7 @@ ROWS = pa.schema(
         "request_form": pa.string(),
     }
 )
+LANGUAGE = pa.field("language", pa.string())  # in ROWS where it is asked for
 MALFORMED = pa.schema({"file": pa.string(), "line": pa.int64(), "detail": pa.string()})
 
 
@@ -142,7 +144,8 @@ class Part:
         self.name = os.path.basename(file.rstrip("/"))
         self.chars = 0  # of prompts and histories
         self.taken: list[tuple[int, dict | str]] = []
-        self.rows: dict[str, list] = {column: [] for column in ROWS.names}
+        self.schema = ROWS.append(LANGUAGE) if form.language else ROWS
+        self.rows: dict[str, list] = {column: [] for column in self.schema.names}
         self.malformed: dict[str, list] = {column: [] for column in MALFORMED.names}
         # ids, users and times as they were given, and the row that each prompt came from
         self.given: dict[str, list] = {"id": [], "user_id": [], "timestamp": []}
@@ -182,6 +185,8 @@ class Part:
             rows["prompt"].append(prompt)
             rows["history"].append(history)
             rows["request_form"].append(request_form(prompt))
+            if form.language:
+                rows["language"].append(language_of(prompt))
             given["id"].append(own)
             given["user_id"].append(user)
             given["timestamp"].append(row.get(form.time))
@@ -209,7 +214,7 @@ class Part:
         )
         # before any file is written: it may refuse the log
         columns = self._columns()
-        table = pa.table(self.rows, schema=ROWS)
+        table = pa.table(self.rows, schema=self.schema)
         arrays = {}
         for column, values in columns.items():
             staged.kinds[column], arrays[column] = column_of(values)
@@ -235,7 +240,7 @@ class Part:
         columns = dict(self.given)
         for name in names:
             # `reason`, say, must mean ours in every output
-            taken = name in RESERVED or name in columns
+            taken = name in RESERVED or name in columns or (form.language and name == "language")
             shown = f"input_{name}" if taken else name
             columns[shown] = [row.get(name) for row in self.sources]
         return columns
