@@ -51,6 +51,7 @@ def stages(source: Path) -> list[Stage]:
         Stage("reward", "recipes.reward", lambda out: [
             *trained, *TWO_EPOCHS, "--dataset_name", source / "comparisons", "--demonstrations",
             source / "demonstrations" / "validation.jsonl", "--output_dir", out / "reward",
+            "--disable_dropout", "False",
         ], entry="cli", trains=True),
         Stage("ppo", "recipes.ppo", lambda out: [
             *trained, "--dataset_name", source / "prompts" / "train.jsonl", "--reward_model_path",
