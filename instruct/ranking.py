@@ -1,77 +1,97 @@
 """A ranking, as the reward model learns it: one prompt, its K completions and their ranks.
 
-Plain chosen/rejected rows (TRL's preference format, with an explicit or an implicit prompt, text or
-conversational) are rankings of K = 2.
+Plain chosen/rejected rows (TRL's preference format, and the shapes of `instruct/pairs.py`) are
+rankings of K = 2.
 """
 
 import hashlib
 import json
-
-from trl import extract_prompt
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from instruct.errors import UserError
+from instruct.pairs import PROMPT_COLUMNS, pair_of, turns_of
 from instruct.rows.row_checks import fault_of
-from instruct.tokens import RENDERED, answer_text, as_messages, for_template, named
+from instruct.tokens import answer_text, named
 
 
-def as_ranking(row: dict, where: str = "a row") -> dict:
+def as_ranking(row: Mapping[str, Any], where: str = "a row") -> dict:
     """One row as {prompt: [messages], completions: [K texts], ranks: [K ints]}.
 
-    Ranks are 1 = best, equal = tie; a chosen/rejected pair has ranks 1 and 2.
+    Ranks are 1 = best, equal = tie, without gaps; a chosen/rejected pair has ranks 1 and 2. Equal
+    texts share a rank, so they form no pair. A row without `prompt` whose prompt is in another
+    column (`question`, `instruction` …) says so in `read_as`.
 
     Raises:
-        UserError: names `where`; missing columns, an empty prompt, ranks that are no integers or
-            not one per completion.
+        UserError: names `where`; missing columns, an empty prompt, ranks that are no whole numbers
+            or not one per completion, conversations that do not share all but their last turn.
     """
-    prompt = row.get("prompt")
+    with named(where):
+        return ranking_of(row)
+
+
+def ranking_of(row: Mapping[str, Any]) -> dict:
+    """`as_ranking`, whose sentences do not say where the row is."""
     completions, ranks = row.get("completions"), row.get("ranks")
     # 1. A pair is a ranking of two
     if completions is None and row.get("chosen") is not None and row.get("rejected") is not None:
-        pair = {"chosen": row["chosen"], "rejected": row["rejected"]}
-        _check_pair(pair, where)
-        if prompt is None:
-            # TRL's implicit prompt: what both texts begin with
-            pair = extract_prompt(pair)
-            prompt = pair["prompt"]
-        completions, ranks = [pair["chosen"], pair["rejected"]], [1, 2]
+        prompt, texts, used = pair_of(row)
+        found = ranked(prompt, texts, [1, 2])
+        instead = [name for name in used if name in PROMPT_COLUMNS and name != "prompt"]
+        if instead:
+            found["read_as"] = f"no `prompt`; {' and '.join(instead)} taken for it"
+        return found
     # 2. What would fail later, or teach something wrong, is told with its row
-    if completions is None or ranks is None or prompt is None:
+    if completions is None or ranks is None or row.get("prompt") is None:
         raise UserError(
-            f"{where}: a ranking needs `prompt`, `completions` and `ranks` "
-            "(or `chosen` and `rejected`)"
+            "a ranking needs `prompt`, `completions` and `ranks` (or `chosen` and `rejected`)"
         )
-    values = {"prompt": prompt, "completions": completions, "ranks": ranks}
-    for name, value in values.items():
-        if fault := fault_of(name, value):
-            raise UserError(f"{where}: {name!r} {fault}")
+    for name in ("prompt", "completions", "ranks"):
+        if fault := fault_of(name, row[name]):
+            raise UserError(f"{name!r} {fault}")
+    return ranked(turns_of(row["prompt"], "user"), [answer_text(c) for c in completions], ranks)
+
+
+def ranked(prompt: list[dict], completions: list[str], ranks: Sequence[float]) -> dict:
+    """A ranking of these texts; `ranks` are any numbers, the smallest is the best.
+
+    Raises:
+        UserError: a blank prompt, not one rank for each completion.
+    """
+    if fault := fault_of("prompt", prompt):
+        raise UserError(f"the prompt {fault}")
     if len(ranks) != len(completions):
         raise UserError(
-            f"{where}: {len(ranks)} ranks for {len(completions)} completions; "
-            "one rank each is needed"
+            f"{len(ranks)} ranks for {len(completions)} completions; one rank each is needed"
         )
-    # 3. What a template renders, no more: other keys would make one prompt look like two
-    with named(where):
-        messages = [
-            {key: m[key] for key in RENDERED if key in m}
-            for m in map(for_template, as_messages(prompt))
-        ]
-        texts = [answer_text(c) for c in completions]
     return {
-        "prompt": messages,
-        "completions": texts,
-        "ranks": [int(r) for r in ranks],
+        "prompt": prompt,
+        "completions": completions,
+        "ranks": dense_ranks(_of_texts(completions, ranks)),
     }
 
 
-def _check_pair(pair: dict, where: str) -> None:
-    """That `chosen` and `rejected` are two texts or two lists of messages."""
-    for name, value in pair.items():
-        # "" has no beginning to share
-        fault = fault_of("completion", value) or ("is empty" if value == "" else None)
-        if fault:
-            raise UserError(f"{where}: {name!r} {fault}")
-    if type(pair["chosen"]) is not type(pair["rejected"]):
-        raise UserError(f"{where}: one of `chosen` and `rejected` is text, the other messages")
+def dense_ranks(values: Sequence[float]) -> list[int]:
+    """Ranks 1, 2, 3 … of numbers, the smallest first; equal numbers share one."""
+    places = {value: place for place, value in enumerate(sorted(set(values)), 1)}
+    return [places[value] for value in values]
+
+
+def _of_texts(completions: list[str], ranks: Sequence[float]) -> list[float]:
+    """The rank of each text: the mean of all it was given, as no model can tell equal ones apart.
+
+    A pair of equal texts would push one score up and down.
+    """
+    given: dict[str, list[float]] = {}
+    for text, rank in zip(completions, ranks, strict=True):
+        given.setdefault(text, []).append(rank)
+    return [sum(given[text]) / len(given[text]) for text in completions]
+
+
+def equal_text_pairs(completions: Sequence[str]) -> int:
+    """How many pairs of a ranking are one text twice."""
+    counts = [list(completions).count(text) for text in set(completions)]
+    return sum(n * (n - 1) // 2 for n in counts)
 
 
 def key_of(value) -> int:

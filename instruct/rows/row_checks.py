@@ -75,12 +75,12 @@ def _ranks(value: Any) -> str | None:
     # 2.0 is a rank (Parquet files of other tools hold floats), True is none; a score in the place
     # of a rank would turn the order around
     good = all(
-        isinstance(r, int | float) and not isinstance(r, bool) and r >= 1 and r % 1 == 0
+        isinstance(r, int | float) and not isinstance(r, bool) and r >= 0 and r % 1 == 0
         for r in value
     )
     if good:
         return None
-    return f"must be whole numbers from 1 (best), equal for a tie; found {str(value)[:200]}"
+    return f"must be whole numbers from 1 or 0 (best), equal for a tie; found {str(value)[:200]}"
 
 
 def _text(value: Any) -> str | None:

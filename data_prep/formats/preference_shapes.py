@@ -1,0 +1,88 @@
+"""Our own rankings and samples, and pairs of a chosen and a rejected answer -> our columns."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from data_prep.formats.misfit import Misfit
+from instruct.errors import UserError
+from instruct.pairs import READ_FOR_PROMPT, pair_of, turns_of
+from instruct.ranking import ranked, ranking_of
+from instruct.rows.row_checks import fault_of
+from instruct.tokens import as_text
+
+# What others call the two, the better one first.
+PAIR_COLUMNS = (
+    ("chosen", "rejected"),
+    ("chosen_response", "rejected_response"),
+    ("preferred_output", "non_preferred_output"),  # OpenAI's
+    ("preferred", "dispreferred"),
+    ("accepted", "rejected"),
+    ("response_j", "response_k"),  # Stack Exchange, paired
+)
+READ_OF_PAIRS = (*READ_FOR_PROMPT, *dict.fromkeys(name for pair in PAIR_COLUMNS for name in pair))
+
+
+def misfits(convert: Callable[[dict], Any]) -> Callable[[dict], Any]:
+    """What a row does wrong, told as `Misfit`."""
+
+    @functools.wraps(convert)
+    def converted(row: dict) -> Any:
+        try:
+            return convert(row)
+        except UserError as error:
+            raise error if isinstance(error, Misfit) else Misfit(str(error)) from error
+
+    return converted
+
+
+@misfits
+def rankings(row: dict) -> dict:
+    """A ranking of ours, checked."""
+    return ranking_of(row)
+
+
+@misfits
+def samples(row: dict) -> dict:
+    """K outputs to one prompt, as `data_prep.sample` writes them."""
+    for name in ("prompt", "completions"):
+        if fault := fault_of(name, row.get(name)):
+            raise Misfit(f"{name!r} {fault}")
+    return {
+        "prompt": turns_of(row["prompt"], "user"),
+        "completions": [as_text(completion) for completion in row["completions"]],
+    }
+
+
+def pair_columns(columns: set[str]) -> tuple[str, str] | None:
+    """Which two columns hold the better and the worse answer."""
+    return next((pair for pair in PAIR_COLUMNS if columns.issuperset(pair)), None)
+
+
+def has_pair(columns: set[str], first_rows: list[dict]) -> bool:
+    return pair_columns(columns) is not None
+
+
+def has_hh_pair(columns: set[str], first_rows: list[dict]) -> bool:
+    """Whole dialogues as text, as Anthropic's HH-RLHF has them."""
+    texts = [row["chosen"] for row in first_rows if isinstance(row.get("chosen"), str)]
+    return columns.issuperset(("chosen", "rejected")) and any("\n\nHuman:" in t for t in texts)
+
+
+def has_conversation_pair(columns: set[str], first_rows: list[dict]) -> bool:
+    """Whole conversations as messages, as UltraFeedback binarised has them."""
+    pair = pair_columns(columns)
+    values = [row.get(pair[0]) for row in first_rows] if pair else []
+    return any(isinstance(value, list) and len(value) > 1 for value in values)
+
+
+@misfits
+def pairs(row: dict) -> dict:
+    """A better and a worse answer, in any shape of `instruct/pairs.py`."""
+    there = {name for name, value in row.items() if value is not None}
+    pair = pair_columns(there)
+    if pair is None:
+        missing = next(p for p in PAIR_COLUMNS if set(p) & set(row))
+        raise Misfit(f"no {' and no '.join(repr(n) for n in missing if n not in there)}")
+    prompt, texts, _ = pair_of(row, pair)
+    return ranked(prompt, texts, [1, 2])
