@@ -1,8 +1,8 @@
 """Reading and writing rows: one loader and one writer for every flag that takes data.
 
-A *source* is a file (`.jsonl`, `.json`, `.jsonl.gz`, `.parquet`, `.csv` by its ending), a folder of
-such files, or a Hub dataset id. Outputs are written beside their final place and renamed, so a
-killed stage leaves no half file.
+A *source* is a file (`instruct.rows.raw_files` says what each is), a folder of such files
+(`instruct.rows.splits` says which of them are a split), or a Hub dataset id. Outputs are written
+beside their final place and renamed, so a killed stage leaves no half file.
 """
 
 import contextlib
@@ -16,19 +16,29 @@ from decimal import Decimal
 from pathlib import Path
 
 from instruct.errors import UserError
-from instruct.hub import ask_hub
+from instruct.rows.raw_files import ENDINGS, RawFile, sniff
 from instruct.rows.row_checks import check_column
 from instruct.rows.row_files import placed_rows
+from instruct.rows.splits import data_files, held_out_place, is_path, split_files
+from instruct.rows.stored_tables import load_arrow, load_from_hub, load_parquet, table_rows
 
-# File ending -> the loader of `datasets` that reads it.
-ENDINGS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".jsonl.gz": "json",
-    ".parquet": "parquet",
-    ".csv": "csv",
-}
-NOT_ROWS = ("report.json", "run.json")  # notes of a command beside its rows
+__all__ = [
+    "ENDINGS",
+    "UserError",
+    "atomic_file",
+    "check_output",
+    "data_files",
+    "held_out_place",
+    "load_rows",
+    "placed_source",
+    "read_jsonl",
+    "split_files",
+    "sync",
+    "sync_folder",
+    "write_json",
+    "write_rows",
+]
+
 WRITTEN_AS = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -45,36 +55,6 @@ DISK = {
     errno.EEXIST: "this is a file, not a folder; give another path",
     errno.ENAMETOOLONG: "this name is too long for the disk; give a shorter one",
 }
-
-
-def _format_of(path: Path) -> str | None:
-    name = path.name.lower()
-    # by the ending of the name: `Path.suffix` of .jsonl.gz is .gz
-    return next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), None)
-
-
-def data_files(source: str | Path, split: str | None = None) -> list[Path]:
-    """The local files behind `source`, sorted; none when it is neither a file nor a folder.
-
-    In a folder, files whose name starts with `split` are taken when there are any, else all.
-    """
-    path = Path(source)
-    if path.is_file():
-        if _format_of(path) is None:
-            raise UserError(f"{path}: unknown file ending; use one of {', '.join(ENDINGS)}")
-        return [path]
-    if not path.is_dir():
-        # not an error yet: it may be a Hub id
-        return []
-    # report.json and removed.parquet are what data_prep/prompts.py writes beside its splits
-    found = sorted(
-        p for p in path.iterdir() if p.is_file() and _format_of(p) and p.name not in NOT_ROWS
-    )
-    of_split = [p for p in found if split and p.name.startswith(split)]
-    found = of_split or [p for p in found if p.stem != "removed"]
-    if not found:
-        raise UserError(f"{path}: no data file in this folder (looked for {', '.join(ENDINGS)})")
-    return found
 
 
 def load_rows(
@@ -97,16 +77,17 @@ def load_rows(
         UserError: nothing there, no such column, a row that cannot be read or that holds another
             thing in one of `columns` (with file and row).
     """
-    files, columns = data_files(source, split), list(columns)
-    # a typo in a path would else end in "no such Hub dataset"
-    if not files and _looks_like_a_path(str(source)):
-        raise UserError(f"{source}: no such file or folder")
-    if not files:
-        dataset = _load_from_hub(str(source), split, name)
-    elif _format_of_all(source, files) == "parquet":
-        dataset = _load_parquet(source, files)
+    columns = list(columns)
+    raws = _raw_files(source, split)
+    kind = _kind_of_all(source, raws)
+    if kind == "hub":
+        dataset = load_from_hub(str(source), split, name)
+    elif kind == "parquet":
+        dataset = load_parquet(source, [raw.path for raw in raws])
+    elif kind == "arrow":
+        dataset = load_arrow(source, [raw.path for raw in raws])
     else:
-        return _load_text(source, files, columns, blanks)
+        return _load_text(source, raws, columns, blanks)
     _check_there(source, len(dataset), dataset.column_names, columns)
     for column in columns:
         # by column and by chunk: rows one by one are slow
@@ -114,6 +95,48 @@ def load_rows(
         places = ((f"{source}, row {i}", value) for i, value in enumerate(values, 1))
         check_column(column, places, blanks)
     return dataset
+
+
+def placed_source(
+    source: str | Path, split: str = "train", name: str | None = None
+) -> Iterator[tuple[str, dict]]:
+    """(`FILE, line 3`, row) of every row as it stands, where one column holds values of any types.
+
+    Args:
+        source: file, folder or Hub dataset id.
+        split: split of a folder or a Hub dataset (ignored for a single file).
+        name: configuration of a Hub dataset.
+
+    Raises:
+        UserError: nothing there, or a file or row that cannot be read.
+    """
+    raws = _raw_files(source, split)
+    if not raws:
+        for number, row in enumerate(load_from_hub(str(source), split, name), 1):
+            yield f"{source}, row {number}", row
+    for raw in raws:
+        read = table_rows if raw.kind in ("parquet", "arrow") else placed_rows
+        for place, row in read(raw):
+            yield f"{raw.path}, {place}", row
+
+
+def _raw_files(source: str | Path, split: str) -> list[RawFile]:
+    """The files of a split, by their bytes; none of a Hub dataset."""
+    files = data_files(source, split)
+    # a typo in a path would else end in "no such Hub dataset"
+    if not files and is_path(source):
+        raise UserError(f"{source}: no such file or folder")
+    return [sniff(file) for file in files]
+
+
+def _kind_of_all(source: str | Path, raws: list[RawFile]) -> str:
+    tables = ("parquet", "arrow")
+    kinds = {raw.kind if raw.kind in tables else "text" for raw in raws} or {"hub"}
+    if len(kinds) > 1:
+        raise UserError(
+            f"{source}: files of several formats in one folder ({', '.join(sorted(kinds))})"
+        )
+    return kinds.pop()
 
 
 def _check_there(source: str | Path, rows: int, found: Iterable[str], wanted: list[str]) -> None:
@@ -128,30 +151,14 @@ def _check_there(source: str | Path, rows: int, found: Iterable[str], wanted: li
         )
 
 
-def _looks_like_a_path(source: str) -> bool:
-    """Whether the user meant a file: the Hub is not asked for a name it cannot have."""
-    return (
-        source.endswith(tuple(ENDINGS))
-        or source.startswith((".", "/", "~"))
-        or source.count("/") > 1
-    )
-
-
-def _format_of_all(source: str | Path, files: list[Path]) -> str:
-    kinds = sorted({_format_of(p) for p in files})
-    if len(kinds) > 1:
-        raise UserError(f"{source}: files of several formats in one folder ({', '.join(kinds)})")
-    return kinds[0]
-
-
-def _load_text(source: str | Path, files: list[Path], columns: list[str], blanks: bool):
+def _load_text(source: str | Path, raws: list[RawFile], columns: list[str], blanks: bool):
     # imported here: `datasets` takes a second, and every command imports this module
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
     from instruct.rows.row_tables import as_table
 
-    placed = [(path, place, row) for path in files for place, row in placed_rows(path)]
+    placed = [(raw.path, place, row) for raw in raws for place, row in placed_rows(raw)]
     rows = [row for _, _, row in placed]
 
     def place(i: int) -> str:
@@ -163,46 +170,6 @@ def _load_text(source: str | Path, files: list[Path], columns: list[str], blanks
     for column in columns:
         check_column(column, ((place(i), row.get(column)) for i, row in enumerate(rows)), blanks)
     return Dataset(InMemoryTable(as_table(rows, place)))
-
-
-def _load_parquet(source: str | Path, files: list[Path]):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from datasets import load_dataset
-    from datasets.config import HF_DATASETS_CACHE
-    from datasets.exceptions import DatasetGenerationError
-
-    from instruct.hashes import files_hash
-
-    try:
-        # `datasets` refuses a file without rows, which an empty split is
-        files = [path for path in files if pq.read_metadata(path).num_rows]
-        if not files:
-            raise UserError(f"{source}: no rows")
-        return load_dataset(
-            "parquet",
-            data_files=[str(p) for p in files],
-            split="train",
-            # its cache goes by path and time: rows of a file that was replaced would come back
-            cache_dir=str(Path(HF_DATASETS_CACHE) / "by-content" / files_hash(files)[:32]),
-        )
-    except (DatasetGenerationError, pa.ArrowException) as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{source}: cannot be read as parquet: {cause}") from error
-
-
-def _load_from_hub(dataset_id: str, split: str, name: str | None):
-    from datasets import load_dataset
-
-    ask_hub(dataset_id)
-    try:
-        return load_dataset(dataset_id, name, split=split)
-    # the Hub client raises many unrelated types; all mean "could not be had"
-    except Exception as error:
-        raise UserError(
-            f"{dataset_id}: neither a file or folder here nor a dataset the Hub could give: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
 
 
 def read_jsonl(path: str | Path) -> list[dict]:

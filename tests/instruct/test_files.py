@@ -45,7 +45,7 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path):
     with pytest.raises(UserError, match="line 1: expected a JSON object"):
         load_rows(bad)
     with gzip.open(tmp_path / "bin.jsonl.gz", "wb") as out:
-        out.write(b"\xff\xfe")
+        out.write(b"\xff\xfd")
     with pytest.raises(UserError, match="UTF-8"):
         load_rows(tmp_path / "bin.jsonl.gz")
     with pytest.raises(UserError, match="no such file"):
