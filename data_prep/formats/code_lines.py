@@ -1,9 +1,8 @@
-"""Which lines of a text are code: there labels and arrows are no examples to go on from."""
+"""Whether a text has lines of code, whose keys and arrows are no examples to go on from."""
 
 import re
 
-# fenced, as chat writes it
-FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
+FENCE = re.compile(r"^[ \t]*(?:```|~~~)", re.M)
 # Whole lines, by how they begin and end. Possessive where two runs of blanks could share some.
 LINES = (
     # ends of statements and of blocks, items of a list
@@ -33,8 +32,6 @@ LINES = (
 LINE = re.compile(rf"^(?:{'|'.join(LINES)})$", re.M)
 
 
-def without_code(text: str) -> str:
-    """The text without its lines of code; the text itself where it has none."""
-    if "`" in text or "~" in text:
-        text = FENCED.sub("", text)
-    return LINE.sub("", text)
+def has_code(text: str) -> bool:
+    """Whether a line of it is code, or fenced as such."""
+    return FENCE.search(text) is not None or LINE.search(text) is not None

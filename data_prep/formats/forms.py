@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from data_prep.formats.code_lines import without_code
+from data_prep.formats.code_lines import has_code
 from data_prep.formats.languages import begins_in_english, is_foreign
 
 FORMS = ("direct", "few_shot", "continuation")
@@ -103,29 +103,37 @@ def _few_shot(prompt: str) -> bool:
     """Two or more worked examples: labels that repeat, input -> output lines, or numbered ones."""
     if "\n" not in prompt:
         return False
-    prose = without_code(prompt)
-    if len(EXAMPLE.findall(prose)) >= 2:
+    if len(EXAMPLE.findall(prompt)) >= 2:
         return True
-    # in code, and as an equals sign, an arrow says nothing unless the last one is left open
     last = prompt.rstrip().rpartition("\n")[2]
+    labels = LABEL.findall(prompt)
+    if not (_arrows_repeat(prompt, last) or _labels_repeat(prompt, labels)):
+        return False
+    # code has arrows and keys as well: there the last one must be left open
+    label_is_open = last.endswith(":") and any(
+        value.strip() for label, value in labels if label.lower() == labels[-1][0].lower()
+    )
+    return bool(OPEN_ARROW.match(last)) or label_is_open or not has_code(prompt)
+
+
+def _arrows_repeat(prompt: str, last: str) -> bool:
     arrows = ARROW.findall(prompt)
+    # an equals sign says nothing where the last one is not left open
     if not OPEN_ARROW.match(last):
-        arrows = [line for line in arrows if SURE_ARROW.search(line)] if prose == prompt else []
+        arrows = [line for line in arrows if SURE_ARROW.search(line)]
     # a third of the lines: arrows also stand in notes
-    if len(arrows) >= 2 and len(arrows) * 3 >= sum(
+    return len(arrows) >= 2 and len(arrows) * 3 >= sum(
         bool(line.strip()) for line in prompt.splitlines()
-    ):
-        return True
+    )
+
+
+def _labels_repeat(prompt: str, found: list[tuple[str, str]]) -> bool:
     # two labels, one of them filled twice: the last answer is left open for the model
-    found = [(label.lower(), value) for label, value in LABEL.findall(prompt)]
-    labels = Counter(label for label, _ in found if label not in LOG_LEVELS)
-    filled = Counter(label for label, value in found if value.strip())
-    repeated = [label for label, n in labels.items() if n >= 2]
+    labels = Counter(label.lower() for label, value in found)
+    filled = Counter(label.lower() for label, value in found if value.strip())
+    repeated = [label for label, n in labels.items() if n >= 2 and label not in LOG_LEVELS]
     if SPEAKER.search(prompt) and all(SPEAKER.match(f"{label}:") for label in repeated):
         return False  # a transcript is a text to go on with
-    # keys of YAML repeat as well: in code the last label must be one of them, and open
-    if prose != prompt and not (found and last.endswith(":") and filled[found[-1][0]]):
-        return False
     return len(repeated) >= 2 and sum(filled[label] >= 2 for label in repeated) >= 1
 
 
