@@ -86,7 +86,8 @@ def test_an_exact_copy_is_found(text):
     ("kept", "evaluation"),
     [
         ("What is C++?", "What is C?"),
-        ("What is C#?", "What is C++?"),
+        ("What is C#?", "What is C?"),
+        ("5 % of it", "5 of it"),
         ("1 - 1 = ?", "1 + 1 = ?"),
         ("🙂", "🙁"),
         ("?", "!"),
