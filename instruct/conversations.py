@@ -1,4 +1,4 @@
-"""Every shape of a conversation -> messages, as the OpenAI client names them.
+"""Every shape of a conversation -> messages with `role` and `content`, as chat templates take them.
 
 ShareGPT's `from` and `value`, others' names of roles, content in parts, one message instead of a
 list, turns as a list of texts, JSON as text, and text with `Human:` and `Assistant:` before each
@@ -10,8 +10,9 @@ import re
 from typing import Any
 
 from instruct.errors import UserError
-from instruct.rows.row_checks import kind_of
+from instruct.rows.row_checks import fault_of, kind_of
 
+# Names of roles in lower case -> those that chat templates know.
 ROLES = {
     "system": "system",
     "developer": "system",
@@ -20,16 +21,76 @@ ROLES = {
     "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
     "chatgpt": "assistant",
+    "bot": "assistant",
+    "chatbot": "assistant",
+    "model": "assistant",
     "ai": "assistant",
     "tool": "tool",
     "function": "tool",
+    "ipython": "tool",
     "observation": "tool",
     "function_response": "tool",
 }
+# Where a message has its role and its words: OpenAI's name first.
+ROLE_KEYS = ("role", "from")
+CONTENT_KEYS = ("content", "value", "text")
 MARKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
+
+
+def messages_of(value: Any) -> list[dict]:
+    """Any conversation as messages; text that is none is one message of the user's.
+
+    Other keys of a message stay. A message that calls a tool may have no content.
+
+    Raises:
+        UserError: no conversation (to follow the name of what it is), or an unknown role.
+    """
+    if isinstance(value, str):
+        value = _listed(value) or marked_turns(value) or [{"role": "user", "content": value}]
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise UserError(f"is {kind_of(value)}, expected text or a list of messages")
+    if not value:
+        raise UserError("is empty")
+    # turns as texts: the user begins
+    if all(isinstance(turn, str) for turn in value):
+        speakers = ("user", "assistant")
+        return [{"role": speakers[i % 2], "content": turn} for i, turn in enumerate(value)]
+    messages = [_named(message, number) for number, message in enumerate(value, 1)]
+    if fault := fault_of("completion", messages):
+        raise UserError(fault)
+    return [{**m, "role": role_of(m["role"])} for m in messages]
+
+
+def role_of(name: str) -> str:
+    """A role as chat templates call it.
+
+    Raises:
+        UserError: names the role.
+    """
+    role = ROLES.get(name.strip().lower())
+    if role is None:
+        raise UserError(f"has an unknown role {name[:40]!r}; known are {', '.join(ROLES)}")
+    return role
+
+
+def content_of(message: dict) -> str:
+    """The words of a message: its content, whose parts are joined where it is a list of them.
+
+    Raises:
+        UserError: no text, or a part that is none (an image).
+    """
+    content = message.get("content")
+    if isinstance(content, list):
+        texts = list(map(_text_of_part, content))
+        if None in texts:
+            raise UserError("a message has a part that is no text; these recipes train on text")
+        return "".join(texts)
+    if not isinstance(content, str):
+        raise UserError(f"a message of role {message.get('role')!r} has no text as content")
+    return content
 
 
 def marked_turns(text: str) -> list[dict] | None:
@@ -37,64 +98,56 @@ def marked_turns(text: str) -> list[dict] | None:
 
     `Assistant:` with nothing behind it is where the answer goes, no turn.
     """
-    first = MARKER.match(text.lstrip(" \n") if text.lstrip().startswith("Human:") else "")
-    if not first:
+    text = text.lstrip()
+    if not text.startswith("Human:"):
         return None
-    pieces = MARKER.split(text.lstrip())
-    names, texts = pieces[1::2], pieces[2::2]
+    # what stands before the first marker is nothing
+    names, texts = (MARKER.split(text)[first::2] for first in (1, 2))
     turns = [
-        {"role": ROLES[name.lower()], "content": said.strip()}
+        {"role": role_of(name), "content": said.strip()}
         for name, said in zip(names, texts, strict=True)
     ]
     return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
 
 
-def messages_of(value: Any) -> list[dict]:
-    """Any conversation as messages; a text is one message of the user's.
-
-    Raises:
-        UserError: no conversation, or an unknown role (which it names).
-    """
-    if isinstance(value, str):
-        listed = _as_json(value)
-        if listed is None:
-            return marked_turns(value) or [{"role": "user", "content": value}]
-        value = listed
-    if isinstance(value, dict):
-        value = [value]
-    if not isinstance(value, list):
-        raise UserError(f"is {kind_of(value)}, expected text or messages")
-    if not value:
-        raise UserError("is empty")
-    # turns as texts: the user begins
-    if all(isinstance(turn, str) for turn in value):
-        speakers = ("user", "assistant")
-        return [{"role": speakers[i % 2], "content": turn} for i, turn in enumerate(value)]
-    return [_message(message, number) for number, message in enumerate(value, 1)]
-
-
-def _message(message: Any, number: int) -> dict:
+def _named(message: Any, number: int) -> Any:
+    """A message under OpenAI's keys, its parts of text joined."""
     if not isinstance(message, dict):
-        raise UserError(f"has {kind_of(message)} for message {number}, expected role and content")
-    role = message.get("role", message.get("from"))
-    if not isinstance(role, str) or role.lower() not in ROLES:
-        known = ", ".join(ROLES)
-        raise UserError(f"has the role {role!r} in message {number}; known are {known}")
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):
-        content = [
-            {"text": part.get("text", part.get("value"))} if isinstance(part, dict) else part
-            for part in content
-        ]
-    others = {k: v for k, v in message.items() if k not in ("role", "from", "content", "value")}
-    return {"role": ROLES[role.lower()], "content": content, **others}
+        # told by who checks all of them
+        return message
+    taken, named = set(), {}
+    for key, names in (("role", ROLE_KEYS), ("content", CONTENT_KEYS)):
+        # filled before empty: Arrow gives a row the keys of all others
+        there = sorted((n for n in names if n in message), key=lambda n: message[n] is None)
+        if there:
+            named[key] = message[there[0]]
+            taken.add(there[0])
+            taken.update(n for n in there if message[n] is None)
+    if isinstance(named.get("content"), list):
+        try:
+            named["content"] = content_of(named)
+        except UserError as error:
+            raise UserError(f"has a fault in message {number}: {error}") from error
+    return {**named, **{k: v for k, v in message.items() if k not in taken and k not in named}}
 
 
-def _as_json(text: str) -> list | None:
-    """A JSON list as text, as CSV files hold them."""
-    if not text.lstrip().startswith(("[{", '["')):
+def _text_of_part(part: Any) -> str | None:
+    """The text of a part, as clients of many kinds write it; None of an image, say."""
+    if not isinstance(part, dict):
+        return part if isinstance(part, str) else None
+    text = part["text"] if part.get("text") is not None else part.get("value")
+    # OpenAI's Assistants: {"type": "text", "text": {"value": "…"}}
+    text = text.get("value") if isinstance(text, dict) else text
+    return text if isinstance(text, str) else None
+
+
+def _listed(text: str) -> list | None:
+    """A JSON list of texts or objects in a text, as CSV files hold one; None of other text."""
+    if not text.lstrip().startswith("["):
         return None
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    is_list = isinstance(value, list) and value
+    return value if is_list and all(isinstance(item, str | dict) for item in value) else None

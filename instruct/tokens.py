@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from instruct.conversations import content_of
 from instruct.files import UserError
 from instruct.hub import ask_hub
 from instruct.processes import is_main_process
@@ -94,6 +95,12 @@ def load_tokenizer(
     return tokenizer
 
 
+def ends_of(name_or_path: str) -> list[str]:
+    """The tokens at which answers of a model end, by its tokenizer: they decide what is sampled."""
+    tokenizer = load_tokenizer(name_or_path)
+    return tokenizer.convert_ids_to_tokens(list(turn_end(tokenizer).ids))
+
+
 def _replace_template(tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     template = _template_of(source)
     replaced = tokenizer.chat_template and tokenizer.chat_template != template
@@ -149,23 +156,6 @@ def as_messages(prompt: str | list[dict]) -> list[dict]:
         {**message, "content": content_of(message)} if parts else message
         for message, parts in zip(prompt, in_parts, strict=True)
     ]
-
-
-def content_of(message: dict) -> str:
-    """The words of a message: its content, whose parts are joined where it is a list of them.
-
-    Raises:
-        UserError: no text, or a part that is none (an image).
-    """
-    content = message.get("content")
-    if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError("a message has a part that is no text; these recipes train on text")
-        return "".join(texts)
-    if not isinstance(content, str):
-        raise UserError(f"a message of role {message.get('role')!r} has no text as content")
-    return content
 
 
 def as_text(completion: str | list[dict]) -> str:

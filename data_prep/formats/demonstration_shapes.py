@@ -1,14 +1,130 @@
-"""A prompt and a person's answer to it, in any shape -> messages."""
+"""A prompt and the answer to learn, in whatever shape -> `prompt`, `completion` [messages].
+
+Of a conversation the assistant's last turn is the completion, and all before it the prompt.
+"""
+
+from typing import Any
 
 from data_prep.formats.misfit import Misfit
-from data_prep.formats.preference_shapes import misfits
-from instruct.pairs import prompt_of, turns_of
+from data_prep.formats.prompt_shapes import (
+    conversation_of,
+    has_marked_prompt,
+    has_question,
+    messages_in,
+    our_prompt,
+)
+from instruct.conversations import messages_of
+from instruct.errors import UserError
+from instruct.pairs import READ_FOR_PROMPT, prompt_of
+from instruct.rows.row_checks import fault_of
+from instruct.tokens import answer_text
+
+ANSWERS = ("completion", "response", "answer", "output", "target")
+READ_OF_ANSWERED = (*READ_FOR_PROMPT, *ANSWERS)
 
 
-@misfits
+################
+# Which files
+################
+
+
+def has_answer(columns: set[str], first_rows: list[dict]) -> bool:
+    """A column that holds what is asked, and one with an answer."""
+    asked = "prompt" in columns or has_question(columns - {"text"}, first_rows)
+    return asked and not columns.isdisjoint(ANSWERS)
+
+
+def has_alpaca(columns: set[str], first_rows: list[dict]) -> bool:
+    return "instruction" in columns and not columns.isdisjoint(ANSWERS)
+
+
+def has_marked_answer(columns: set[str], first_rows: list[dict]) -> bool:
+    """A `prompt` with `Human:` before what the user says, and its answer."""
+    return has_answer(columns, first_rows) and has_marked_prompt(columns, first_rows)
+
+
+def has_marked_text(columns: set[str], first_rows: list[dict]) -> bool:
+    """One text with `Human:` and `Assistant:` before each turn."""
+    texts = [row["text"] for row in first_rows if isinstance(row.get("text"), str)]
+    return any("\n\nAssistant:" in t and t.lstrip().startswith("Human:") for t in texts)
+
+
+################
+# Their rows
+################
+
+
 def prompt_completion(row: dict) -> dict:
-    """A row with `prompt` and `completion`."""
-    messages, _ = prompt_of(row)
-    if not messages or row.get("completion") is None:
-        raise Misfit("no prompt" if not messages else "no completion")
-    return {"prompt": messages, "completion": turns_of(row["completion"], "assistant")}
+    """A row of ours: a text is what somebody said, whatever stands in it."""
+    prompt = our_prompt(row)
+    return {"prompt": prompt, "completion": answer(row.get("completion"), "completion")}
+
+
+def answered(row: dict) -> dict:
+    """A prompt in one column (with Alpaca's input, a system message), its answer in another."""
+    column = next((name for name in ANSWERS if row.get(name) is not None), None)
+    if column is None:
+        missing = next(name for name in ANSWERS if name in row)
+        raise Misfit(f"{missing!r} is missing")
+    prompt, _ = prompt_of(row)
+    if not prompt:
+        raise Misfit("no prompt")
+    if fault := fault_of("prompt", prompt):
+        raise Misfit(f"the prompt {fault}")
+    return {"prompt": prompt, "completion": answer(row[column], column)}
+
+
+def marked_answer(row: dict) -> dict:
+    """A prompt with `Human:` before each turn; the blank behind `Assistant:` is not the answer's."""
+    found = answered(row)
+    return {
+        **found,
+        "completion": [{**m, "content": m["content"].strip()} for m in found["completion"]],
+    }
+
+
+def dialogue(row: dict) -> dict:
+    """A conversation that ends in the assistant's turn."""
+    return split_dialogue(conversation_of(row, messages_in))
+
+
+def marked_text(row: dict) -> dict:
+    """A text with `Human:` and `Assistant:` before each turn."""
+    return split_dialogue(messages_in(row.get("text"), "text"))
+
+
+def split_dialogue(messages: list[dict]) -> dict:
+    """The assistant's last turn, and what it answers.
+
+    Raises:
+        Misfit: it does not end in an answer, or answers nothing.
+    """
+    *prompt, last = messages
+    if last["role"] != "assistant":
+        raise Misfit(f"ends in a turn of role {last['role']!r}, so there is no answer to learn")
+    if not any(message["role"] == "user" for message in prompt):
+        raise Misfit("no turn of the user's before the answer")
+    # a prompt that ends so would be continued
+    if prompt[-1]["role"] == "assistant" and not prompt[-1].get("tool_calls"):
+        raise Misfit("ends in two turns of the assistant's")
+    if fault := fault_of("prompt", prompt):
+        raise Misfit(f"the prompt {fault}")
+    return {"prompt": prompt, "completion": answer([last], "the last turn")}
+
+
+def answer(value: Any, column: str) -> list[dict]:
+    """An answer as one message: a text, a message, or a list of one.
+
+    Raises:
+        Misfit: no text of the assistant's, or more than words.
+    """
+    if isinstance(value, str):
+        return [{"role": "assistant", "content": value}]
+    try:
+        messages = messages_of(value)
+        words = answer_text(messages)
+    except UserError as error:
+        raise Misfit(f"{column!r} {error}") from error
+    if messages[0]["role"] != "assistant":
+        raise Misfit(f"{column!r} is said by {messages[0]['role']!r}, not by the assistant")
+    return [{"role": "assistant", "content": words}]

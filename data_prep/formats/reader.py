@@ -4,23 +4,25 @@ Prints one line of what the source was read as; a row that does not fit is told 
 and counted.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_prep.formats.misfit import Misfit
 from data_prep.formats.registry import FORMATS, Format
-from instruct.files import UserError, data_files, load_rows
+from instruct.files import UserError, placed_source
 from instruct.plain_text import one_line
 from instruct.processes import is_main_process
-from instruct.rows.row_files import placed_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 FIRST_ROWS = 100  # rows that a format is told by; a column of theirs may be empty in the first
 TOLD = 5  # misfits that are told one by one
+# Columns that a format makes; a row's own of that name do not ride along.
+OURS = ("prompt", "completion", "completions", "ranks", "read_as")
 
 
 @dataclass
@@ -38,6 +40,10 @@ class Reading:
     used: int = 0
     misfits: dict[str, int] = field(default_factory=dict)
 
+    def columns(self) -> list[str]:
+        """The columns of all rows, as they first come."""
+        return list(dict.fromkeys(name for _, row in self.rows for name in row))
+
     def dataset(self) -> "Dataset":
         """The rows as a Dataset with the columns of all.
 
@@ -50,7 +56,7 @@ class Reading:
 
         from instruct.rows.row_tables import as_table
 
-        rows = [row for _, row in self.rows]
+        rows = with_one_type([row for _, row in self.rows], self.source)
         return Dataset(InMemoryTable(as_table(rows, lambda i: self.rows[i][0])))
 
 
@@ -63,8 +69,13 @@ def read(
     format: str | None = None,
     columns: Sequence[str] | Mapping[str, str] | None = None,
 ) -> "Dataset":
-    """The rows of a source as a Dataset of one kind; see `read_rows`."""
-    return read_rows(source, kind, split, name=name, format=format, columns=columns).dataset()
+    """The rows of a source as a Dataset of one kind, to train on or to ask; see `read_rows`.
+
+    Raises:
+        UserError: also a row of our own columns that does not fit: who wrote them meant something.
+    """
+    options = {"name": name, "format": format, "columns": columns}
+    return read_rows(source, kind, split, strict=True, **options).dataset()
 
 
 def read_rows(
@@ -75,6 +86,7 @@ def read_rows(
     name: str | None = None,
     format: str | None = None,
     columns: Sequence[str] | Mapping[str, str] | None = None,
+    strict: bool = False,
 ) -> Reading:
     """The rows of a source as rows of one kind, each with its place.
 
@@ -85,69 +97,80 @@ def read_rows(
         name: configuration of a Hub dataset.
         format: a format of `data_prep/formats/registry.py` by its name. Default: as it looks.
         columns: ours by theirs, `["prompt=question", "chosen=good"]`.
+        strict: refuses a row of our own columns that does not fit, instead of counting it.
 
     Raises:
         UserError: nothing there, no known format, or no row that fits it.
     """
-    renamed = column_names(columns)
-    placed = [
-        (place, {renamed.get(key, key): value for key, value in row.items()})
-        for place, row in raw_rows(source, split, name)
-    ]
-    _check_renamed(source, placed, renamed)
-    found = find_format(source, kind, [row for _, row in placed], format)
-    reading = Reading(str(source), found, total=len(placed))
+    placed = list(placed_source(source, split, name))
+    if not placed:
+        raise UserError(f"{source}: no rows")
+    rows = with_columns([row for _, row in placed], column_names(columns), source)
+    found = find_format(source, kind, rows, format)
+    reading = Reading(str(source), found, total=len(rows))
     used: set[int] = set()
-    unfit: dict[int, Misfit] = {}
-    for members, made in _converted(found, [row for _, row in placed]):
-        if isinstance(made, Misfit):
-            unfit.update(dict.fromkeys(members, made))
-            continue
-        used.update(members)
+    told = 0
+    for members, made in _converted(found, rows):
         # the last is what was ranked or answered; a thread's first rows are in several
-        reading.rows += [(placed[members[-1]][0], row) for row in made]
+        place = placed[members[-1]][0]
+        if not isinstance(made, UserError):
+            used.update(members)
+            reading.rows += [(place, row) for row in made]
+            continue
+        if strict and found.ours:
+            raise UserError(f"{place}: {made}") from made
+        told += 1
+        _count(reading, made, len(members), f"{place}: " if told <= TOLD else None)
     reading.used = len(used)
-    _report(reading, [(placed[i][0], why) for i, why in sorted(unfit.items()) if i not in used])
+    _sum_up(reading, told)
     return reading
 
 
-def raw_rows(source: str | Path, split: str, name: str | None) -> list[tuple[str, dict]]:
-    """(file and row, row) of a source, as it stands there."""
-    files = data_files(source, split)
-    # Parquet has types of its own; of text no table is made before it is ours
-    if files and not any(path.name.lower().endswith((".parquet", ".arrow")) for path in files):
-        placed = [(f"{path}, {at}", row) for path in files for at, row in placed_rows(path)]
-        if not placed:
-            raise UserError(f"{source}: no rows")
-        return placed
-    rows = load_rows(source, split=split, name=name)
-    return [(f"{source}, row {i}", row) for i, row in enumerate(rows, 1)]
+################
+# Columns and formats
+################
 
 
 def column_names(columns: Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
-    """{their name: ours} of `--columns ours=theirs`.
+    """{our name: theirs} of `--columns ours=theirs`.
 
     Raises:
         UserError: not of that form, or one name twice.
     """
     if isinstance(columns, Mapping):
-        return {theirs: ours for ours, theirs in columns.items()}
+        return dict(columns)
     found: dict[str, str] = {}
     for pair in columns or ():
         ours, equals, theirs = pair.partition("=")
         if not (ours and equals and theirs):
             raise UserError(f"--columns {pair}: expected OURS=THEIRS, such as prompt=question")
-        if theirs in found or ours in found.values():
+        if ours in found or theirs in found.values():
             raise UserError(f"--columns {pair}: a column is named twice")
-        found[theirs] = ours
+        found[ours] = theirs
     return found
 
 
-def _check_renamed(source, placed: list[tuple[str, dict]], renamed: dict[str, str]) -> None:
-    there = {name for _, row in placed for name in row}
-    missing = [theirs for theirs, ours in renamed.items() if ours not in there]
-    if missing:
-        raise UserError(f"--columns: {source} has no column {missing[0]!r}")
+def with_columns(rows: list[dict], names: Mapping[str, str], source: str | Path) -> list[dict]:
+    """Rows with their columns under our names; what stood under ours before goes.
+
+    Raises:
+        UserError: no row has such a column.
+    """
+    there = dict.fromkeys(name for row in rows for name in row)
+    for ours, theirs in names.items():
+        if theirs not in there:
+            raise UserError(
+                f"--columns {ours}={theirs}: {source} has no column {theirs!r}; "
+                f"it has {', '.join(map(repr, there))}"
+            )
+    moved = {*names, *names.values()}
+    return [
+        {
+            **{ours: row[theirs] for ours, theirs in names.items() if theirs in row},
+            **{key: value for key, value in row.items() if key not in moved},
+        }
+        for row in rows
+    ]
 
 
 def find_format(
@@ -159,24 +182,37 @@ def find_format(
         UserError: no format of that name, or none that they look like.
     """
     known = [f for f in FORMATS if f.kind == kind]
+    names = ", ".join(repr(f.name) for f in known)
     if format is not None:
-        named = [f for f in known if f.name.lower() == format.lower()]
+        named = [f for f in known if _slug(f.name) == _slug(format)]
         if not named:
-            names = ", ".join(repr(f.name) for f in known)
             raise UserError(f"--format {format}: no such format of {kind}; known are {names}")
         return named[0]
-    columns = {name for row in rows for name in row}
+    columns = dict.fromkeys(name for row in rows for name in row)
     for one in known:
-        if one.looks_like(columns, rows[:FIRST_ROWS]):
+        if one.looks_like(set(columns), rows[:FIRST_ROWS]):
             return one
-    ours = next(f for f in known if f.ours)
+    ours = next(f for f in known if f.ours).reads
+    missing = ", ".join(repr(name) for name in ours if name not in columns)
     raise UserError(
-        f"{source}: no known format of {kind} has its columns ({', '.join(sorted(columns))}); "
-        f"ours are {', '.join(ours.reads)}; name them by --columns OURS=THEIRS"
+        f"{source}: no column {missing}; it has {', '.join(map(repr, columns))}, which is no known "
+        f"shape of {kind}: name them by --columns {ours[0]}=THEIRS, or a shape by --format"
     )
 
 
-def _converted(form: Format, rows: list[dict]) -> Iterator[tuple[list[int], list[dict] | Misfit]]:
+def _slug(name: str) -> str:
+    # "UltraFeedback pairs" may be typed ultrafeedback-pairs
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+################
+# Rows
+################
+
+
+def _converted(
+    form: Format, rows: list[dict]
+) -> Iterator[tuple[list[int], list[dict] | UserError]]:
     """(indices of rows, the rows made of them, or why none)."""
     groups: Iterable = form.gather(rows) if form.gather else (([i], r) for i, r in enumerate(rows))
     for members, row in groups:
@@ -185,35 +221,63 @@ def _converted(form: Format, rows: list[dict]) -> Iterator[tuple[list[int], list
             continue
         try:
             made = form.convert(row)
-        except Misfit as misfit:
+        except UserError as misfit:
             yield members, misfit
             continue
-        others = {k: v for k, v in row.items() if k not in form.reads}
+        others = {k: v for k, v in row.items() if k not in form.reads and k not in OURS}
         many = made if isinstance(made, list) else [made]
         yield members, [{**others, **one} for one in many]
 
 
-def _report(reading: Reading, unfit: list[tuple[str, Misfit]]) -> None:
-    """Counts and tells the rows that do not fit, and says what the source was read as.
+def with_one_type(rows: list[dict], source: str) -> list[dict]:
+    """Rows whose other columns each hold one type: where they hold several, all as text.
+
+    A column that nobody asks for must not keep its file from being read; ids are text anyway.
+    """
+    import pyarrow as pa
+
+    from instruct.rows.row_tables import NO_COLUMN
+
+    mixed = []
+    for name in dict.fromkeys(name for row in rows for name in row if name not in OURS):
+        try:
+            pa.array([row.get(name) for row in rows])
+        except NO_COLUMN:
+            mixed.append(name)
+    if mixed and is_main_process():
+        names = ", ".join(map(repr, mixed))
+        print(f"{source}: {names}: values of several types, kept as text")
+    texts = [{name: _as_text(row[name]) for name in mixed if name in row} for row in rows]
+    return [{**row, **text} for row, text in zip(rows, texts, strict=True)] if mixed else rows
+
+
+def _as_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _count(reading: Reading, why: UserError, rows: int, told_at: str | None) -> None:
+    """Counts the rows of a misfit; tells where it is and why."""
+    reason = one_line(str(why), 200)
+    reading.misfits[reason] = reading.misfits.get(reason, 0) + rows
+    if told_at and is_main_process():
+        print(f"{told_at}{one_line(str(why))}")
+
+
+def _sum_up(reading: Reading, told: int) -> None:
+    """The line that says what the source was read as.
 
     Raises:
         UserError: no row fits.
     """
-    for _, why in unfit:
-        reason = one_line(str(why), 200)
-        reading.misfits[reason] = reading.misfits.get(reason, 0) + 1
+    source, name, total = reading.source, reading.format.name, reading.total
     if not reading.rows:
-        place, why = unfit[0]
+        why = next(iter(reading.misfits), "there is none")
         raise UserError(
-            f"{place}: {one_line(str(why))} (read as {reading.format.name}; "
-            f"{len(unfit)} of {reading.total} rows do not fit, none does)"
+            f"{source}: read as {name}, and none of {total} rows fits; the first: {why}"
         )
-    if not is_main_process():
-        return
-    for place, why in unfit[:TOLD]:
-        print(f"{place}: left out: {one_line(str(why))}")
-    if len(unfit) > TOLD:
-        print(f"{reading.source}: {len(unfit) - TOLD} more rows left out")
-    print(
-        f"{reading.source}: read as: {reading.format.name}, {reading.used} of {reading.total} rows"
-    )
+    if is_main_process():
+        if told > TOLD:
+            print(f"{source}: {told - TOLD} more do not fit")
+        print(f"{source}: read as: {name}, {reading.used} of {total} rows")

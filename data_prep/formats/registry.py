@@ -49,8 +49,43 @@ def has(*names: str) -> LooksLike:
 # The most specific first.
 FORMATS = (
     # --- prompts
+    Format(
+        "HH prompts",
+        "prompts",
+        ("prompt",),
+        prompt_shapes.has_marked_prompt,
+        prompt_shapes.listed_prompt,
+    ),
+    Format(
+        "prompts in JSON lists",
+        "prompts",
+        ("prompt",),
+        prompt_shapes.has_listed_prompt,
+        prompt_shapes.listed_prompt,
+    ),
     Format("prompts", "prompts", ("prompt",), has("prompt"), prompt_shapes.prompt, ours=True),
+    Format(
+        "conversations",
+        "prompts",
+        prompt_shapes.READ_FOR_CONVERSATION,
+        prompt_shapes.has_conversations,
+        prompt_shapes.conversation,
+    ),
+    Format(
+        "questions",
+        "prompts",
+        prompt_shapes.READ_FOR_QUESTION,
+        prompt_shapes.has_question,
+        prompt_shapes.question,
+    ),
     # --- demonstrations
+    Format(
+        "HH prompts and answers",
+        "demonstrations",
+        demonstration_shapes.READ_OF_ANSWERED,
+        demonstration_shapes.has_marked_answer,
+        demonstration_shapes.marked_answer,
+    ),
     Format(
         "prompt and completion",
         "demonstrations",
@@ -58,6 +93,34 @@ FORMATS = (
         has("prompt", "completion"),
         demonstration_shapes.prompt_completion,
         ours=True,
+    ),
+    Format(
+        "Alpaca",
+        "demonstrations",
+        demonstration_shapes.READ_OF_ANSWERED,
+        demonstration_shapes.has_alpaca,
+        demonstration_shapes.answered,
+    ),
+    Format(
+        "question and answer",
+        "demonstrations",
+        demonstration_shapes.READ_OF_ANSWERED,
+        demonstration_shapes.has_answer,
+        demonstration_shapes.answered,
+    ),
+    Format(
+        "conversations",
+        "demonstrations",
+        (*prompt_shapes.READ_FOR_CONVERSATION, "prompt"),
+        prompt_shapes.has_conversations,
+        demonstration_shapes.dialogue,
+    ),
+    Format(
+        "HH dialogues",
+        "demonstrations",
+        ("text",),
+        demonstration_shapes.has_marked_text,
+        demonstration_shapes.marked_text,
     ),
     # --- samples
     Format(
