@@ -10,8 +10,9 @@ import functools
 from instruct.files import UserError
 
 NEEDS = "--language needs py3langid: pip install 'instruct-recipes[language]'"
-# of a probability over 139 languages; above it, 97 % of short questions in 18 languages were right
-LEAST = 0.3
+# of a probability over 139 languages; above it, 99 % of short questions in 37 languages were right,
+# and 82 % of all had an answer
+LEAST = 0.5
 # a thousand characters tell as much as a million
 CHARACTERS = 1_000
 

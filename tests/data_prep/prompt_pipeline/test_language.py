@@ -11,8 +11,8 @@ LOG = [
     *({"id": f"en{i}", "prompt": p} for i, p in enumerate(["Write a poem about the sea", "hi"])),
     {"id": "de", "prompt": "Schreibe ein kurzes Gedicht über den Herbst", "language": "German"},
     {"id": "zh", "prompt": "写一首关于大海的诗，要求每一行都押韵", "language": ["Chinese", "zh"]},
-    {"id": "ru", "prompt": "Напиши, пожалуйста, стихотворение о море"},
-    {"id": "ru twice", "prompt": "Напиши, пожалуйста, стихотворение о море"},
+    {"id": "ru", "prompt": "Расскажи мне, пожалуйста, о том, как устроен двигатель"},
+    {"id": "ru twice", "prompt": "Расскажи мне, пожалуйста, о том, как устроен двигатель"},
     {"id": "none", "prompt": "12 34"},
 ]
 
