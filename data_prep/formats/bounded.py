@@ -4,11 +4,8 @@ A row longer than `LONGEST_ROW` becomes malformed; what is left of it is skipped
 """
 
 import csv
-import io
-import json
-import re
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,91 +71,6 @@ class CsvLines:
         self.quotes += line.count('"')
         self.number += line.endswith(("\n", "\r"))
         return line
-
-
-# --- one JSON list --------------------------------------------------------------------------------
-
-_WHITE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
-
-
-def items_of(raw: IO[bytes]) -> Iterator[tuple[Any, int]]:
-    """The values of a file that is one JSON list, and their lengths, read block by block.
-
-    Raises:
-        ValueError: it is no such list to its end, or a value is too long.
-    """
-    blocks = _Blocks(raw)
-    number = 1
-    try:
-        if blocks.mark() != "[":
-            raise ValueError("no list")
-        if blocks.peek() != "]":
-            yield blocks.value()
-            while (mark := blocks.mark()) == ",":
-                number += 1
-                yield blocks.value()
-            if mark != "]":
-                raise ValueError("neither a comma nor the list's end behind it")
-        else:
-            blocks.mark()
-        if blocks.peek():
-            raise ValueError("something behind the list's end")
-    except json.JSONDecodeError as error:
-        # its place is one in the block
-        raise ValueError(f"item {number}: {error.msg}") from error
-    except ValueError as error:
-        raise ValueError(f"item {number}: {error}") from error
-
-
-class _Blocks:
-    """A JSON text, of which only the value at hand is in memory."""
-
-    def __init__(self, raw: IO[bytes]):
-        head = raw.read(4)
-        raw.seek(0)
-        # encoding and surrogates as in `json.loads` of bytes
-        self.text = io.TextIOWrapper(raw, json.detect_encoding(head), errors="surrogatepass")
-        self.buffer, self.at, self.ended = "", 0, False
-
-    def _more(self) -> None:
-        # twice as much: a long value is tried a few times only
-        block = self.text.read(max(BLOCK, len(self.buffer) - self.at))
-        self.buffer, self.at, self.ended = self.buffer[self.at :] + block, 0, not block
-
-    def peek(self) -> str:
-        """The next character that is no white space; empty at the end."""
-        while True:
-            self.at = _WHITE.match(self.buffer, self.at).end()
-            if self.at < len(self.buffer) or self.ended:
-                return self.buffer[self.at : self.at + 1]
-            self._more()
-
-    def mark(self) -> str:
-        """Takes that character."""
-        mark = self.peek()
-        self.at += 1
-        return mark
-
-    def value(self) -> tuple[Any, int]:
-        """Takes a value; also how many characters long it is."""
-        self.peek()
-        while True:
-            try:
-                value, end = _DECODER.raw_decode(self.buffer, self.at)
-            except json.JSONDecodeError:
-                if self.ended:
-                    raise
-            else:
-                size, after = end - self.at, _WHITE.match(self.buffer, end).end()
-                # a number may go on in the next block: only what follows tells its end
-                whole = self.ended or self.buffer[after : after + 1] in {",", "]"}
-                if whole and size <= LONGEST_ROW:
-                    self.at = end
-                    return value, size
-            if len(self.buffer) - self.at > LONGEST_ROW:
-                raise ValueError(f"broken, or {too_long()}")
-            self._more()
 
 
 # --- record batches -------------------------------------------------------------------------------

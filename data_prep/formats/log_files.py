@@ -1,20 +1,18 @@
 """Files of any format -> chunks -> rows, with the line that each row stands on.
 
-A log is one or many files (JSONL, JSON, CSV, Parquet, also gzipped), folders, globs, `hf://` paths
-or Hub dataset ids. It is read in chunks of a few megabytes, which other processes then parse: a
-chunk holds what is cheap to read and to send (raw lines, record batches). A row longer than
-`bounded.LONGEST_ROW` is malformed.
+A log is one or many files (of any kind that `instruct.rows.raw_files` tells), folders, globs,
+`hf://` paths or Hub dataset ids. It is read in chunks of a few megabytes, which other processes
+then parse: a chunk holds what is cheap to read and to send (raw lines, record batches). A row
+longer than `bounded.LONGEST_ROW` is malformed.
 """
 
 import csv
 import glob
-import gzip
 import io
 import json
 import os
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,12 +20,17 @@ from typing import IO, Any
 import pyarrow as pa
 
 from data_prep.formats import bounded
-from instruct.files import UserError
+from instruct.files import ENDINGS, UserError
+from instruct.rows.json_documents import document_rows
+from instruct.rows.raw_files import RawFile, format_of, sniff, told
+from instruct.rows.row_files import csv_dialect
+from instruct.rows.splits import data_among, is_path
+from instruct.rows.stored_tables import arrow_batches
 
-PLAIN_ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-ENDINGS = (*PLAIN_ENDINGS, ".jsonl.gz", ".ndjson.gz", ".json.gz", ".csv.gz")
 # a worker holds a chunk several times over as Python objects, and so do the jobs that wait
 CHUNK_BYTES, CHUNK_ROWS = 8 << 20, 20_000
+
+LARGEST_OBJECT = 128 << 20  # characters of one that holds a log's rows: it is read at once
 
 UNREADABLE = object()  # a value that Arrow holds and Python cannot
 
@@ -67,7 +70,7 @@ def _files_of(source: str) -> list[str]:
     if os.path.isdir(source):
         inside = (p for p in Path(source).rglob("*") if p.is_file())
         # sorted: folders list in any order, and the place in the log breaks ties
-        files = sorted(str(p) for p in inside if p.name.lower().endswith(ENDINGS))
+        files = sorted(map(str, data_among(inside)))
         if not files:
             raise UserError(
                 f"{source}: no log file in this folder (looked for {', '.join(ENDINGS)})"
@@ -79,8 +82,7 @@ def _files_of(source: str) -> list[str]:
             raise UserError(f"{source}: no file matches this pattern")
         return files
     # what looks like a path is one; "owner/name" and "name" are ids of the Hub
-    looks_like_path = source.lower().endswith(ENDINGS) or source.startswith((".", "/", "~"))
-    if looks_like_path or source.count("/") > 1:
+    if is_path(source):
         raise UserError(f"{source}: no such file or folder")
     return [source]
 
@@ -97,7 +99,7 @@ def _hub_files(source: str) -> list[str]:
             names = fs.find(path) if fs.isdir(path) else [path]
     except Exception as error:  # the Hub client's many types all mean "could not be had"
         raise UserError(f"{source}: the Hub could not list it: {first_line(error)}") from error
-    files = sorted(n for n in names if n.lower().endswith(ENDINGS))
+    files = sorted(map(str, data_among(map(Path, names))))
     if not files:
         raise UserError(f"{source}: no log file there (looked for {', '.join(ENDINGS)})")
     return [f"hf://{n}" for n in files]
@@ -113,39 +115,36 @@ def read_chunks(file: str) -> Iterator[Chunk]:
         UserError: an ending that is none of ours, a broken file, an unknown dataset.
     """
     # 1. what has no ending of ours is a Hub dataset, unless it is a file
-    name = file.lower().removesuffix(".gz")
-    if not name.endswith(ENDINGS):
+    if format_of(file) is None:
         if os.path.isfile(file):
             raise UserError(f"{file}: unknown file ending; use one of {', '.join(ENDINGS)}")
         yield from _hub_dataset(file)
         return
     try:
-        # 2. a reader per format
-        with _open(file) as raw:
-            if name.endswith(".parquet"):
+        # 2. a reader per kind
+        raw_file = sniff(file, _opener(file))
+        with told(file), raw_file.open() as raw:
+            if raw_file.kind == "parquet":
                 yield from _record_batches(file, bounded.record_batches(raw, CHUNK_BYTES))
-            elif name.endswith(".csv"):
-                yield from _csv(file, raw)
-            elif name.endswith(".json") and _starts_with_list(raw):
-                yield from _json_list(file, raw)
+            elif raw_file.kind == "arrow":
+                yield from _record_batches(file, arrow_batches(raw))
+            elif raw_file.kind == "csv":
+                yield from _csv(raw_file, raw)
+            elif raw_file.kind == "document":
+                yield from _document(file, raw)
             else:
-                yield from _json_lines(file, raw)
-    # 3. gzip breaks only while it is read; BadGzipFile is an OSError, so it comes first
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}: broken gzip file ({first_line(error)})") from error
+                yield from _lines(file, raw, of_json=raw_file.kind == "lines")
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: cannot be read: {first_line(error)}") from error
 
 
-def _open(file: str) -> IO[bytes]:
-    if file.startswith("hf://"):
-        from huggingface_hub import HfFileSystem
+def _opener(file: str) -> Callable[[], IO[bytes]]:
+    if not file.startswith("hf://"):
+        return lambda: open(file, "rb")
+    from huggingface_hub import HfFileSystem
 
-        # its own `readline` knows no limit
-        raw = io.BufferedReader(HfFileSystem().open(file, "rb"))
-    else:
-        raw = open(file, "rb")
-    return gzip.open(raw, "rb") if file.lower().endswith(".gz") else raw
+    # its own `readline` knows no limit
+    return lambda: io.BufferedReader(HfFileSystem().open(file, "rb"))
 
 
 def _record_batches(file: str, batches: Iterable[pa.RecordBatch]) -> Iterator[Chunk]:
@@ -155,11 +154,15 @@ def _record_batches(file: str, batches: Iterable[pa.RecordBatch]) -> Iterator[Ch
         first += len(batch)
 
 
-def _json_lines(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+def _lines(file: str, raw: IO[bytes], of_json: bool) -> Iterator[Chunk]:
     lines, size, first = [], 0, 1
-    for line in bounded.lines_of(raw):
+    for number, line in enumerate(bounded.lines_of(raw), 1):
+        # blank lines of a text are no prompts
+        if not of_json and not line.strip():
+            continue
         # a text is the reason why there is no line
-        lines.append(line if isinstance(line, bytes) else (first + len(lines), line))
+        plain = of_json and isinstance(line, bytes)
+        lines.append(line if plain else (number, line if of_json else _text_row(line)))
         size += len(line)
         # by bytes for long prompts, by rows for short ones
         if size >= CHUNK_BYTES or len(lines) >= CHUNK_ROWS:
@@ -169,23 +172,28 @@ def _json_lines(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
         yield Chunk(file=file, first_line=first, content=lines)
 
 
-def _starts_with_list(raw: IO[bytes]) -> bool:
-    """Whether a `.json` file is one list; else it is read as one row a line."""
-    # without a byte order mark, as Windows writes it
-    head = raw.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
-    raw.seek(0)
-    return head.startswith(b"[")
-
-
-def _json_list(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
-    rows, size, first = [], 0, 1
+def _text_row(line: bytes | str) -> dict | str:
+    """A line of a `.txt` file under the column that `load_rows` gives it, or why there is none."""
+    if isinstance(line, str):
+        return line
     try:
-        for item, length in bounded.items_of(raw):
-            rows.append((first + len(rows), _object(item)))
+        return {"text": line.decode().rstrip("\r\n")}
+    except UnicodeDecodeError:
+        return "not UTF-8 text"
+
+
+def _document(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+    rows, size, first = [], 0, 1
+    longest = bounded.LONGEST_ROW
+    try:
+        for number, row, length in document_rows(raw, file, longest, LARGEST_OBJECT, bounded.BLOCK):
+            rows.append((number, _object(row)))
             size += length
             if size >= CHUNK_BYTES or len(rows) >= CHUNK_ROWS:
                 yield Chunk(file=file, first_line=first, content=rows)
                 first, rows, size = first + len(rows), [], 0
+    except (UserError, UnicodeDecodeError):
+        raise
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{file}: not valid JSON ({first_line(error)}); one row a line is read row by row"
@@ -199,15 +207,19 @@ def _object(row: Any) -> dict | str:
     return row if isinstance(row, dict) else f"not an object but {type(row).__name__}"
 
 
-def _csv(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+def _csv(raw_file: RawFile, raw: IO[bytes]) -> Iterator[Chunk]:
+    file = raw_file.path
     # 128 KB by default: prompts are longer
     csv.field_size_limit(bounded.LONGEST_ROW)
     # bad bytes become surrogates here, so that their row alone is malformed
-    text = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    text = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape", newline="")
     lines = bounded.CsvLines(text)
-    reader = csv.reader(lines, strict=False)
+    delimiter, said = csv_dialect(raw_file)
+    reader = csv.reader(lines, strict=False, delimiter=delimiter)
     try:
         header = next(reader, None)
+        if said:
+            header = next(reader, None)
     except csv.Error as error:
         raise UserError(f"{file}: its first line is no header ({error})") from error
     if header is None:
@@ -279,13 +291,12 @@ def parse(chunk: Chunk) -> Iterator[tuple[int, dict | str]]:
             yield item  # parsed already
         # blank lines count as lines, but are no rows
         elif item.strip():
-            yield number, _parse_line(item, number)
+            yield number, _parse_line(item)
 
 
-def _parse_line(line: bytes, number: int) -> dict | str:
+def _parse_line(line: bytes) -> dict | str:
     try:
-        # Windows writes a byte order mark before the first line
-        return _object(json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+        return _object(json.loads(line.decode()))
     except UnicodeDecodeError:
         return "not UTF-8 text"
     except json.JSONDecodeError as error:

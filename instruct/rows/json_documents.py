@@ -29,13 +29,14 @@ SPEAKERS = ("role", "from", "speaker")  # keys of a message, which is no row
 
 
 def document_rows(
-    raw: IO[bytes], path: str, longest: int, block: int = BLOCK
+    raw: IO[bytes], path: str, longest: int, largest: int | None = None, block: int = BLOCK
 ) -> Iterator[tuple[int, Any, int]]:
     """(number, row, length in characters) of every row; a row may be another value than an object.
 
     Args:
         raw: UTF-8.
-        longest: characters of a list's item, or of an object that stands by itself.
+        longest: characters of a row.
+        largest: characters of an object that holds them all; as long as a row where not given.
 
     Raises:
         UserError: one object that holds no single list of rows.
@@ -45,10 +46,12 @@ def document_rows(
     if blocks.peek() == "[":
         yield from _items(blocks)
         return
+    blocks.longest = largest or longest
     number, first, size = 1, *_numbered(blocks, 1)
+    blocks.longest = longest
     if not blocks.peek():
-        for number, row in enumerate(rows_of_object(first, path), 1):
-            yield number, row, 0
+        rows = rows_of_object(first, path)
+        yield from ((number, row, size // len(rows)) for number, row in enumerate(rows, 1))
         return
     # one behind the other, as `jq` writes them
     yield number, first, size

@@ -227,12 +227,15 @@ def told(path: str | Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         name = error.encoding.upper()
         raise UserError(f"{path}: not {name} text to its end ({error.reason})") from error
-    # gzip's own is an OSError, and Arrow's has no number
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-        if getattr(error, "errno", None):
+        # bzip2's and Arrow's own have no number, and no class either
+        of_the_disk = isinstance(error, OSError) and (
+            error.errno or type(error) not in (OSError, gzip.BadGzipFile)
+        )
+        if of_the_disk:
             raise
-        packing = without_packing(path) != Path(path).name.lower()
-        kind = PACKED[Path(path).suffix.lower()][1] if packing else "compressed"
+        packed = next((end for end in PACKED if str(path).lower().endswith(end)), None)
+        kind = PACKED[packed][1] if packed else "compressed"
         raise UserError(f"{path}: broken {kind} file ({error}); copy it anew") from error
 
 

@@ -6,6 +6,7 @@ that name no split at all is its own `train`.
 """
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from instruct.errors import UserError
@@ -27,11 +28,21 @@ SHARD = re.compile(r"(?:[-_.](?:part|shard)[-_.]?\d+|[-.]\d+|_\d+(?=_of))(?:[-_.
 DEEPEST = 3  # folders below a source: as the Hub's and `save_to_disk` lay them out
 
 
-def is_data(path: Path) -> bool:
-    """Whether a file holds rows, by its name."""
+def data_among(paths: Iterable[Path]) -> list[Path]:
+    """The files among those of a folder that hold rows, by their names.
+
+    Texts count where nothing else does: beside rows they are notes.
+    """
+    found = [path for path in paths if _is_data(path)]
+    return [path for path in found if format_of(path) != "text"] or found
+
+
+def _is_data(path: Path) -> bool:
+    name = path.name.lower()
     # what `datasets` keeps of a `map`, beside the rows of `save_to_disk`
-    hidden = path.name.startswith((".", "_", "cache-"))
-    return not hidden and path.name.lower() not in NOT_ROWS and format_of(path) is not None
+    cached = name.startswith("cache-") and name.endswith(".arrow")
+    hidden = name.startswith(".") or name in NOT_ROWS or cached
+    return not hidden and format_of(path) is not None
 
 
 def stem_of(path: Path) -> str:
@@ -123,7 +134,7 @@ def held_out_place(source: str, test_split: str) -> tuple[str, str] | None:
 
 def _by_split(folder: Path) -> dict[str, list[Path]]:
     """{split: its data files} of a folder; those in folders below only where it has none itself."""
-    found = [p for p in folder.iterdir() if p.is_file() and is_data(p)] or _below(folder)
+    found = data_among(p for p in folder.iterdir() if p.is_file()) or _below(folder)
     splits: dict[str, list[Path]] = {}
     for path in sorted(found):
         splits.setdefault(_split_of(folder, path), []).append(path)
@@ -137,10 +148,10 @@ def _below(folder: Path) -> list[Path]:
             path
             for above in level
             for path in sorted(above.iterdir())
-            if path.is_dir() and not path.name.startswith((".", "_"))
+            if path.is_dir() and not path.name.startswith((".", "__"))
         ]
-        found += [p for below in level for p in below.iterdir() if p.is_file() and is_data(p)]
-    return found
+        found += [path for below in level for path in below.iterdir() if path.is_file()]
+    return data_among(found)
 
 
 def _split_of(folder: Path, path: Path) -> str:

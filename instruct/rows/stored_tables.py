@@ -51,20 +51,29 @@ def load_arrow(source: str | Path, files: list[str]):
     from datasets.table import InMemoryTable
 
     try:
-        tables = [arrow_reader(pa.memory_map(file)).read_all() for file in files]
-        return concatenate_datasets([Dataset(InMemoryTable(table)) for table in tables])
+        # mapped: what is in a batch is read when it is asked for
+        batches = [list(arrow_batches(pa.memory_map(file))) for file in files]
+        tables = [InMemoryTable(pa.Table.from_batches(b)) for b in batches if b]
+        if not tables:
+            raise UserError(f"{source}: no rows")
+        return concatenate_datasets([Dataset(table) for table in tables])
+    except UserError:
+        raise
     except (pa.ArrowException, ValueError) as error:
         cause = str(error).splitlines()[0]
         raise UserError(f"{source}: cannot be read as Arrow: {cause}") from error
 
 
-def arrow_reader(raw):
-    """A reader of an Arrow file of either layout, a stream or a file of indexed batches."""
+def arrow_batches(raw):
+    """The record batches of an Arrow file of either layout: a stream, or indexed at its end."""
     import pyarrow as pa
 
     indexed = raw.read(6) == b"ARROW1"
     raw.seek(0)
-    return pa.ipc.open_file(raw) if indexed else pa.ipc.open_stream(raw)
+    if not indexed:
+        return iter(pa.ipc.open_stream(raw))
+    reader = pa.ipc.open_file(raw)
+    return map(reader.get_batch, range(reader.num_record_batches))
 
 
 def load_from_hub(dataset_id: str, split: str, name: str | None):
@@ -107,14 +116,8 @@ def table_rows(file: RawFile):
     number = 0
     try:
         with file.open() as raw:
-            if file.kind == "parquet":
-                batches = pq.ParquetFile(raw).iter_batches(1024)
-            else:
-                reader = arrow_reader(raw)
-                indexed = hasattr(reader, "num_record_batches")
-                batches = (
-                    map(reader.get_batch, range(reader.num_record_batches)) if indexed else reader
-                )
+            of_parquet = file.kind == "parquet"
+            batches = pq.ParquetFile(raw).iter_batches(1024) if of_parquet else arrow_batches(raw)
             for batch in batches:
                 for row in batch.to_pylist():
                     number += 1

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from instruct.files import ENDINGS, UserError, data_files
+from instruct.files import UserError, data_files
 from instruct.hashes import file_hash, file_hashes, files_hash, hash_of
 from instruct.hub import ask_hub
+from instruct.rows.splits import is_path
 
 # The files of a folder that decide what its model answers; none of them is a run's own note.
 MODEL_FILES = (
@@ -127,7 +128,7 @@ def data_identity(source: str | Path | None, split: str | None = None) -> dict |
     if name.startswith("hf://"):
         return {"name": name, "commit": _commit_behind(name)}
     # a file that is not there is told by who reads it
-    asked = not name.endswith(tuple(ENDINGS))
+    asked = not is_path(name)
     return {"name": name, "commit": hub_commit(name, repo_type="dataset") if asked else None}
 
 

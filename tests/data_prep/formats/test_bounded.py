@@ -1,9 +1,7 @@
 """Rows and files of any length are read in bounded memory; what is too long is malformed."""
 
-import io
 import json
 import pickle
-import random
 import tracemalloc
 
 import pyarrow as pa
@@ -72,27 +70,6 @@ def test_memory_does_not_grow_with_a_line(tmp_path, monkeypatch, ending):
     tracemalloc.stop()
     assert [line for line, _ in rows][-1] == 2 and "longer than" in rows[-1][1]
     assert peak < 16 << 20
-
-
-def test_a_list_read_in_blocks_is_what_json_says(monkeypatch):
-    monkeypatch.setattr(bounded, "BLOCK", 7)
-    rng = random.Random(0)
-    values = [1, -12.5e3, "a]b,", {"é": [1, {"x": "\ud83d\ude00"}]}, [], {}, None, True, "x" * 50]
-    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le"):
-        for _ in range(60):
-            expected = rng.choices(values, k=rng.randint(0, 6))
-            indent = rng.choice([None, 3])
-            content = json.dumps(expected, ensure_ascii=rng.random() < 0.5, indent=indent)
-            raw = (content + rng.choice(["", " \n"])).encode(encoding, "surrogatepass")
-            assert [value for value, _ in bounded.items_of(io.BytesIO(raw))] == json.loads(raw)
-
-
-@pytest.mark.parametrize(
-    "content", ["[", "[1", "[1,", "[1 2]", "[1]]", "[,]", "[1,]", '[{"a": }]', "{}", "[tru", ""]
-)
-def test_what_is_no_list_is_told(content):
-    with pytest.raises(ValueError, match="item"):
-        list(bounded.items_of(io.BytesIO(content.encode())))
 
 
 def test_batches_are_cut_and_joined_by_bytes_and_rows():

@@ -96,9 +96,11 @@ def test_malformed_csv_and_parquet_rows(tmp_path):
         ("cut.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n' * 999, mtime=0)[:40], "broken gzip"),
         ("fake.parquet", b"PAR1", "cannot be read"),
         ("list.json", b"[{]", "not valid JSON"),
-        ("notes.txt", b"hello", "unknown file ending"),
+        ("notes.md", b"hello", "unknown file ending"),
         ("head.csv", b"prompt,prompt\na,b\n", "two columns have one name"),
-        ("fake.jsonl.gz", b"plain", "broken gzip"),
+        ("fake.jsonl.gz", b"plain", "line 1: not valid JSON"),
+        ("pointer.jsonl.gz", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("page.json", b"<!DOCTYPE html><html>", "a web page"),
     ],
 )
 def test_wrong_files_are_one_sentence(tmp_path, capsys, name, content, sentence):
