@@ -3,8 +3,8 @@
     python -m data_prep.demonstrations --input answers.jsonl --prompts prompts/ \\
         --output_dir demonstrations/
 
-Reads rows with `prompt` and `completion` (text or messages; paper, section 3.2). A row whose
-`prompt_id` is in `--prompts` goes to that prompt's split, so a demonstration never comes from a
+Reads rows with `prompt` and `completion` (text or messages; paper, section 3.2) or in any shape of
+docs/formats.md. A row whose `prompt_id` is in `--prompts` goes to that prompt's split, so a demonstration never comes from a
 test user; a row without `prompt_id` (labelers wrote both sides) goes to train or validation by a
 stable hash of its prompt. Writes `{train,validation}.jsonl` with `prompt, completion, source,
 category` and `report.json` with every row accounted for and the coverage table.
@@ -18,8 +18,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.formats.flags import add_shape_flags
 from data_prep.formats.forms import category, coverage
 from data_prep.formats.identifiers import identifier_of, text_of
+from data_prep.formats.reader import read_rows
 from data_prep.pii import find_pii
 from instruct.command.commands import Parser, command
 from instruct.files import UserError, load_rows, write_json, write_rows
@@ -27,7 +29,7 @@ from instruct.rows.row_checks import is_blank
 from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
 from instruct.run.folders import atomic_folder, claim
 from instruct.run.run_record import write_record
-from instruct.tokens import as_messages, as_text
+from instruct.tokens import as_text
 
 SPLITS = ("train", "validation")
 # what earlier versions wrote, and the keys of their report.json
@@ -48,14 +50,22 @@ class Collected:
         self.total = 0
         self.named = 0  # rows with a prompt_id
 
-    def add(self, row: dict, source: str, number: int) -> None:
-        """Keeps the row or counts why not; `source` and `number` say where it stands."""
-        self.total += 1
-        where = f"{source}, row {number}"
+    def read(self, source: str) -> None:
+        """Keeps the rows of a source, or counts why not."""
+        shape = {"format": self.args.format, "columns": self.args.columns}
+        reading = read_rows(source, "demonstrations", **shape)
+        self.total += reading.total
+        if reading.misfits:
+            self.removed["malformed"] += reading.total - reading.used
+        for where, row in reading.rows:
+            self.add(row, source, where)
+
+    def add(self, row: dict, source: str, where: str) -> None:
+        """Keeps the row or counts why not; `where` says where in `source` it stands."""
         prompt_id = identifier_of(row, "prompt_id", where)
         self.named += prompt_id is not None
-        if is_blank(row["prompt"]) or is_blank(row["completion"]):
-            print(f"{where}: empty prompt or completion, left out")
+        if is_blank(row["completion"]):
+            print(f"{where}: empty completion, left out")
             self.removed["malformed"] += 1
             return
         # without the folder, a test user's prompt could end up in training
@@ -128,7 +138,7 @@ def as_demonstration(row: dict, source: str, said: str | None) -> dict:
     Args:
         said: the category that the row says it has.
     """
-    prompt = as_messages(row["prompt"])
+    prompt = row["prompt"]
     completion = as_text(row["completion"]).strip()
     return {
         "prompt": prompt,
@@ -158,7 +168,7 @@ def write_demonstrations(collected: Collected, record: dict) -> None:
 def make_parser() -> Parser:
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    rows = "files, folders or Hub ids with prompt and completion"
+    rows = "answers: files, folders or Hub ids"
     add("--input", nargs="+", required=True, help=rows)
     prompts = "output folder of data_prep.prompts, for rows with prompt_id"
     add("--prompts", type=Path, help=prompts)
@@ -169,6 +179,7 @@ def make_parser() -> Parser:
     add("--validation", type=float, default=0.05, help=share)
     most = "at most this many training rows of one source, a fifth of it for validation"
     add("--per_source", type=int, help=most)
+    add_shape_flags(parser)
     add_overwrite(parser, CHANGED_TOO)
     return parser
 
@@ -182,9 +193,7 @@ def main(argv: list[str] | None = None) -> None:
     check_replaces(args.output_dir, record, args.overwrite_output_dir, **OURS)
     collected = Collected(splits_of_prompts(args.prompts), args)
     for source in args.input:
-        rows = load_rows(source, columns=["prompt", "completion"], blanks=True)
-        for number, row in enumerate(rows, 1):
-            collected.add(row, source, number)
+        collected.read(source)
     if args.prompts and not collected.named:
         print(f"no row has a prompt_id, so --prompts {args.prompts} has decided nothing")
     train, validation = (len(collected.kept[split]) for split in SPLITS)

@@ -34,6 +34,10 @@ def has_answer(columns: set[str], first_rows: list[dict]) -> bool:
     return asked and not columns.isdisjoint(ANSWERS)
 
 
+def has_only_answer(columns: set[str], first_rows: list[dict]) -> bool:
+    return not columns.isdisjoint(ANSWERS)
+
+
 def has_alpaca(columns: set[str], first_rows: list[dict]) -> bool:
     return "instruction" in columns and not columns.isdisjoint(ANSWERS)
 
@@ -60,23 +64,30 @@ def prompt_completion(row: dict) -> dict:
     return {"prompt": prompt, "completion": answer(row.get("completion"), "completion")}
 
 
-def answered(row: dict) -> dict:
-    """A prompt in one column (with Alpaca's input, a system message), its answer in another."""
+def only_answer(row: dict) -> dict:
+    """The answer alone, to a prompt that its `prompt_id` names."""
     column = next((name for name in ANSWERS if row.get(name) is not None), None)
     if column is None:
-        missing = next(name for name in ANSWERS if name in row)
+        missing = next((name for name in ANSWERS if name in row), ANSWERS[0])
         raise Misfit(f"{missing!r} is missing")
+    return {"completion": answer(row[column], column)}
+
+
+def answered(row: dict) -> dict:
+    """A prompt in one column (with Alpaca's input, a system message), its answer in another."""
+    found = only_answer(row)
     prompt, _ = prompt_of(row)
     if not prompt:
         raise Misfit("no prompt")
     if fault := fault_of("prompt", prompt):
         raise Misfit(f"the prompt {fault}")
-    return {"prompt": prompt, "completion": answer(row[column], column)}
+    return {"prompt": prompt, **found}
 
 
 def marked_answer(row: dict) -> dict:
-    """A prompt with `Human:` before each turn; the blank behind `Assistant:` is not the answer's."""
+    """A prompt with `Human:` before each turn."""
     found = answered(row)
+    # the blank behind `Assistant:` is not the answer's
     return {
         **found,
         "completion": [{**m, "content": m["content"].strip()} for m in found["completion"]],

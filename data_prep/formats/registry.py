@@ -5,6 +5,7 @@ gives a row of our columns, or several, or raises `Misfit`:
 
     prompts          prompt [messages]
     demonstrations   prompt [messages], completion [messages]
+    answers          completion [messages], to a prompt_id
     samples          prompt [messages], completions [K texts]
     rankings         prompt [messages], completions [K texts], ranks [K ints]
 """
@@ -31,7 +32,7 @@ class Format:
     """A named shape of rows: how it is told, and how a row of it becomes ours."""
 
     name: str  # as it is said, and as --format takes it
-    kind: str  # "prompts", "demonstrations", "samples" or "rankings"
+    kind: str  # which of these
     reads: tuple[str, ...]
     looks_like: LooksLike
     convert: Callable[[dict], dict | list[dict]]
@@ -121,6 +122,15 @@ FORMATS = (
         ("text",),
         demonstration_shapes.has_marked_text,
         demonstration_shapes.marked_text,
+    ),
+    # --- answers
+    Format(
+        "answers",
+        "answers",
+        demonstration_shapes.ANSWERS,
+        demonstration_shapes.has_only_answer,
+        demonstration_shapes.only_answer,
+        ours=True,
     ),
     # --- samples
     Format(
