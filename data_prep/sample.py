@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.formats.flags import add_shape_flags
 from data_prep.formats.identifiers import identifier_of, text_of
+from data_prep.formats.reader import read, read_rows
 from instruct.command.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_json, write_rows
 from instruct.rows.row_checks import is_blank
@@ -56,12 +58,9 @@ def choose_prompts(
     rows: list[dict], people: dict[str, Output], args: argparse.Namespace
 ) -> list[dict]:
     """Rows with `prompt_id` and `prompt` (messages): `--limit` of them, those with an answer."""
-    from instruct.tokens import as_messages
-
     for number, row in enumerate(rows, 1):
         named = (identifier_of(row, c, f"{args.input}, row {number}") for c in ("id", "prompt_id"))
         row["prompt_id"] = next(filter(None, named), None)
-        row["prompt"] = as_messages(row["prompt"])
     if args.answers:
         answered = [row for row in rows if row["prompt_id"] in people]
         if not answered:
@@ -85,11 +84,10 @@ def peoples_answers(args: argparse.Namespace) -> dict[str, Output]:
 
     if not args.answers:
         return {}
-    known = load_rows(args.answers, columns=["prompt_id", "completion"], blanks=True)
+    known = read_rows(args.answers, "answers")
     tokenizer = load_tokenizer(args.model_name_or_path[0])
     people = {}
-    for number, row in enumerate(known, 1):
-        where = f"{args.answers}, row {number}"
+    for where, row in known.rows:
         prompt_id = identifier_of(row, "prompt_id", where)
         # labelers who wrote both sides name no prompt
         if prompt_id is None or is_blank(row["completion"]):
@@ -101,7 +99,7 @@ def peoples_answers(args: argparse.Namespace) -> dict[str, Output]:
                 text=as_text(row["completion"]),
             )
     print(
-        f"{args.answers}: {len(people)} prompts have an answer short enough, of {len(known)} rows"
+        f"{args.answers}: {len(people)} prompts have an answer short enough, of {known.total} rows"
     )
     return people
 
@@ -179,6 +177,7 @@ def settings_of(args: argparse.Namespace) -> dict:
         "seed": args.seed,
         "max_prompt_tokens": args.max_prompt_tokens,
         "dtype": args.dtype,
+        **{name: getattr(args, name) for name in ("format", "columns") if getattr(args, name)},
     }
 
 
@@ -341,6 +340,7 @@ def make_parser() -> Parser:
     add("--dtype", default="float32")
     add("--seed", type=int, default=0)
     again = "start over: remove what an earlier run wrote to --output, also unfinished batches"
+    add_shape_flags(parser)
     add_overwrite(parser, again)
     return parser
 
@@ -362,7 +362,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output} is there already; {again}")
         return
     check_output(args.output)
-    log = load_rows(args.input, columns=["prompt"]).to_list()
+    log = read(args.input, "prompts", format=args.format, columns=args.columns).to_list()
     people = peoples_answers(args)
     rows = choose_prompts(log, people, args)
     finished = FinishedBatches(partial, settings)

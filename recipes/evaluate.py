@@ -20,20 +20,22 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from data_prep.formats.flags import add_shape_flags
 from data_prep.formats.identifiers import identifier_of
+from data_prep.formats.reader import read
 from instruct.arguments import load_function, parse_models
 from instruct.command.commands import Parser, command
 from instruct.evaluation.answers import kept_or_new_answers
 from instruct.evaluation.comparison import summarize, win_rates
 from instruct.evaluation.report import base_of_run, write_report
-from instruct.files import UserError, load_rows
+from instruct.files import UserError
 from instruct.models import RewardModel, load_reward
 from instruct.plain_text import check_name
 from instruct.run.data_runs import add_overwrite
 from instruct.run.fingerprints import data_identity, model_identity
 from instruct.run.folders import claim, report_in
 from instruct.run.run_record import check_step, read_record, versions, write_record
-from instruct.tokens import FOR_TEMPLATE, as_messages
+from instruct.tokens import FOR_TEMPLATE
 
 REPORT = ("report.json", "report.md", "answers.jsonl")  # what it replaces in its output folder
 
@@ -62,6 +64,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--batch_size", type=int, default=64)
     add("--dtype", default="float32")
     add("--seed", type=int, default=0)
+    add_shape_flags(parser)
     add_overwrite(parser, "start over: ask every model anew")
     return parser.parse_args(argv)
 
@@ -71,9 +74,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 ################
 
 
-def held_out_prompts(source: str, limit: int, seed: int) -> list[dict]:
-    """`limit` rows of `source`, drawn with `seed`: prompt_id, user_id, prompt [messages]."""
-    rows = load_rows(source, "test", columns=["prompt"]).to_list()
+def held_out_prompts(source: str, limit: int, seed: int, **shape) -> list[dict]:
+    """`limit` rows of `source`, drawn with `seed`: prompt_id, user_id, prompt [messages].
+
+    Args:
+        shape: `format` and `columns` of the rows, see `data_prep.formats.reader.read`.
+    """
+    rows = read(source, "prompts", "test", **shape).to_list()
     # drawn, not the first: files are often sorted by user
     rows = random.Random(seed).sample(rows, min(limit, len(rows)))
     return [
@@ -81,7 +88,7 @@ def held_out_prompts(source: str, limit: int, seed: int) -> list[dict]:
             "prompt_id": identifier_of(row, "id", source) or str(i),
             # without users every prompt is a cluster of its own
             "user_id": identifier_of(row, "user_id", source) or f"prompt {i}",
-            "prompt": as_messages(row["prompt"]),
+            "prompt": row["prompt"],
             **{key: row[key] for key in FOR_TEMPLATE if key in row},
         }
         for i, row in enumerate(rows)
@@ -152,7 +159,8 @@ def main(argv: list[str] | None = None) -> None:
     reward = load_reward(args.reward) if args.reward else None
 
     # 1. The same prompts for every model
-    prompts = held_out_prompts(args.input, args.limit, args.seed)
+    shape = {"format": args.format, "columns": args.columns}
+    prompts = held_out_prompts(args.input, args.limit, args.seed, **shape)
     write_run_record(models, args)
     answers = {
         name: kept_or_new_answers(name, path, prompts, judge, args) for name, path in models.items()
