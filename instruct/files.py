@@ -19,7 +19,7 @@ from instruct.errors import UserError
 from instruct.rows.raw_files import ENDINGS, RawFile, sniff
 from instruct.rows.row_checks import check_column
 from instruct.rows.row_files import placed_rows
-from instruct.rows.splits import data_files, held_out_place, is_path, split_files
+from instruct.rows.splits import data_files, held_out_needed, held_out_place, is_path, split_files
 from instruct.rows.stored_tables import load_arrow, load_from_hub, load_parquet, table_rows
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "atomic_file",
     "check_output",
     "data_files",
+    "held_out_needed",
     "held_out_place",
     "load_rows",
     "placed_source",

@@ -126,11 +126,9 @@ class _Blocks:
             else:
                 size = end - self.at
                 # a number may go on in the next block: only what follows tells its end
-                whole = (
-                    self.ended
-                    or isinstance(value, dict | list | str)
-                    or (_WHITE.match(self.buffer, end).end() < len(self.buffer))
-                )
+                follows = self.buffer[end : end + 1]
+                closed = isinstance(value, dict | list | str)
+                whole = self.ended or closed or (follows and follows in ",]} \t\r\n")
                 if whole and size <= self.longest:
                     self.at = end
                     return value, size

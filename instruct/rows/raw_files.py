@@ -168,9 +168,9 @@ def _lines_or_document(begins: str, first: str, rest: str, one_document: bool, w
     if begins[:1] != "{":
         return "lines"
     if not rest.strip():
-        # one line, or the first part of a long one
+        # one line, or the first part of a long one; in `.jsonl` a line is a row
         one = _is_object(first) if whole else HOLDS_ROWS.match(begins)
-        return "document" if one else "lines"
+        return "document" if one and one_document else "lines"
     return "document" if GOES_ON.match(begins) and not _is_object(first) else "lines"
 
 

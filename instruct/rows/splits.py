@@ -132,6 +132,24 @@ def held_out_place(source: str, test_split: str) -> tuple[str, str] | None:
     return (test_split, "train") if Path(test_split).exists() else None
 
 
+def held_out_needed(source: str, test_split: str) -> tuple[str, str]:
+    """`held_out_place` of a run that evaluates.
+
+    Raises:
+        UserError: there is no such place; what to give.
+    """
+    place = held_out_place(source, test_split)
+    if place is None:
+        there = "this is one file"
+        if Path(source).is_dir():
+            there = f"it has {', '.join(sorted(map(repr, _by_split(Path(source)))))}"
+        raise UserError(
+            f"{source}: no split {test_split!r} to evaluate on ({there}); give held-out rows by "
+            "--dataset_test_split FILE, or --eval_strategy no"
+        )
+    return place
+
+
 def _by_split(folder: Path) -> dict[str, list[Path]]:
     """{split: its data files} of a folder; those in folders below only where it has none itself."""
     found = data_among(p for p in folder.iterdir() if p.is_file()) or _below(folder)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from instruct.arguments import ModelConfig
 from instruct.models import load_sequence_classifier
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
+from recipes import sft
 from recipes.sft import cli, tokenize
 
 
@@ -127,9 +128,29 @@ def test_user_mistakes_are_one_sentence(arguments, tmp_path, capsys):
     assert "gone.jsonl: no such file" in stops("--dataset_name", str(tmp_path / "gone.jsonl"))
     assert "no model there" in stops("--model_name_or_path", str(tmp_path))
     assert "--max_length 3" in stops("--max_length", "3")
-    assert "'prompt' is empty" in stops(
-        "--dataset_name", write_jsonl(tmp_path / "e.jsonl", [{"prompt": " ", "completion": "a"}])
+    one = write_jsonl(tmp_path / "e.jsonl", [{"prompt": " ", "completion": "a"}])
+    assert "e.jsonl, line 1: 'prompt' is empty" in stops(
+        "--dataset_name", one, "--eval_strategy", "no"
     )
+    # a file is all for training, and so is a folder without the split
+    assert "--dataset_test_split FILE" in stops("--dataset_name", one)
+    assert "it has 'train', 'validation'" in stops("--dataset_test_split", "test")
+    assert "gone.jsonl: no such file" in stops("--dataset_test_split", str(tmp_path / "gone.jsonl"))
+
+
+def test_a_file_is_held_out_by_its_name(arguments, tmp_path, demonstrations, monkeypatch):
+    seen, init = {}, sft.SFTTrainer.__init__
+
+    def spy(self, *args, **more):
+        seen.update({name: len(more[f"{name}_dataset"]) for name in ("train", "eval")})
+        init(self, *args, **more)
+
+    monkeypatch.setattr(sft.SFTTrainer, "__init__", spy)
+    source = write_jsonl(tmp_path / "one.jsonl", demonstrations)
+    held = write_jsonl(tmp_path / "held.jsonl", demonstrations[:2])
+    flags = ["--dataset_name", source, "--dataset_test_split", held, "--max_steps", "1"]
+    cli([*arguments, *flags])
+    assert seen == {"train": len(demonstrations), "eval": 2}
 
 
 def test_over_long_rows_are_counted(tiny_model, demonstrations, capsys):
