@@ -32,7 +32,7 @@ import trl
 from instruct.arguments import ModelConfig, check_given, load_function, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.command.commands import command
-from instruct.files import UserError, data_files, load_rows
+from instruct.files import UserError, held_out_needed, held_out_place, load_rows
 from instruct.models import check_stored_for_merging, load_causal_lm, load_limits, save_merged
 from instruct.processes import end_with_parent
 from instruct.run.fingerprints import source_hash
@@ -64,7 +64,8 @@ class ScriptArguments(trl.ScriptArguments):
         metadata={"help": "Held-out prompts; default the validation split beside --dataset_name."},
     )
     dataset_test_split: str = field(
-        default="validation", metadata={"help": "Split of the held-out prompts."}
+        default="validation",
+        metadata={"help": "Split of the held-out prompts, or a file or folder of them."},
     )
     eval_prompts: int = field(
         default=64, metadata={"help": "Held-out prompts to answer at each evaluation."}
@@ -86,40 +87,37 @@ class ScriptArguments(trl.ScriptArguments):
     )
 
 
-def held_out_source(script_args: ScriptArguments) -> str:
-    """`--eval_dataset`, else where --dataset_name lies."""
-    source = script_args.eval_dataset or script_args.dataset_name
-    if script_args.eval_dataset is None and Path(source).is_file():
-        return str(Path(source).parent)
-    return source
+def held_out_in(script_args: ScriptArguments) -> tuple[str, str]:
+    """(source, split) of the held-out prompts.
+
+    `--eval_dataset`, else what `--dataset_test_split` names: a file, a split of `--dataset_name`,
+    or of the folder around it where that is a single file.
+    """
+    source, split = script_args.eval_dataset, script_args.dataset_test_split
+    if source is None:
+        source = script_args.dataset_name
+        if place := held_out_place(source, split):
+            return place
+        if Path(source).is_file():
+            source = str(Path(source).parent)
+    return (source, split) if Path(source).is_file() else held_out_needed(source, split)
 
 
 def held_out_prompts(script_args: ScriptArguments):
-    """The first `--eval_prompts` rows of `--eval_dataset`.
-
-    Where that is not given: of the validation split beside a single training file.
-    """
-    source, split = held_out_source(script_args), script_args.dataset_test_split
-    # a folder without that split would give its training rows
-    if Path(source).is_dir() and not any(
-        file.name.startswith(split) for file in data_files(source, split)
-    ):
-        raise UserError(
-            f"{source}: no {split} file for evaluation; give --eval_dataset or --eval_strategy no"
-        )
-    rows = load_rows(source, split, script_args.dataset_config, ["prompt"])
+    """The first `--eval_prompts` held-out rows."""
+    rows = load_rows(*held_out_in(script_args), script_args.dataset_config, ["prompt"])
     # the same at every evaluation: curves show the policy, not the draw
     return rows.select(range(min(len(rows), script_args.eval_prompts)))
 
 
 def data_of(script_args: ScriptArguments, training_args: SharedBasePPOConfig) -> dict:
     """{flag: (source, split)} of what a training run reads."""
-    held_out, split = None, script_args.dataset_test_split
+    held_out = (None, script_args.dataset_test_split)
     if training_args.eval_strategy != "no":
-        held_out = held_out_source(script_args)
+        held_out = held_out_in(script_args)
     return {
         "dataset_name": (script_args.dataset_name, script_args.dataset_train_split),
-        "eval_dataset": (held_out, split),
+        "eval_dataset": held_out,
         "ptx_dataset": (script_args.ptx_dataset, "train"),
     }
 
@@ -181,7 +179,9 @@ def main(
     )
     if not script_args.stock:
         # here, where the files can be named
-        longest, eval_source = training_args.max_prompt_length, held_out_source(script_args)
+        longest, eval_source = training_args.max_prompt_length, script_args.dataset_name
+        if eval_rows is not None:
+            eval_source, _ = held_out_in(script_args)
         limits = load_limits(model_args, tokenizer, training_args.trust_remote_code)
         takes = partial(limits.check, new=training_args.response_length, shorter=SHORTER)
         rows = with_prompt_ids(rows, tokenizer, longest, script_args.dataset_name, takes)

@@ -26,7 +26,7 @@ from instruct.arguments import HardwareDefaults, ModelConfig, check_given, lora_
 from instruct.cards import use_our_card
 from instruct.checks.model_limits import Limits
 from instruct.command.commands import command
-from instruct.files import UserError, atomic_file, load_rows, write_json
+from instruct.files import UserError, atomic_file, held_out_needed, load_rows, write_json
 from instruct.generation import generate_ids
 from instruct.models import (
     check_stored_for_merging,
@@ -77,7 +77,8 @@ class ScriptArguments(trl.ScriptArguments):
     """TRL's data flags and the paper's choice of checkpoint."""
 
     dataset_test_split: str = field(
-        default="validation", metadata={"help": "Split to evaluate on."}
+        default="validation",
+        metadata={"help": "What to evaluate on: a split of --dataset_name, or a file or folder."},
     )
     select_by_reward: str | None = field(
         default=None,
@@ -163,14 +164,10 @@ def mean_rewards(
     checkpoints: list[Path], script_args: ScriptArguments, training_args: SFTConfig
 ) -> dict[str, float]:
     """{checkpoint: mean reward of its answers to the first `--select_prompts` prompts}."""
-    rows = load_rows(
-        script_args.dataset_name,
-        script_args.dataset_test_split,
-        script_args.dataset_config,
-        ["prompt"],
-    )
+    where, split = held_out_needed(script_args.dataset_name, script_args.dataset_test_split)
+    rows = load_rows(where, split, script_args.dataset_config, ["prompt"])
     rows = rows.select(range(min(len(rows), script_args.select_prompts)))
-    prompts, columns, where = rows["prompt"][:], template_columns(rows), script_args.dataset_name
+    prompts, columns = rows["prompt"][:], template_columns(rows)
     # scored by the model that PPO will learn from
     reward = load_reward(
         script_args.select_by_reward, trust_remote_code=training_args.trust_remote_code
@@ -235,10 +232,12 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
 
 def data_of(script_args: ScriptArguments, training_args: SFTConfig) -> dict:
     """{flag: (source, split)} of what a training run reads."""
-    source, evaluates = script_args.dataset_name, training_args.eval_strategy != "no"
+    source, held_out = script_args.dataset_name, (None, script_args.dataset_test_split)
+    if training_args.eval_strategy != "no":
+        held_out = held_out_needed(source, script_args.dataset_test_split)
     return {
         "dataset_name": (source, script_args.dataset_train_split),
-        "dataset_test_split": (source if evaluates else None, script_args.dataset_test_split),
+        "dataset_test_split": held_out,
     }
 
 
@@ -268,17 +267,18 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     training_args.chat_template_path = training_args.eos_token = None
     limits = load_limits(model_args, tokenizer, training_args.trust_remote_code)
 
-    def load_demonstrations(split: str):
-        source = script_args.dataset_name
+    def load_demonstrations(source: str, split: str):
         rows = load_rows(source, split, script_args.dataset_config, ["prompt", "completion"])
         longest, workers = training_args.max_length, training_args.dataset_num_proc
         return tokenize(rows, tokenizer, longest, f"{source} {split}", limits, workers)
 
-    train_dataset = load_demonstrations(script_args.dataset_train_split)
+    source = script_args.dataset_name
+    train_dataset = load_demonstrations(source, script_args.dataset_train_split)
     # no split is asked for where nothing evaluates on it
     eval_dataset = None
     if training_args.eval_strategy != "no":
-        eval_dataset = load_demonstrations(script_args.dataset_test_split)
+        held_out = held_out_needed(source, script_args.dataset_test_split)
+        eval_dataset = load_demonstrations(*held_out)
     if training_args.padding_free and not training_args.packing:
         training_args.max_length = None  # TRL wants no row cut; longer ones are left out by now
 
