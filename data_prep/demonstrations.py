@@ -4,10 +4,11 @@
         --output_dir demonstrations/
 
 Reads rows with `prompt` and `completion` (text or messages; paper, section 3.2) or in any shape of
-docs/formats.md. A row whose `prompt_id` is in `--prompts` goes to that prompt's split, so a demonstration never comes from a
-test user; a row without `prompt_id` (labelers wrote both sides) goes to train or validation by a
-stable hash of its prompt. Writes `{train,validation}.jsonl` with `prompt, completion, source,
-category` and `report.json` with every row accounted for and the coverage table.
+docs/formats.md. A row whose `prompt_id` is in `--prompts` goes to that prompt's split, so a
+demonstration never comes from a test user; a row without `prompt_id` (labelers wrote both sides)
+goes to train or validation by a stable hash of its prompt. Writes `{train,validation}.jsonl` with
+`prompt, completion, source, category` and `report.json` with every row accounted for and the
+coverage table.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.formats.flags import add_shape_flags
+from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.forms import category, coverage
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read_rows
@@ -52,8 +53,7 @@ class Collected:
 
     def read(self, source: str) -> None:
         """Keeps the rows of a source, or counts why not."""
-        shape = {"format": self.args.format, "columns": self.args.columns}
-        reading = read_rows(source, "demonstrations", **shape)
+        reading = read_rows(source, "demonstrations", **shape_of(self.args))
         self.total += reading.total
         if reading.misfits:
             self.removed["malformed"] += reading.total - reading.used

@@ -29,8 +29,8 @@ import ibis
 import pyarrow as pa
 from tqdm import tqdm
 
-from data_prep.formats.log_files import first_line, log_files
-from data_prep.formats.prompt_log import LogFormat
+from data_prep.formats.log_files import first_line, first_rows, log_files
+from data_prep.formats.prompt_log import FIRST_ROWS, LogFormat, shape_of
 from data_prep.pii import KINDS, REGIONS, ModelFinder
 from data_prep.prompt_pipeline.checks import check_flags, names_of
 from data_prep.prompt_pipeline.engine import Engine, batches, write_marks
@@ -210,9 +210,10 @@ def read_log(args: argparse.Namespace, work: Path, ledger: Ledger) -> Staged:
         ride_along=None if args.ride_along is None else tuple(args.ride_along),
         language=args.language,
     )
+    files, source = log_files(args.input), " ".join(args.input)
+    name, form = shape_of(first_rows(files, FIRST_ROWS), form)
     with bar("read") as shown:
-        staged = stage_log(log_files(args.input), form, work, args.num_proc, shown.update)
-    source = " ".join(args.input)
+        staged = stage_log(files, form, work, args.num_proc, shown.update)
     if not staged.rows:
         bad = f"; the first of {staged.malformed} malformed rows is {staged.first_malformed}"
         raise UserError(f"{source}: no prompt in it{bad if staged.malformed else ''}")
@@ -222,6 +223,8 @@ def read_log(args: argparse.Namespace, work: Path, ledger: Ledger) -> Staged:
         if named != column and staged.kinds[column] == "null":
             raise UserError(f"--{flag} {named}: no row of {source} has a value in such a column")
     first = f"(first: {staged.first_malformed})" if staged.first_malformed else ""
+    counts = f"{staged.rows:,} prompts, {staged.malformed:,} rows that are none"
+    print(f"{source}: read as: {name}, {counts}")
     ledger.add("validate", staged.rows + staged.malformed, staged.rows, first)
     return staged
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data_prep.formats.flags import add_shape_flags
+from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read, read_rows
 from instruct.command.commands import Parser, command
@@ -177,7 +177,7 @@ def settings_of(args: argparse.Namespace) -> dict:
         "seed": args.seed,
         "max_prompt_tokens": args.max_prompt_tokens,
         "dtype": args.dtype,
-        **{name: getattr(args, name) for name in ("format", "columns") if getattr(args, name)},
+        **{flag: value for flag, value in shape_of(args).items() if value},
     }
 
 
@@ -362,7 +362,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output} is there already; {again}")
         return
     check_output(args.output)
-    log = read(args.input, "prompts", format=args.format, columns=args.columns).to_list()
+    log = read(args.input, "prompts", **shape_of(args)).to_list()
     people = peoples_answers(args)
     rows = choose_prompts(log, people, args)
     finished = FinishedBatches(partial, settings)

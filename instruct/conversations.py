@@ -7,6 +7,7 @@ turn (Anthropic's HH-RLHF).
 
 import json
 import re
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from instruct.errors import UserError
@@ -35,6 +36,14 @@ ROLES = {
 # Where a message has its role and its words: OpenAI's name first.
 ROLE_KEYS = ("role", "from")
 CONTENT_KEYS = ("content", "value", "text")
+# What files call a column of conversations, one of what is asked, and what that is about.
+CONVERSATION_COLUMNS = (
+    "messages", "conversation", "conversations", "dialog", "dialogue", "turns", "chat", "data",
+)  # fmt: skip
+QUESTION_COLUMNS = ("instruction", "question", "query", "input", "text")
+ABOUT_COLUMNS = ("input", "context")
+# A name of a role that may be told: others could be a person's number or address.
+TELLABLE = re.compile(r"[A-Za-z][A-Za-z _-]{0,28}[0-9]{0,2}")
 MARKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
 
 
@@ -47,7 +56,7 @@ def messages_of(value: Any) -> list[dict]:
         UserError: no conversation (to follow the name of what it is), or an unknown role.
     """
     if isinstance(value, str):
-        value = _listed(value) or marked_turns(value) or [{"role": "user", "content": value}]
+        value = listed_turns(value) or marked_turns(value) or [{"role": "user", "content": value}]
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -72,8 +81,25 @@ def role_of(name: str) -> str:
     """
     role = ROLES.get(name.strip().lower())
     if role is None:
-        raise UserError(f"has an unknown role {name[:40]!r}; known are {', '.join(ROLES)}")
+        told = repr(name) if TELLABLE.fullmatch(name) else "that is no word"
+        raise UserError(f"has an unknown role {told}; known are {', '.join(ROLES)}")
     return role
+
+
+def first_of(names: Iterable[str], columns: Container[str]) -> str | None:
+    """The first of these names that is a column."""
+    return next((name for name in names if name in columns), None)
+
+
+def with_input(row: Mapping[str, Any], column: str) -> str:
+    """What a column asks, with what it is about: Alpaca's `input`, Dolly's `context`."""
+    about = (row.get(name) for name in ABOUT_COLUMNS if name != column)
+    more = next((text for text in about if isinstance(text, str) and text.strip()), None)
+    return f"{row[column]}\n\n{more}" if more and takes_input(column) else row[column]
+
+
+def takes_input(column: str) -> bool:
+    return column in ("instruction", "question")
 
 
 def content_of(message: dict) -> str:
@@ -141,8 +167,8 @@ def _text_of_part(part: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _listed(text: str) -> list | None:
-    """A JSON list of texts or objects in a text, as CSV files hold one; None of other text."""
+def listed_turns(text: str) -> list | None:
+    """The JSON list of texts or messages that a text is, as in CSV files; None of other text."""
     if not text.lstrip().startswith("["):
         return None
     try:

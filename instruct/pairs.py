@@ -8,7 +8,7 @@ their prompt. Characters that two texts share are not: they end inside words.
 from collections.abc import Mapping
 from typing import Any
 
-from instruct.conversations import marked_turns, messages_of
+from instruct.conversations import ABOUT_COLUMNS, marked_turns, messages_of, with_input
 from instruct.errors import UserError
 from instruct.rows.row_checks import kind_of
 from instruct.tokens import RENDERED, answer_text, for_template
@@ -43,8 +43,8 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[list[dict], tuple[str, ...]]:
         return [], ()
     used, value = [column], row[column]
     # Alpaca: what the instruction is about
-    if column == "instruction" and isinstance(row.get("input"), str) and row["input"].strip():
-        used, value = [column, "input"], f"{value}\n\n{row['input']}"
+    if isinstance(value, str) and (whole := with_input(row, column)) != value:
+        used, value = [column, *(name for name in ABOUT_COLUMNS if name in row)], whole
     # OpenAI's preference files: {"messages": […], "tools": […]}
     if isinstance(value, dict) and "messages" in value:
         value = value["messages"]
@@ -52,12 +52,22 @@ def prompt_of(row: Mapping[str, Any]) -> tuple[list[dict], tuple[str, ...]]:
         messages = turns_of(value, "user")
     except UserError as error:
         raise UserError(f"{column!r}: {error}") from error
+    if column != "history" and (earlier := _earlier_turns(row.get("history"))):
+        used, messages = ["history", *used], [*earlier, *messages]
     system = next((name for name in SYSTEM_COLUMNS if row.get(name)), None)
     if system and messages[0]["role"] != "system":
         if not isinstance(row[system], str):
             raise UserError(f"{system!r} is {kind_of(row[system])}, expected text")
         used, messages = [system, *used], [{"role": "system", "content": row[system]}, *messages]
     return messages, tuple(used)
+
+
+def _earlier_turns(history: Any) -> list[dict]:
+    """LLaMA-Factory's Alpaca: what was asked and answered before, in pairs of texts."""
+    if not isinstance(history, list) or not all(isinstance(p, list) for p in history):
+        return []
+    texts = [text for pair in history for text in pair]
+    return turns_of(texts, "user") if texts and len(texts) == 2 * len(history) else []
 
 
 def turns_of(value: Any, speaker: str) -> list[dict]:

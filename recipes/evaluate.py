@@ -20,7 +20,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from data_prep.formats.flags import add_shape_flags
+from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of
 from data_prep.formats.reader import read
 from instruct.arguments import load_function, parse_models
@@ -159,8 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     reward = load_reward(args.reward) if args.reward else None
 
     # 1. The same prompts for every model
-    shape = {"format": args.format, "columns": args.columns}
-    prompts = held_out_prompts(args.input, args.limit, args.seed, **shape)
+    prompts = held_out_prompts(args.input, args.limit, args.seed, **shape_of(args))
     write_run_record(models, args)
     answers = {
         name: kept_or_new_answers(name, path, prompts, judge, args) for name, path in models.items()

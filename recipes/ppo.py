@@ -29,6 +29,8 @@ from pathlib import Path
 
 import trl
 
+from data_prep.formats.flags import ShapeArguments, shape_of
+from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, load_function, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.command.commands import command
@@ -56,7 +58,7 @@ SHORTER = "lower --response_length, or leave long prompts out by --max_prompt_le
 
 
 @dataclass
-class ScriptArguments(trl.ScriptArguments):
+class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and where rewards and held-out prompts come from."""
 
     eval_dataset: str | None = field(
@@ -105,7 +107,8 @@ def held_out_in(script_args: ScriptArguments) -> tuple[str, str]:
 
 def held_out_prompts(script_args: ScriptArguments):
     """The first `--eval_prompts` held-out rows."""
-    rows = load_rows(*held_out_in(script_args), script_args.dataset_config, ["prompt"])
+    (source, split), shape = held_out_in(script_args), shape_of(script_args)
+    rows = read(source, "prompts", split, name=script_args.dataset_config, **shape)
     # the same at every evaluation: curves show the policy, not the draw
     return rows.select(range(min(len(rows), script_args.eval_prompts)))
 
@@ -159,11 +162,12 @@ def main(
     ################
     # Data
     ################
-    rows = load_rows(
+    rows = read(
         script_args.dataset_name,
+        "prompts",
         script_args.dataset_train_split,
-        script_args.dataset_config,
-        ["prompt"],
+        name=script_args.dataset_config,
+        **shape_of(script_args),
     )
     # before models are loaded: a wrong path is told in seconds
     eval_rows = held_out_prompts(script_args) if training_args.eval_strategy != "no" else None

@@ -2,10 +2,10 @@
 
     accelerate launch recipes/sft.py --config recipes/configs/demo/sft.yaml
 
-Takes prompt-completion rows (`prompt`, `completion`: text or messages; file, folder or Hub id),
-trains on the completion and its end, and writes to `--output_dir` the LoRA adapter and, in
-`merged/`, the merged model that the reward model and PPO start from. Run again it continues from
-its last checkpoint.
+Takes demonstrations (`prompt`, `completion`: text or messages, or any shape of docs/formats.md;
+file, folder or Hub id), trains on the completion and its end, and writes to `--output_dir` the LoRA
+adapter and, in `merged/`, the merged model that the reward model and PPO start from. Run again it
+continues from its last checkpoint.
 
 The paper: cosine schedule, 16 epochs, residual dropout 0.2 (architectures of today have none: LoRA
 dropout stands in), and the checkpoint picked by reward-model score on validation prompts
@@ -22,11 +22,13 @@ import torch
 import trl
 from transformers import set_seed
 
+from data_prep.formats.flags import ShapeArguments, shape_of
+from data_prep.formats.reader import read
 from instruct.arguments import HardwareDefaults, ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.checks.model_limits import Limits
 from instruct.command.commands import command
-from instruct.files import UserError, atomic_file, held_out_needed, load_rows, write_json
+from instruct.files import UserError, atomic_file, held_out_needed, write_json
 from instruct.generation import generate_ids
 from instruct.models import (
     check_stored_for_merging,
@@ -73,7 +75,7 @@ WEIGHTS = (
 
 
 @dataclass
-class ScriptArguments(trl.ScriptArguments):
+class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and the paper's choice of checkpoint."""
 
     dataset_test_split: str = field(
@@ -165,7 +167,10 @@ def mean_rewards(
 ) -> dict[str, float]:
     """{checkpoint: mean reward of its answers to the first `--select_prompts` prompts}."""
     where, split = held_out_needed(script_args.dataset_name, script_args.dataset_test_split)
-    rows = load_rows(where, split, script_args.dataset_config, ["prompt"])
+    name, shape = script_args.dataset_config, shape_of(script_args)
+    # a shape that was named is one of demonstrations
+    kind = "demonstrations" if script_args.format else "prompts"
+    rows = read(where, kind, split, name=name, **shape)
     rows = rows.select(range(min(len(rows), script_args.select_prompts)))
     prompts, columns = rows["prompt"][:], template_columns(rows)
     # scored by the model that PPO will learn from
@@ -268,7 +273,8 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     limits = load_limits(model_args, tokenizer, training_args.trust_remote_code)
 
     def load_demonstrations(source: str, split: str):
-        rows = load_rows(source, split, script_args.dataset_config, ["prompt", "completion"])
+        name, shape = script_args.dataset_config, shape_of(script_args)
+        rows = read(source, "demonstrations", split, name=name, **shape)
         longest, workers = training_args.max_length, training_args.dataset_num_proc
         return tokenize(rows, tokenizer, longest, f"{source} {split}", limits, workers)
 

@@ -19,3 +19,8 @@ class ShapeArguments:
 
     format: str | None = field(default=None, metadata={"help": FORMAT})
     columns: list[str] | None = field(default=None, metadata={"help": COLUMNS})
+
+
+def shape_of(args: argparse.Namespace | ShapeArguments) -> dict:
+    """Both flags as `data_prep.formats.reader.read` takes them."""
+    return {"format": args.format, "columns": args.columns}

@@ -9,6 +9,7 @@ longer than `bounded.LONGEST_ROW` is malformed.
 import csv
 import glob
 import io
+import itertools
 import json
 import os
 from collections import Counter
@@ -292,6 +293,12 @@ def parse(chunk: Chunk) -> Iterator[tuple[int, dict | str]]:
         # blank lines count as lines, but are no rows
         elif item.strip():
             yield number, _parse_line(item)
+
+
+def first_rows(files: list[str], most: int) -> list[dict]:
+    """The first rows of the first file, those that can be read."""
+    rows = (row for file in files[:1] for chunk in read_chunks(file) for _, row in parse(chunk))
+    return [row for row in itertools.islice(rows, most) if isinstance(row, dict)]
 
 
 def _parse_line(line: bytes) -> dict | str:

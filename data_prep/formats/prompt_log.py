@@ -1,10 +1,11 @@
 """A row of a prompt log -> the prompts in it, checked, and the key under which they are duplicates.
 
-The prompt is a column of its own, or the user turns of a conversation (OpenAI's, ShareGPT's,
-LMSYS's and WildChat's shapes). What is no prompt raises `Malformed`, with a reason that never
-quotes the row: it may be personal.
+The prompt is a column of its own, an instruction with its input, or the user turns of a
+conversation in any shape of `instruct/conversations.py`. What is no prompt raises `Malformed`, with
+a reason that never quotes the row: it may be personal.
 """
 
+import dataclasses
 import datetime
 import functools
 import hashlib
@@ -17,10 +18,21 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from data_prep.formats import bounded
+from instruct.conversations import (
+    ABOUT_COLUMNS,
+    CONVERSATION_COLUMNS,
+    QUESTION_COLUMNS,
+    first_of,
+    listed_turns,
+    marked_turns,
+    messages_of,
+    role_of,
+    takes_input,
+    with_input,
+)
+from instruct.errors import UserError
 
-# OpenAI style, LMSYS-Chat and WildChat, ShareGPT
-MESSAGE_COLUMNS = ("messages", "conversation", "conversations")
-ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}  # as others call them
+FIRST_ROWS = 100  # rows that the shape of a log is told by
 ASCII = re.compile("[\x00-\x7f]")
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
@@ -38,6 +50,8 @@ class LogFormat:
     prefix_chars: int = 200
     ride_along: tuple[str, ...] | None = None  # other columns to copy; None for all
     language: bool = False  # detect the language of every prompt
+    role: str | None = None  # who says it, where every message is a row (OpenAssistant)
+    in_text: bool = False  # prompts are conversations as text: JSON lists, or turns with markers
 
     @functools.cached_property
     def used(self) -> frozenset[str | None]:
@@ -47,9 +61,10 @@ class LogFormat:
         """Whether this other column of the row is copied to the outputs."""
         if self.ride_along is not None and column not in self.ride_along:
             return False
-        # a conversation whose turns became prompts does not: it may hold what was removed from them
-        turned_into_prompts = column in MESSAGE_COLUMNS and self.prompt not in row
-        return column not in self.used and not turned_into_prompts
+        # what became prompts does not: it may hold what was removed from them
+        turned_into_prompts = column in CONVERSATION_COLUMNS and self.prompt not in row
+        about = column in ABOUT_COLUMNS and takes_input(self.prompt)
+        return column not in self.used and not turned_into_prompts and not about
 
 
 class Malformed(Exception):
@@ -195,26 +210,41 @@ def _time_of(text: str, column: str) -> datetime.datetime | float:
 
 
 def as_turns(messages: Any, column: str) -> list[dict[str, str]]:
-    """Messages as [{role, content}], from `role`/`content` or `from`/`value` (ShareGPT)."""
-    if isinstance(messages, str):  # CSV files, and our own output, hold conversations as JSON text
-        try:
-            messages = json.loads(messages)
-        except ValueError:
-            raise Malformed(f"{column} is text, expected a list of messages") from None
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise Malformed(f"{column} is no list of messages")
-    turns = []
-    for message in messages:
-        # OpenAI's keys, or ShareGPT's
-        role = message.get("role", message.get("from"))
-        content = message.get("content", message.get("value"))
-        if isinstance(content, list):  # parts, as multimodal chats write them
-            texts = (part.get("text") for part in content if isinstance(part, dict))
-            content = "\n".join(text for text in texts if isinstance(text, str))
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise Malformed(f"{column} has a message without role or content")
-        turns.append({"role": ROLES.get(role, role), "content": content})
-    return turns
+    """A conversation in any shape as [{role, content}]; the call of a tool says nothing."""
+    try:
+        turns = messages_of(messages)
+    except UserError as error:
+        raise Malformed(f"{column} {error}") from None
+    # CSV files, and our own output, hold conversations as JSON text; other text is none
+    if isinstance(messages, str) and turns == [{"role": "user", "content": messages}]:
+        raise Malformed(f"{column} is text, expected a list of messages")
+    return [{"role": turn["role"], "content": turn.get("content") or ""} for turn in turns]
+
+
+def shape_of(rows: list[dict], form: LogFormat) -> tuple[str, LogFormat]:
+    """What a log is, by its first rows: a name to say, and its form with what they show.
+
+    By the file, not by the row: one prompt that is a JSON list may be what somebody asked.
+    """
+    values = [row.get(form.prompt) for row in rows]
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    marked = any(marked_turns(text) for text in texts)
+    listed = bool(texts) and all(listed_turns(text) for text in texts)
+    columns = dict.fromkeys(column for row in rows for column in row)
+    if form.messages is None and form.prompt in columns:
+        names = {"HH prompts": marked, "prompts in JSON lists": listed}
+        name = next((name for name, is_so in names.items() if is_so), "prompts")
+        return name, dataclasses.replace(form, in_text=marked or listed)
+    column = form.messages or first_of(CONVERSATION_COLUMNS, columns)
+    if column is not None:
+        return f"conversations ({column})", form
+    column = first_of(QUESTION_COLUMNS, columns)
+    # a column that was named by a flag is that column
+    if column is None or form.prompt != LogFormat.prompt:
+        return "prompts", form
+    if "role" in columns:
+        return "messages, one a row", dataclasses.replace(form, prompt=column, role="role")
+    return f"questions ({column})", dataclasses.replace(form, prompt=column)
 
 
 def prompts_of(row: dict, form: LogFormat) -> list[LoggedPrompt]:
@@ -223,36 +253,64 @@ def prompts_of(row: dict, form: LogFormat) -> list[LoggedPrompt]:
     Raises:
         Malformed: there is none.
     """
+    if form.role is not None:
+        _check_asked_first(row, form.role)
     column = form.messages
     # a prompt column goes before a conversation that rides along
     if column is None and form.prompt not in row:
-        column = next((c for c in MESSAGE_COLUMNS if c in row), None)
+        column = first_of(CONVERSATION_COLUMNS, row)
+    value = row.get(form.prompt)
+    if column is None and (isinstance(value, list | dict) or (form.in_text and _is_talk(value))):
+        column = form.prompt
     if column is not None:
-        found = _prompts_of_conversation(row, column, every_turn=form.turns == "all")
+        found = _prompts_of_conversation(row, column, form)
     elif form.prompt not in row:
         raise Malformed(f"no column {form.prompt!r}")
-    elif not isinstance(row[form.prompt], str):
+    elif not isinstance(value, str):
         # the type only: a reason never quotes the row
-        kind = "null" if row[form.prompt] is None else type(row[form.prompt]).__name__
+        kind = "null" if value is None else type(value).__name__
         raise Malformed(f"{form.prompt} is {kind}, expected text")
     else:
-        found = [LoggedPrompt(row[form.prompt])]
+        found = [LoggedPrompt(with_input(row, form.prompt))]
     if not found[0].text.strip():
         raise Malformed(f"{form.prompt} is empty")
     return found
 
 
-def _prompts_of_conversation(row: dict, column: str, every_turn: bool) -> list[LoggedPrompt]:
+def _check_asked_first(row: dict, column: str) -> None:
+    """That a message is the user's, and the first of its thread: it then asks by itself."""
+    try:
+        role = role_of(str(row.get(column)))
+    except UserError as error:
+        raise Malformed(f"{column} {error}") from None
+    if role != "user" or row.get("parent_id") is not None:
+        raise Malformed("not the first message of a thread, or not the user's")
+
+
+def _is_talk(value: Any) -> bool:
+    return isinstance(value, str) and bool(listed_turns(value) or marked_turns(value))
+
+
+def _has_speakers(value: Any) -> bool:
+    turns = listed_turns(value) if isinstance(value, str) else value
+    return not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns)
+
+
+def _prompts_of_conversation(row: dict, column: str, form: LogFormat) -> list[LoggedPrompt]:
     if column not in row:
         raise Malformed(f"no column {column!r}")
-    turns = as_turns(row[column], column)
+    value = row[column]
+    turns = as_turns(value, column)
+    # in a prompt's column, texts are what the user said in turn, without the answers
+    if column == form.prompt and not _has_speakers(value):
+        turns = turns[:1]
     # empty turns ask nothing, but stay in the history
     asked = [
         i for i, turn in enumerate(turns) if turn["role"] == "user" and turn["content"].strip()
     ]
     if not asked:
         raise Malformed(f"{column} has no user turn")
-    if not every_turn:
+    if form.turns != "all":
         return [LoggedPrompt(turns[asked[0]]["content"])]
     # every prompt repeats all turns before it: a thousand turns come to five hundred times the row
     sizes = list(itertools.accumulate(len(turn["content"]) for turn in turns))

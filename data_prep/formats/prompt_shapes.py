@@ -4,23 +4,25 @@ Of a conversation it is all up to the user's last turn; of a list of texts (MT-b
 arena), the user's turns without what was answered, it is the first.
 """
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from data_prep.formats.misfit import Misfit
-from instruct.conversations import marked_turns, messages_of
+from instruct.conversations import (
+    CONVERSATION_COLUMNS,
+    QUESTION_COLUMNS,
+    first_of,
+    listed_turns,
+    marked_turns,
+    messages_of,
+)
 from instruct.errors import UserError
 from instruct.pairs import READ_FOR_PROMPT, SYSTEM_COLUMNS, prompt_of
 from instruct.rows.row_checks import fault_of
 from instruct.tokens import MORE_THAN_WORDS, RENDERED
 
-CONVERSATIONS = (
-    "messages", "conversation", "conversations", "dialog", "dialogue", "turns", "chat", "data",
-)  # fmt: skip
-QUESTIONS = ("instruction", "question", "query", "input", "text")
 READ_FOR_QUESTION = (*READ_FOR_PROMPT, "text")
-READ_FOR_CONVERSATION = (*CONVERSATIONS, *SYSTEM_COLUMNS)
+READ_FOR_CONVERSATION = (*CONVERSATION_COLUMNS, *SYSTEM_COLUMNS)
 # Keys of a message that say something to a template, or to who refuses them.
 KEPT = (*RENDERED, *MORE_THAN_WORDS)
 
@@ -32,7 +34,7 @@ KEPT = (*RENDERED, *MORE_THAN_WORDS)
 
 def conversation_column(columns: set[str]) -> str | None:
     """Which column holds conversations."""
-    return next((name for name in CONVERSATIONS if name in columns), None)
+    return first_of(CONVERSATION_COLUMNS, columns)
 
 
 def has_conversations(columns: set[str], first_rows: list[dict]) -> bool:
@@ -40,7 +42,7 @@ def has_conversations(columns: set[str], first_rows: list[dict]) -> bool:
 
 
 def has_question(columns: set[str], first_rows: list[dict]) -> bool:
-    return not columns.isdisjoint(QUESTIONS)
+    return not columns.isdisjoint(QUESTION_COLUMNS)
 
 
 def has_marked_prompt(columns: set[str], first_rows: list[dict]) -> bool:
@@ -52,15 +54,7 @@ def has_marked_prompt(columns: set[str], first_rows: list[dict]) -> bool:
 def has_listed_prompt(columns: set[str], first_rows: list[dict]) -> bool:
     """Texts that are JSON lists, all of them: one alone may be what somebody asked."""
     texts = [row["prompt"] for row in first_rows if isinstance(row.get("prompt"), str)]
-    return bool(texts) and all(text.lstrip().startswith("[") and _is_json(text) for text in texts)
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    return bool(texts) and all(map(listed_turns, texts))
 
 
 ################
@@ -97,6 +91,13 @@ def question(row: dict) -> dict:
     if not messages and isinstance(row.get("text"), str):
         messages = messages_in(row["text"], "text")
     return {"prompt": asked(messages)}
+
+
+def first_message(row: dict) -> dict:
+    """A message a row (OpenAssistant): the user's first of a thread."""
+    if row.get("parent_id") is not None:
+        raise Misfit("not the first message of a thread")
+    return {"prompt": asked(messages_in([{k: row.get(k) for k in ("role", "text")}], "message"))}
 
 
 def listed_prompt(row: dict) -> dict:
@@ -144,7 +145,7 @@ def messages_in(value: Any, column: str) -> list[dict]:
 def first_of_texts(value: Any, column: str) -> list[dict]:
     """As `messages_in`; of a list of texts the first, since all are the user's."""
     messages = messages_in(value, column)
-    listed = json.loads(value) if isinstance(value, str) and _is_json(value) else value
+    listed = listed_turns(value) if isinstance(value, str) else value
     is_texts = isinstance(listed, list) and all(isinstance(turn, str) for turn in listed)
     return messages[:1] if is_texts else messages
 

@@ -51,6 +51,16 @@ def has(*names: str) -> LooksLike:
 FORMATS = (
     # --- prompts
     Format(
+        "OpenAssistant trees", "prompts", ("prompt",), oasst.is_trees, prompt_shapes.listed_prompt
+    ),
+    Format(
+        "OpenAssistant messages",
+        "prompts",
+        ("role", "text"),
+        oasst.is_messages,
+        prompt_shapes.first_message,
+    ),
+    Format(
         "HH prompts",
         "prompts",
         ("prompt",),
