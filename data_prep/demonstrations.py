@@ -197,12 +197,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.prompts and not collected.named:
         print(f"no row has a prompt_id, so --prompts {args.prompts} has decided nothing")
     train, validation = (len(collected.kept[split]) for split in SPLITS)
-    if not train:
+    if not train and not validation:
         raise UserError(
-            f"{', '.join(args.input)}: no demonstration is left for training "
+            f"{', '.join(args.input)}: no demonstration is left "
             f"(removed: {dict(collected.removed)})"
         )
     write_demonstrations(collected, record)
+    if not train:
+        print(f"{args.output_dir}: none to train on; more rows or a lower --validation give some")
     print(f"{args.output_dir}: {train} demonstrations to train on, {validation} for validation")
 
 
