@@ -232,9 +232,11 @@ def draw_outputs(
     """{number of the row: its K outputs}. Rows whose prompt is too long are left out."""
     from tqdm import tqdm
 
+    from instruct.checks.model_limits import check_prompts
     from instruct.models import load_policy
     from instruct.tokens import encode_prompt_of
 
+    names = [f"{args.input}, prompt {row['prompt_id']}" for row in rows]
     outputs: dict[int, list[Output]] = defaultdict(list)
     loaded = None
     total = len(rows) * args.num_outputs
@@ -246,9 +248,12 @@ def draw_outputs(
                 model, tokenizer = load_policy(source.model, dtype=args.dtype)
                 # tokenizers may differ by model
                 ids = [
-                    encode_prompt_of(tokenizer, row, f"{args.input}, prompt {row['prompt_id']}")
-                    for row in rows
+                    encode_prompt_of(tokenizer, row, where)
+                    for row, where in zip(rows, names, strict=True)
                 ]
+                # those that are sampled from
+                asked = [(names[i], ids[i]) for i in range(len(ids)) if is_short(ids[i], args)]
+                check_prompts(model.config, asked, args.max_new_tokens)
                 loaded = source.model
             sampling = {
                 "temperature": source.temperature,
@@ -274,12 +279,17 @@ def draw_outputs(
     return outputs
 
 
+def is_short(ids: list[int], args: argparse.Namespace) -> bool:
+    """Whether a prompt is sampled from."""
+    # too long is left out, not cut: a cut prompt asks for something else
+    return len(ids) <= args.max_prompt_tokens
+
+
 def batches_by_length(
     ids: list[list[int]], copies: int, args: argparse.Namespace
 ) -> Iterator[tuple[int, list[int]]]:
     """(place, rows) of batches of `--batch_size` outputs; similar lengths share one."""
-    # too long is left out, not cut: a cut prompt asks for something else
-    short = [i for i, prompt in enumerate(ids) if len(prompt) <= args.max_prompt_tokens]
+    short = [i for i, prompt in enumerate(ids) if is_short(prompt, args)]
     # alike in length: little padding
     order = sorted(short, key=lambda i: len(ids[i]))
     size = max(1, args.batch_size // copies)

@@ -24,7 +24,6 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from instruct.checks.model_limits import check_prompts
 from instruct.files import UserError
 from instruct.turns import turn_end, up_to_end
 
@@ -265,7 +264,7 @@ def generate(
     processes have to step together (`synced_gpus`).
 
     Args:
-        prompts: N rows of ids.
+        prompts: N rows of ids, that the model has positions for (`check_prompts`).
         temperature: 0 decodes greedily.
         also: called after each forward pass; the numbers [rows] it returns are kept in `noted`.
 
@@ -275,7 +274,6 @@ def generate(
     Raises:
         UserError: logits that are not finite; names the prompt. A masked token's -inf is allowed.
     """
-    check_prompts(base_of(model).config, prompts, "prompts", max_new_tokens)
     ends, together = turn_end(tokenizer).ids, bool(generate_kwargs.get("synced_gpus"))
     ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
     cache = start_cache(model, ids, mask, copies, together)

@@ -1,6 +1,7 @@
 """Models: one way to load causal LMs and reward models, and to score with them, for all steps."""
 
 import contextlib
+import functools
 from pathlib import Path
 
 import torch
@@ -316,12 +317,16 @@ class RewardModel:
     def __init__(self, model, tokenizer, bias: float = 0.0, base: str | None = None):
         self.model, self.tokenizer, self.bias, self.base = model.eval(), tokenizer, bias, base
 
+    @functools.cached_property
+    def limits(self) -> Limits:
+        """What rows it can take."""
+        return limits_of(self.model.config)
+
     @torch.no_grad()
     def score_ids(self, rows: list[list[int]], batch_size: int = 32) -> list[float]:
         """Scores rows of `prompt ids + completion ids + eos`; similar lengths share a batch."""
-        limits = limits_of(self.model.config)
         for number, row in enumerate(rows, 1):
-            limits.check(row, f"the reward model, text {number}")
+            self.limits.check(row, f"the reward model, text {number}")
         # in the order asked, whatever the batches
         scores: list[float] = [0.0] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))

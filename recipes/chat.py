@@ -19,6 +19,7 @@ from itertools import zip_longest
 import torch
 
 from instruct.arguments import parse_models
+from instruct.checks.model_limits import check_prompts
 from instruct.command.commands import Parser, command
 from instruct.files import UserError
 from instruct.generation import generate_ids
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, (model, tokenizer) in loaded.items():
             torch.manual_seed(args.seed)  # the same question, the same answer
             ids = [encode_prompt(tokenizer, question)]
+            check_prompts(model.config, [(f"{name}, this question", ids[0])], args.max_new_tokens)
             drawn = generate_ids(model, tokenizer, ids, args.max_new_tokens, args.temperature)
             # a model may write terminal control codes; they are shown, not carried out
             answers[name] = plain(decode_completion(tokenizer, drawn[0]).strip())

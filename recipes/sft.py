@@ -26,7 +26,7 @@ from data_prep.formats.flags import ShapeArguments, shape_of
 from data_prep.formats.reader import read
 from instruct.arguments import HardwareDefaults, ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
-from instruct.checks.model_limits import Limits
+from instruct.checks.model_limits import Limits, check_prompts
 from instruct.command.commands import command
 from instruct.files import UserError, atomic_file, held_out_needed, write_json
 from instruct.generation import generate_ids
@@ -184,8 +184,11 @@ def mean_rewards(
         )
         torch.manual_seed(training_args.seed)  # the same luck for every checkpoint
         ids = encode_prompts(tokenizer, prompts, columns, where)
+        names = [f"{where}, row {number}" for number in range(1, len(ids) + 1)]
+        new = script_args.select_max_new_tokens
+        check_prompts(model.config, zip(names, ids, strict=True), new)
         # sampled, not greedy: PPO starts from the distribution, not its mode
-        answers = generate_ids(model, tokenizer, ids, script_args.select_max_new_tokens)
+        answers = generate_ids(model, tokenizer, ids, new)
         texts = [decode_completion(tokenizer, a) for a in answers]
         scores = reward.score(prompts, texts, **columns)
         means[checkpoint.name] = sum(scores) / len(scores)

@@ -1,13 +1,27 @@
 """What a model can take, asked before it is trained or sampled: positions and token ids."""
 
+import copy
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_MAPPING,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
-from instruct.files import UserError
+from instruct.errors import UserError
+from instruct.processes import is_main_process
 
-# Their first position is one after pad, so a table of 514 holds 512.
-AFTER_PAD = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm")
+# What models call their table of absolute positions, an embedding or a buffer. Relative positions
+# have other names, and none of RoPE, ALiBi and recurrent models has a table.
+TABLE = re.compile(r"(wpe|positions?_embed\w*|embed_positions?|pos_embed\w*|pos_encoding)")
+# numbers of trained positions that were told of
+_told: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -15,15 +29,18 @@ class Limits:
     """A model's limits.
 
     Attributes:
-        positions: tokens of a row; None where there is no limit (ALiBi, Mamba, growing RoPE).
+        positions: rows of its table of absolute positions, the most tokens of a row; None where it
+            has no table.
         vocabulary: rows of the embedding.
+        trained: tokens of the rows that a model with RoPE was made for; longer ones work, worse.
     """
 
     positions: int | None
     vocabulary: int
+    trained: int | None = None
 
     def check(self, ids: list[int], where: str, new: int = 0, shorter: str = "") -> None:
-        """Refuses a row that the model cannot take.
+        """Refuses a row that the model cannot take; tells once of one it was not trained for.
 
         Args:
             ids: the row's tokens.
@@ -40,6 +57,13 @@ class Limits:
                 f"{where}: {len(ids)} tokens{more}, but the model has {self.positions} positions"
                 f"{f'; {shorter}' if shorter else ''}"
             )
+        if self.trained is not None and len(ids) + new > self.trained not in _told:
+            _told.add(self.trained)
+            if is_main_process():
+                print(
+                    f"{where}: {len(ids) + new} tokens, and the model was trained on rows of up to "
+                    f"{self.trained}; it takes longer ones, and may be worse at them"
+                )
         if ids and max(ids) >= self.vocabulary:
             raise UserError(
                 f"{where}: its token {max(ids)} is beyond the model's embedding of "
@@ -48,17 +72,57 @@ class Limits:
 
 
 def limits_of(config: PretrainedConfig) -> Limits:
-    """The limits of the model that a configuration describes."""
+    """The limits of the model that a configuration describes.
+
+    Model code from the Hub is not asked for its positions.
+    """
+    # of several modalities, the text's: an image has positions of its own
     text = config.get_text_config()
-    positions = getattr(text, "max_position_embeddings", None)
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    if "dynamic" in (rope.get("rope_type"), rope.get("type")):
-        positions = None  # stretched to whatever comes
-    if positions is not None and text.model_type in AFTER_PAD:
-        positions -= (text.pad_token_id or 0) + 1
-    if not isinstance(positions, int) or positions <= 0:
-        positions = None
-    return Limits(positions, text.vocab_size)
+    return Limits(_table_rows(text), text.vocab_size, _trained_rows(text))
+
+
+def _table_rows(config: PretrainedConfig) -> int | None:
+    """The tokens that the table of absolute positions has rows for; None without a table."""
+    mappings = (MODEL_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING)
+    found = next((m[type(config)] for m in mappings if type(config) in m), None)
+    if found is None:
+        return None
+    model_class = found[0] if isinstance(found, tuple) else found
+    # asked of the model itself: no field of the configuration says whether there is a table
+    with torch.device("meta"):  # no memory, no random numbers
+        model = model_class(copy.deepcopy(config))
+    tables, looked_up = [], []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and TABLE.fullmatch(_last(name)):
+            # RoBERTa's first position is one after pad, OPT's table has two rows more
+            after_pad = 0 if module.padding_idx is None else module.padding_idx + 1
+            tables.append(module.num_embeddings - getattr(module, "offset", after_pad))
+    for name, buffer in model.named_buffers():
+        if TABLE.fullmatch(_last(name)):
+            tables.append(buffer.shape[0])  # sines, computed once
+        elif _last(name) == "position_ids":
+            looked_up.append(buffer.shape[-1])
+    return min(tables + looked_up) if tables else None
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _trained_rows(config: PretrainedConfig) -> int | None:
+    """The longest rows that a model with RoPE was made for; None of any other."""
+    rope = getattr(config, "rope_parameters", None)
+    stated = getattr(config, "max_position_embeddings", None)
+    if not rope or not stated:
+        return None
+    # one for all layers, or one for each kind of layer
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    # stated is what YaRN began with (Qwen2.5), or what it was stretched to (Llama 3)
+    rows = [stated]
+    for part in parts:
+        begun = part.get("original_max_position_embeddings") or stated
+        rows.append(int(begun * (part.get("factor") or 1)))
+    return max(rows)
 
 
 def check_special_tokens(
@@ -69,7 +133,7 @@ def check_special_tokens(
     Raises:
         UserError: names the token, its id and the flag.
     """
-    vocabulary = limits_of(config).vocabulary
+    vocabulary = config.get_text_config().vocab_size
     for kind in ("pad", "eos", "bos"):
         token, number = (getattr(tokenizer, f"{kind}_token{end}") for end in ("", "_id"))
         if number is not None and number >= vocabulary:
@@ -80,9 +144,9 @@ def check_special_tokens(
 
 
 def check_prompts(
-    config: PretrainedConfig, prompts: list[list[int]], source: str, new: int
+    config: PretrainedConfig, prompts: Iterable[tuple[str, list[int]]], new: int
 ) -> None:
-    """`Limits.check` of every prompt, before the first of them is sampled from."""
+    """`Limits.check` of every (name, ids), before the first of them is sampled from."""
     limits = limits_of(config)
-    for number, ids in enumerate(prompts, 1):
-        limits.check(ids, f"{source}, row {number}", new, "lower --max_new_tokens")
+    for where, ids in prompts:
+        limits.check(ids, where, new, "lower --max_new_tokens, or leave that prompt out")

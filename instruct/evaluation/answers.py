@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
+from instruct.checks.model_limits import check_prompts
 from instruct.checks.score_functions import scores_of
 from instruct.files import read_jsonl, write_rows
 from instruct.generation import generate_ids
@@ -27,9 +28,9 @@ def answer(name: str, path: str, rows: list[dict], args: argparse.Namespace) -> 
     tokens (how many, the end included) and completion_ids.
     """
     model, tokenizer = load_policy(path, args.dtype)
-    ids = [
-        encode_prompt_of(tokenizer, row, f"{args.input}, prompt {row['prompt_id']}") for row in rows
-    ]
+    names = [f"{args.input}, prompt {row['prompt_id']}" for row in rows]
+    ids = [encode_prompt_of(tokenizer, row, where) for row, where in zip(rows, names, strict=True)]
+    check_prompts(model.config, zip(names, ids, strict=True), args.max_new_tokens)
     # prompts of similar length share a batch
     order = sorted(range(len(rows)), key=lambda i: len(ids[i]))
     answers = {}

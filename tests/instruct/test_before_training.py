@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from data_prep import sample
 from instruct import hub
 from instruct.arguments import ModelConfig, lora_config
-from instruct.checks import machine_checks
+from instruct.checks import machine_checks, model_limits
 from instruct.checks.lora_names import settle_lora_names
 from instruct.checks.machine_checks import check_machine
 from instruct.checks.model_limits import limits_of
@@ -62,7 +62,8 @@ def test_sampling_beyond_the_positions_is_refused(short, tmp_path, capsys):
     rows = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "Hi"}, {"prompt": LONG}])
     argv = ["--model_name_or_path", short, "--input", rows, "--output", tmp_path / "s.jsonl"]
     error = stops(sample.main, [*argv, "--max_new_tokens", "8"], capsys)
-    assert "row 2: " in error and "lower --max_new_tokens" in error
+    # by its id, however prompts are batched
+    assert "p.jsonl, prompt " in error and "lower --max_new_tokens" in error
     assert "40 positions" in stops(chat.main, ["--models", f"a={short}", "--prompt", LONG], capsys)
     argv = ["--models", f"sft={short}", "--input", rows, "--output_dir", tmp_path / "e"]
     assert "40 positions" in stops(evaluate.main, argv, capsys)
@@ -72,8 +73,20 @@ def test_sampling_beyond_the_positions_is_refused(short, tmp_path, capsys):
     ("kind", "settings", "positions"),
     [
         ("gpt2", {"n_positions": 24}, 24),
-        ("llama", {"max_position_embeddings": 48}, 48),
+        ("opt", {"max_position_embeddings": 48}, 48),
+        ("gptj", {"n_positions": 24, "rotary_dim": 4}, 24),
+        ("bert", {"max_position_embeddings": 48}, 48),
         ("roberta", {"max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ("mpnet", {"max_position_embeddings": 514}, 512),
+        ("longformer", {"max_position_embeddings": 4098}, 4096),
+        ("yoso", {}, 4096),
+        # nothing is looked up for a position
+        ("llama", {"max_position_embeddings": 48}, None),
+        ("falcon", {"alibi": True}, None),
+        ("deberta-v2", {"position_biased_input": False, "relative_attention": True}, None),
+        ("jamba", {}, None),
+        ("rwkv", {}, None),
+        ("xglm", {}, None),
         ("mamba", {}, None),
         ("bloom", {}, None),
         ("llama", {"max_position_embeddings": 48,
@@ -82,7 +95,45 @@ def test_sampling_beyond_the_positions_is_refused(short, tmp_path, capsys):
     ],
 )  # fmt: skip
 def test_positions_of_architectures(kind, settings, positions):
-    assert limits_of(AutoConfig.for_model(kind, **settings)).positions == positions
+    random = torch.get_rng_state()
+    limits = limits_of(AutoConfig.for_model(kind, **settings))
+    assert limits.positions == positions
+    assert torch.equal(torch.get_rng_state(), random)  # LoRA's first weights are drawn after it
+
+
+def yarn(**settings) -> dict:
+    return {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6, **settings}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "trained"),
+    [
+        ("qwen2", {"max_position_embeddings": 32768}, 32768),
+        ("qwen2", {"max_position_embeddings": 32768,
+                   **yarn(original_max_position_embeddings=32768)}, 131072),
+        ("qwen3", {"max_position_embeddings": 131072,
+                   **yarn(original_max_position_embeddings=32768)}, 131072),
+        ("llama", {"max_position_embeddings": 4096,
+                   "rope_parameters": {"rope_type": "linear", "factor": 4, "rope_theta": 1e4}},
+         16384),
+        ("gemma3_text", {"max_position_embeddings": 8192}, 8192),
+        ("gpt2", {}, None),
+        ("jamba", {}, None),
+    ],
+)  # fmt: skip
+def test_how_long_the_rows_were_that_a_model_was_made_for(kind, settings, trained):
+    assert limits_of(AutoConfig.for_model(kind, **settings)).trained == trained
+
+
+def test_a_model_with_rope_takes_rows_longer_than_it_was_trained_on(tmp_path, capsys):
+    model = save_model(tmp_path / "llama", max_position_embeddings=40)
+    model_limits._told.clear()
+    rows = write_jsonl(tmp_path / "d.jsonl", [*DEMOS, *[{"prompt": LONG, "completion": "a"}] * 2])
+    argv = ["--model_name_or_path", model, "--dataset_name", rows, *QUIET]
+    sft.cli([*argv, "--max_length", "4096", "--output_dir", str(tmp_path / "out")])
+    said = capsys.readouterr().out
+    assert said.count("the model was trained on rows of up to 40; it takes longer ones") == 1
+    assert "row 5: " in said
 
 
 def test_a_token_beyond_the_embedding_is_named(tmp_path, capsys):
