@@ -100,3 +100,38 @@ def test_rows_that_say_nothing_are_counted(tmp_path):
     blanks = [{**full, key: value} for key in full for value in (None, "", " \n", [])]
     report = demonstrate(tmp_path, [full, *blanks[:3], *blanks[4:7]], "--validation", "0")
     assert report["removed"] == {"malformed": 6} and report["kept"]["train"] == 1
+
+
+def test_other_shapes_are_counted_row_by_row(tmp_path, capsys):
+    """A file's own shape and names; what does not fit is in the report."""
+    user, answer = {"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello you"}
+    chats = [{"conversations": [user, answer], "source": "s"}, {"conversations": [user]}]
+    file = write_jsonl(tmp_path / "chats.jsonl", chats)
+    flags = ["--output_dir", str(tmp_path / "o"), "--validation", "0"]
+    demonstrations.main(["--input", file, *flags])
+    report = json.loads((tmp_path / "o" / "report.json").read_text())
+    assert report["in"] == 2 and report["kept"]["train"] == 1
+    assert report["removed"] == {"malformed": 1}
+    assert "chats.jsonl: read as: conversations, 1 of 2 rows" in capsys.readouterr().out
+    named = write_jsonl(tmp_path / "named.jsonl", [{"ask": "Hi", "say": "Hello you", "prompt": 5}])
+    names = ["--columns", "prompt=ask", "completion=say", "--format", "prompt-and-completion"]
+    demonstrations.main(["--input", named, *flags, *names])
+    (row,) = load_rows(tmp_path / "o" / "train.jsonl").to_list()
+    assert row["prompt"] == [{"role": "user", "content": "Hi"}] and row["source"] == "named"
+
+
+def test_a_missing_prompt_id_in_the_first_row_puts_no_test_prompt_into_training(tmp_path):
+    for split, name in (("train", "0"), ("validation", "v")):
+        write_rows(tmp_path / "prompts" / f"{split}.parquet", [{"id": name, "prompt": "p"}])
+    rows = [
+        {"prompt": "both sides", "completion": "yes"},
+        {"prompt": "p", "completion": "of training", "prompt_id": 0},
+        {"prompt": "q", "completion": "of test", "prompt_id": "t"},
+        {"prompt": "r", "completion": "of nobody", "prompt_id": ""},
+    ]
+    file = write_jsonl(tmp_path / "a.jsonl", rows)
+    flags = ["--prompts", str(tmp_path / "prompts"), "--validation", "0"]
+    demonstrations.main(["--input", file, *flags, "--output_dir", str(tmp_path / "o")])
+    kept = load_rows(tmp_path / "o" / "train.jsonl").to_list()
+    said = [row["completion"][0]["content"] for row in kept]
+    assert said == ["yes", "of training", "of nobody"]
