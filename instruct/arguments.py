@@ -13,7 +13,7 @@ import trl
 from peft import PeftConfig
 from torch import nn
 from trl import TrlParser, get_peft_config
-from yaml import YAMLError, safe_load
+from yaml import YAMLError
 
 from instruct.checks.flag_checks import check_flags, why_unknown
 from instruct.checks.flag_ranges import check_ranges, check_types
@@ -21,7 +21,7 @@ from instruct.checks.lora_names import settle_lora_names
 from instruct.checks.machine_checks import check_machine
 from instruct.files import UserError
 from instruct.plain_text import check_name
-from instruct.processes import note_yaml_overwrites
+from instruct.processes import note_overwrites
 
 # PEFT (up to 0.21 at least) asks a model for `is_gradient_checkpointing` each time an adapter is
 # put on it. transformers 5.2x has renamed that, and tells our users of it: nothing they can change.
@@ -83,12 +83,19 @@ def _gpu_has_bf16() -> bool:
 class _Parser(TrlParser):
     """A wrong flag is a `UserError`, and so is a number out of its range, typed or from YAML."""
 
+    in_file: frozenset[str] = frozenset()
+
+    def set_defaults_with_config(self, **kwargs):
+        self.in_file = frozenset(kwargs)
+        return super().set_defaults_with_config(**kwargs)
+
     def parse_known_args(self, args=None, namespace=None):
         parsed, rest = super().parse_known_args(args, namespace)
         fields = {f.name: f for kind in self.dataclass_types for f in dataclasses_fields(kind)}
         check_types(vars(parsed), self._actions, fields)
         check_ranges(vars(parsed))
-        check_flags(vars(parsed), self.dataclass_types, fields)
+        typed = {word[2:].split("=")[0] for word in args or () if word.startswith("--")}
+        check_flags(vars(parsed), self.dataclass_types, fields, typed | self.in_file)
         # Trainer would write to a folder called trainer_output
         if getattr(parsed, "output_dir", "there") is None:
             raise UserError("--output_dir is missing: the folder that the run is written to")
@@ -123,18 +130,9 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
             arguments.hub_token = None
         if isinstance(arguments, trl.ModelConfig):
             check_machine(arguments)
-    note_yaml_overwrites(_yaml_overwrites(sys.argv[1:] if argv is None else argv))
+        if hasattr(arguments, "overwrite_output_dir"):
+            note_overwrites(arguments.overwrite_output_dir)
     return tuple(parsed)
-
-
-def _yaml_overwrites(words: list[str]) -> bool:
-    """Whether the file by `--config`, read before, switches `--overwrite_output_dir` on."""
-    if "--config" not in words:
-        return False
-    with open(words[words.index("--config") + 1], encoding="utf-8") as file:
-        value = safe_load(file).get("overwrite_output_dir", False)
-    # as argparse reads it
-    return str(value).lower() in ("true", "yes", "y", "t", "1")
 
 
 def check_given(script_args: trl.ScriptArguments, model_args: trl.ModelConfig, rows: str) -> None:

@@ -34,7 +34,7 @@ class Launcher(NamedTuple):
 
 
 _launcher: Launcher | None = None
-_yaml_overwrites = False
+_overwrites: bool | None = None  # None: not a recipe
 
 
 def is_main_process() -> bool:
@@ -130,25 +130,26 @@ def _words() -> list[str]:
     return command_line(parent) if is_launcher(parent) else list(sys.orig_argv)
 
 
-def note_yaml_overwrites(value: bool) -> None:
-    """Tells whether the YAML file of this command switches `--overwrite_output_dir` on."""
-    global _yaml_overwrites
-    _yaml_overwrites = value
+def note_overwrites(value: bool) -> None:
+    """Tells whether a recipe is run with `--overwrite_output_dir`, typed or in its YAML file."""
+    global _overwrites
+    _overwrites = value
 
 
 def less_overwrite() -> str:
     """What differs in "the same command again" so that it continues; empty where nothing does."""
-    if _yaml_overwrites:
+    if _overwrites:
         return " with --overwrite_output_dir False"
-    typed_it = without_overwrite(_words()) != _words()
+    typed_it = _overwrites is None and without_overwrite(_words()) != _words()
     return " without --overwrite_output_dir" if typed_it else ""
 
 
 def typed() -> str:
     """What a user types to go on with this command, launcher included, without a token."""
-    words = without_overwrite(without_token(_words(), instead="HIDDEN"))
-    # a flag wins over the file
-    words += ["--overwrite_output_dir", "False"] if _yaml_overwrites else []
+    words = without_token(_words(), instead="HIDDEN")
+    # one that is off stays: it may win over the file
+    words = words if _overwrites is False else without_overwrite(words)
+    words += ["--overwrite_output_dir", "False"] if _overwrites else []
     return shlex.join(words)
 
 

@@ -20,6 +20,8 @@ from hub_tools import hub  # noqa: F401  (a fixture of every test)
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from instruct import processes
+
 torch.set_num_threads(1)
 
 CHATML = (
@@ -101,6 +103,12 @@ def save_model(folder: Path, kind: str = "llama", tokenizer=None, **changes) -> 
 def write_jsonl(path: Path, rows: list[dict]) -> str:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def nothing_overwrites(monkeypatch):
+    """What a command notes of itself ends with its test."""
+    monkeypatch.setattr(processes, "_overwrites", None)
 
 
 @pytest.fixture(scope="session")

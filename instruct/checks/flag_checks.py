@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from trl import ModelConfig, ScriptArguments
 
+from instruct.checks.flag_ranges import shown
 from instruct.files import UserError
 from instruct.processes import is_main_process
 
@@ -32,15 +33,9 @@ OF_TRAINING = "evaluation here is part of training and has its precision; use --
 NO_METRICS = "evaluation has its own metrics, and nothing to configure; leave it out"
 # of every recipe
 COMMON = {
-    "dataset_streaming": Refused(
-        "rows are read whole, from disk and not into memory; leave it out"
-    ),
+    "dataset_streaming": Refused("all rows are read before training; leave it out"),
     "ignore_bias_buffers": Refused("use --ddp_broadcast_buffers False"),
-    "do_train": Refused("this command trains; leave it out"),
     "do_predict": Refused("nothing here predicts; use recipes/evaluate.py or reward.py --score"),
-    "restore_callback_states_from_checkpoint": Refused(
-        "a resumed run always takes up its callbacks; leave it out"
-    ),
     "bf16_full_eval": Refused(OF_TRAINING),
     "fp16_full_eval": Refused(OF_TRAINING),
     "prediction_loss_only": Refused(NO_METRICS),
@@ -48,10 +43,6 @@ COMMON = {
     "eval_do_concat_batches": Refused(NO_METRICS),
     "include_for_metrics": Refused(NO_METRICS),
     "label_names": Refused("the recipe names its own labels; leave it out"),
-    "remove_unused_columns": Refused(
-        "columns that are not trained on never reach the model; PPO's reward functions get all; "
-        "leave it out"
-    ),
     "lora_task_type": Refused("the recipe sets it; leave it out"),
     "model_init_kwargs": Refused(
         "use --dtype, --attn_implementation, --model_revision, --load_in_4bit"
@@ -89,13 +80,13 @@ REWARD = COMMON | {
 A_LINE = "the log has one line a rollout; leave it out"
 PROMPTS_IN_MEMORY = "prompts are held in memory; leave it out"
 PPO = COMMON | {
+    "remove_unused_columns": Refused("reward functions get all columns; leave it out"),
     "lora_dropout": Refused(
         "PPO trains without dropout, or the ratio of probabilities would not start at 1",
         allowed=(0.0,),
     ),
     "logging_strategy": Refused(A_LINE),
     "logging_steps": Refused(A_LINE, allowed=(1,)),
-    "logging_first_step": Refused(A_LINE),
     "per_device_eval_batch_size": Refused("use --local_rollout_forward_batch_size"),
     "eval_accumulation_steps": Refused(NO_METRICS),
     "eval_use_gather_object": Refused(NO_METRICS),
@@ -119,7 +110,6 @@ PPO = COMMON | {
             "dataloader_prefetch_factor",
             "dataloader_persistent_workers",
             "dataloader_multiprocessing_context",
-            "dataloader_pin_memory",
             "dataloader_drop_last",
             "dataloader_in_order",
         ),
@@ -158,7 +148,6 @@ NEEDS = {
     "dataloader_persistent_workers": "dataloader_num_workers",
     "dataloader_multiprocessing_context": "dataloader_num_workers",
 }
-LOSSES = (None, "nll", "dft", "chunked_nll")
 
 
 def _default(field: Field):
@@ -166,13 +155,16 @@ def _default(field: Field):
     return field.default_factory() if made else field.default
 
 
-def check_flags(given: dict, classes: Iterable[type], fields: dict[str, Field]) -> None:
+def check_flags(
+    given: dict, classes: Iterable[type], fields: dict[str, Field], named: Iterable[str] = ()
+) -> None:
     """Refuses a flag that would do nothing in this recipe.
 
     Args:
         given: flag -> value, as typed or in the YAML file.
         classes: the dataclasses of the recipe's flags.
         fields: flag -> dataclass field.
+        named: flags that were typed, or stand in the YAML file.
 
     Raises:
         UserError: names the flag, and what to use instead.
@@ -185,10 +177,11 @@ def check_flags(given: dict, classes: Iterable[type], fields: dict[str, Field]) 
     }
     for flag, refused in REFUSED.get(step, {}).items():
         if flag in changed and changed[flag] not in refused.allowed:
-            raise UserError(f"--{flag} {changed[flag]}: {refused.instead}")
+            raise UserError(f"--{flag} {shown(changed[flag])}: {refused.instead}")
     for flag, other in NEEDS.items():
-        if flag in changed and other in fields and not given[other]:
-            raise UserError(f"--{flag} {changed[flag]}: does nothing without --{other}")
+        # one that is named and off is meant: details of it may stay in a file
+        if flag in changed and other in fields and not given[other] and other not in named:
+            raise UserError(f"--{flag} {shown(changed[flag])}: does nothing without --{other}")
     if step is not None:
         _check_places(given, changed)
         _check_together(step, given, changed)
@@ -227,12 +220,11 @@ def _check_together(step: str, given: dict, changed: dict) -> None:
             "--seed; give that, or --train_sampling_strategy random"
         )
     if step == "sft":
-        if given["loss_type"] not in LOSSES:
-            raise UserError(f"--loss_type {given['loss_type']}: must be nll, dft or chunked_nll")
         if "label_smoothing_factor" in changed and given["loss_type"] != "nll":
+            factor = shown(given["label_smoothing_factor"])
             raise UserError(
-                f"--label_smoothing_factor {given['label_smoothing_factor']}: give --loss_type "
-                "nll, which has all logits to smooth"
+                f"--label_smoothing_factor {factor}: give --loss_type nll, which has all logits to "
+                "smooth"
             )
     if step == "reward" and changed.get("lora_dropout") and given["disable_dropout"]:
         raise UserError(
@@ -276,6 +268,6 @@ def _check_stock(changed: dict) -> None:
     for flag, value in changed.items():
         if value not in (None, []) and flag not in theirs | elsewhere | {*STOCK_TAKES}:
             raise UserError(
-                f"--{flag} {value}: TRL's own PPOTrainer has nothing like it; leave it out, or "
-                "--stock"
+                f"--{flag} {shown(value)}: TRL's own PPOTrainer has nothing like it; leave it out, "
+                "or --stock"
             )

@@ -52,7 +52,7 @@ RANGES = {
          "max_length", "max_prompt_tokens", "max_prompt_length", "lora_r", "lora_alpha", "limit",
          "eval_prompts", "select_prompts", "per_source", "max_words", "kl_horizon",
          "early_stopping_patience", "watchdog_patience", "eval_accumulation_steps",
-         "save_total_limit", "pad_to_multiple_of", "dataset_num_proc", "torch_empty_cache_steps",
+         "pad_to_multiple_of", "dataset_num_proc", "torch_empty_cache_steps",
          "dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout"),
         COUNT,
     ),
@@ -61,7 +61,7 @@ RANGES = {
         ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "temperature", "tie",
          "kl_coef", "vf_coef", "ptx_coef", "min_words", "sample_every", "sample_rows",
          "eval_delay", "dataloader_num_workers", "neftune_noise_alpha", "missing_eos_penalty",
-         "router_aux_loss_coef", "center_rewards_coefficient"),
+         "router_aux_loss_coef", "center_rewards_coefficient", "save_total_limit"),
         NONE_OR_MORE,
     ),
     **dict.fromkeys(
@@ -84,6 +84,16 @@ MAY_BE_INFINITE = (
 )  # fmt: skip
 
 
+def shown(value) -> str:
+    """A flag's value as a person would type it: 5 and not 5.0, 1e-5 and not 1e-05."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
+        return f"{value:.0f}"
+    if isinstance(value, float) and value and abs(value) < 1e-2:
+        mantissa, _, exponent = f"{value:.6e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return str(value)
+
+
 def check_ranges(values: dict) -> None:
     """Refuses a flag whose number means nothing.
 
@@ -101,7 +111,7 @@ def check_ranges(values: dict) -> None:
             if math.isnan(value) or (math.isinf(value) and flag not in MAY_BE_INFINITE):
                 raise UserError(f"--{flag} {value}: must be {range_ or 'a finite number'}")
             if range_ is not None and not range_.holds(value):
-                raise UserError(f"--{flag} {value}: must be {range_}")
+                raise UserError(f"--{flag} {shown(value)}: must be {range_}")
 
 
 def check_types(values: dict, actions: Iterable[argparse.Action], fields: dict) -> None:

@@ -16,6 +16,7 @@ from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 
+from instruct.checks.flag_ranges import shown
 from instruct.files import UserError, write_json
 from instruct.run.fingerprints import data_identity, is_same, model_identity, template_identity
 
@@ -57,6 +58,8 @@ WRITES_FILES = (
     ".written",
 )  # fmt: skip
 WRITES_FOLDERS = ("checkpoint-*", "merged", "value")
+# Among the data, where records of earlier versions have a flag that cannot be compared.
+MOVED = ("chat_template_path",)
 # Written by sharded training inside a checkpoint, whole.
 SHARDS = ("global_step*", "pytorch_model_fsdp_*", "optimizer_*")
 
@@ -211,14 +214,6 @@ def labelers_of(*datasets) -> list[str] | None:
 ################
 
 
-def _shown(value) -> str:
-    """A flag's value as a person would type it."""
-    if isinstance(value, float) and value and abs(value) < 1e-2:
-        mantissa, _, exponent = f"{value:.6e}".partition("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return str(value)
-
-
 def _identity_change(flag: str, was: dict | None, now: dict | None) -> str:
     was, now = was or {"name": None}, now or {"name": None}
     if was["name"] != now["name"]:
@@ -242,7 +237,7 @@ def differences(found: dict, now: dict) -> list[str]:
         changes += [
             _identity_change(flag, old.get(flag), new.get(flag))
             for flag in {**old, **new}
-            if not is_same(old.get(flag), new.get(flag))
+            if not is_same(old.get(flag), new.get(flag)) and (flag in old or flag not in MOVED)
         ]
     old = {**found["flags"], "num_processes": found.get("world_size")}
     new = {**now["flags"], "num_processes": now.get("world_size")}
@@ -251,7 +246,7 @@ def differences(found: dict, now: dict) -> list[str]:
         old = {flag: value for flag, value in old.items() if flag not in ("bf16", "fp16")}
     # a flag that only one version of the libraries has is a difference of versions
     changes += [
-        f"--{flag} was {_shown(old[flag])}, is {_shown(new[flag])}"
+        f"--{flag} was {shown(old[flag])}, is {shown(new[flag])}"
         for flag in old
         if flag in new and old[flag] != new[flag]
     ]

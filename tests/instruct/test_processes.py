@@ -151,13 +151,18 @@ def test_what_a_yaml_file_overwrites_is_switched_off_in_what_is_typed(monkeypatc
     file.write_text(f"output_dir: {tmp_path}\noverwrite_output_dir: true\n")
     words = ["--config", str(file), *more]
     monkeypatch.setattr(sys, "orig_argv", ["python", "sft.py", *words])
-    monkeypatch.setattr(processes, "_yaml_overwrites", False)  # given back at the end
     (parsed,) = parse((SFTConfig,), words)
     assert parsed.overwrite_output_dir is not bool(more)
     assert processes.typed() == f"python sft.py --config {file} --overwrite_output_dir False"
     full = OSError(errno.ENOSPC, "full", "x")
-    assert sentence_of(full).endswith("the same command again with --overwrite_output_dir False")
+    with_it = "" if more else " with --overwrite_output_dir False"
+    assert sentence_of(full).endswith(f"the same command again{with_it}")
     file.write_text(f"output_dir: {tmp_path}\n")
     parse((SFTConfig,), words)
-    assert processes.typed() == f"python sft.py --config {file}"
+    assert processes.typed() == " ".join(["python sft.py --config", str(file), *more])
     assert "with --overwrite" not in sentence_of(full)
+    # typed, and maybe in the file as well
+    words = [*words, "--overwrite_output_dir", "True"]
+    monkeypatch.setattr(sys, "orig_argv", ["python", "sft.py", *words])
+    parse((SFTConfig,), words)
+    assert processes.typed() == f"python sft.py --config {file} --overwrite_output_dir False"

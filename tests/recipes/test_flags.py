@@ -36,6 +36,11 @@ ELSEWHERE = {
     "deepspeed": "", "fsdp_config": "", "do_eval": "refused where --eval_strategy is no",
     # by launchers and in `PartialState`
     "local_rank": "", "ddp_timeout": "",
+    # so already, whichever value: settings files say such things
+    "do_train": "this command trains",
+    "restore_callback_states_from_checkpoint": "a resumed run takes up its callbacks",
+    "remove_unused_columns": "other columns never reach the model",
+    "logging_first_step": "of PPO: a line a rollout", "dataloader_pin_memory": "of PPO: no loader",
     # with --push_to_hub, and by trackers
     "hub_*": "", "run_name": "", "project": "", "trackio_*": "",
     # on resuming, and for the best checkpoint
@@ -165,6 +170,23 @@ def test_defaults_are_not_refused(step):
     parse(CLASSES[step], ["--output_dir", "out"])
 
 
+@pytest.mark.parametrize("step", CLASSES)
+def test_what_is_so_already_may_be_said(step, tmp_path):
+    """Settings files are shared: one may say what happens anyway."""
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "output_dir: out\ndo_train: true\nremove_unused_columns: false\nsave_total_limit: 0\n"
+        "restore_callback_states_from_checkpoint: true\n"
+        "load_in_4bit: false\nbnb_4bit_quant_type: fp4\n"
+    )
+    parse(CLASSES[step], ["--config", str(file)])
+    # one nobody switched off is missing
+    file.write_text("output_dir: out\nbnb_4bit_quant_type: fp4\n")
+    with pytest.raises(UserError, match="does nothing without --load_in_4bit"):
+        parse(CLASSES[step], ["--config", str(file)])
+    parse(CLASSES[step], ["--config", str(file), "--load_in_4bit", "False"])
+
+
 @pytest.mark.parametrize("flag", NOT_HERE)
 def test_flags_of_trls_ppo_are_refused_with_what_to_use(flag, tmp_path):
     with pytest.raises(UserError, match=re.escape(f"--{flag}: {NOT_HERE[flag]}")):
@@ -184,7 +206,6 @@ def test_flags_that_mean_something_only_together(tmp_path):
     refused("sft", "give both", "--eval_packing", "True")
     smooth = ["--label_smoothing_factor", "0.1", "--loss_type"]
     refused("sft", "give --loss_type nll", *smooth, "chunked_nll")
-    refused("sft", "--loss_type.*nll.*dft.*chunked_nll", "--loss_type", "mse")
     refused("sft", "without --dataloader_num_workers", "--dataloader_persistent_workers", "True")
     refused("reward", "draws by --seed", "--data_seed", "3")
     refused("reward", "give --disable_dropout False", "--lora_dropout", "0.1")
@@ -192,6 +213,7 @@ def test_flags_that_mean_something_only_together(tmp_path):
     for step in ("sft", "reward"):
         refused(step, "does nothing without a GPU", *without)
     refused("ppo", "does nothing without --kl_target", "--kl_horizon", "7")
+    refused("ppo", "^--logging_steps 5: ", "--logging_steps", "5")
     refused("sft", "does nothing without --load_in_4bit", "--use_bnb_nested_quant", "True")
     here = ["--dataset_name", str(tmp_path), "--dataset_config", "en"]
     for step in CLASSES:

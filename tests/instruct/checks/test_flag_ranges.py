@@ -22,7 +22,7 @@ def test_no_flag_of_the_table_takes_nan_or_less_than_nothing(flag, value):
     ("flag", "value", "good"),
     [
         ("num_outputs", 0, False), ("num_outputs", 1, True),
-        ("max_steps", -1, True), ("max_steps", 0, False),
+        ("max_steps", -1, True), ("max_steps", 0, False), ("save_total_limit", 0, True),
         ("learning_rate", 0.0, True), ("learning_rate", float("inf"), False),
         ("max_kl", float("inf"), True), ("max_kl", float("nan"), False),
         ("temperature", [0.5, -0.1], False), ("temperature", [0.0, 1.0], True),
