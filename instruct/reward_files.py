@@ -64,11 +64,6 @@ def reward_head(path: str) -> dict:
     return head
 
 
-def reward_bias(path: str) -> float:
-    """The bias in `reward_head.json`; 0 for models that have none (of other authors)."""
-    return reward_head(path).get("bias", 0.0)
-
-
 def adapter_config(path: str) -> PeftConfig | None:
     """A reward adapter's `PeftConfig`, with the revision of its base; None of a full model.
 

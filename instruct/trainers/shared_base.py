@@ -35,7 +35,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from instruct.files import UserError
 from instruct.reward_checks import IN_ADAPTER, check_adapter, check_base, check_fits, does_not_fit
-from instruct.reward_files import adapter_config, adapter_weights, reward_bias, reward_head
+from instruct.reward_files import adapter_config, adapter_weights, reward_head
 from instruct.tokens import load_tokenizer
 from instruct.trainers.adapter_files import part_of, save_adapter
 from instruct.trainers.fused_lora import fuse_lora
@@ -140,7 +140,8 @@ class SharedBase(nn.Module):
         PEFT's own `load_adapter` would drop its `score` head in silence.
         """
         config, state = adapter_config(path), adapter_weights(path)
-        check_base(path, reward_head(path), self.config.name_or_path)
+        head = reward_head(path)
+        check_base(path, head, self.config.name_or_path)
         check_adapter(path, state, [SCORE])
         # the head apart: a causal LM's body has no place for it
         weight = state.pop(IN_ADAPTER + SCORE)
@@ -156,7 +157,7 @@ class SharedBase(nn.Module):
         check_fits(path, self.config.name_or_path, state, wanted)
         set_peft_model_state_dict(base, state, adapter_name="reward")
         # demonstrations score 0 on average, in PPO as in a file
-        self.reward_head = linear_head(weight.shape[1], weight, reward_bias(path))
+        self.reward_head = linear_head(weight.shape[1], weight, head.get("bias", 0.0))
         return base
 
     def _add_value(self, base, peft_config) -> PeftModel:

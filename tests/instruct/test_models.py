@@ -18,7 +18,7 @@ from instruct.models import (
     load_reward,
     load_sequence_classifier,
 )
-from instruct.reward_files import reward_bias
+from instruct.reward_files import reward_head
 from instruct.tokens import encode_completion, encode_prompt, load_tokenizer
 
 
@@ -110,14 +110,14 @@ def test_the_bias_of_a_reward_model_on_the_hub_is_fetched(tmp_path, monkeypatch)
     (tmp_path / "reward_head.json").write_text(json.dumps({"bias": 0.25}))
     place = "instruct.reward_files.hf_hub_download"
     monkeypatch.setattr(place, lambda repo, name: str(tmp_path / name))
-    assert reward_bias("someone/reward") == 0.25
+    assert reward_head("someone/reward")["bias"] == 0.25
 
     def offline(repo, name):
         raise LocalEntryNotFoundError("offline")
 
     monkeypatch.setattr(place, offline)
     with pytest.raises(UserError, match="someone/reward.*reward_head.json"):
-        reward_bias("someone/reward")
+        reward_head("someone/reward")
 
 
 def test_completion_logprobs_equal_a_plain_forward(tiny_model):
