@@ -3,9 +3,10 @@
 What `recipes/ppo.py --stock` and the benchmark run; it needs a TRL that has it (below 1.13).
 """
 
+import contextlib
 import copy
-import functools
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 
 import torch
@@ -119,23 +120,30 @@ def stock_trainer(model, tokenizer, rows, args, model_args, value: str = "lora",
         peft_config=get_peft_config(model_args),
         callbacks=callbacks,
     )
-    _stop_at_every_end(trainer, turn_end(tokenizer).ids)
+    ends = turn_end(tokenizer).ids
+    trainer.policy_model.generation_config.eos_token_id = list(ends)
+    trainer.train = every_end_stops(ends)(trainer.train)
     return trainer
 
 
-def _stop_at_every_end(trainer, ends: tuple[int, ...]) -> None:
-    """TRL's trainer stops at one token; a response that ended in another one has ended, too."""
-    trainer.policy_model.generation_config.eos_token_id = list(ends)
-    module = sys.modules[type(trainer).__module__]
-    # TRL's own, also where an earlier trainer of this process has been here
-    plain = getattr(module.truncate_response, "__wrapped__", module.truncate_response)
+@contextlib.contextmanager
+def every_end_stops(ends: tuple[int, ...]) -> Iterator[None]:
+    """TRL's trainer stops at one token; in this block, a response that ended in another one has
+    ended, too. Also a decorator.
+    """
+    _, trainer_class = stock_ppo()
+    module = sys.modules[trainer_class.__module__]
+    plain = module.truncate_response
 
-    @functools.wraps(plain)
     def truncate(stop_token_id: int, pad_token_id: int, responses: torch.Tensor) -> torch.Tensor:
         ended = torch.isin(responses, torch.tensor(ends, device=responses.device))
         return plain(stop_token_id, pad_token_id, responses.masked_fill(ended, stop_token_id))
 
     module.truncate_response = truncate
+    try:
+        yield
+    finally:
+        module.truncate_response = plain
 
 
 def train_stock(model, tokenizer, rows, args, model_args, value: str) -> None:
