@@ -149,9 +149,9 @@ def read_partial(path: Path, settings: dict) -> dict[str, list]:
     # other settings put other prompts into a batch of the same name
     if lines[0] != json.dumps(settings).encode():
         raise UserError(
-            f"{path} holds what a run with another model, other data or other flags has drawn so "
-            "far; give those again, delete it to start over (or add --overwrite_output_dir), or "
-            "give another --output"
+            f"{path} holds what a run with another model, other data or other flags (or of an "
+            "earlier version) has drawn so far; give those again, delete it to start over (or add "
+            "--overwrite_output_dir), or give another --output"
         )
     # every whole line ends in a newline, so what follows the last one is unfinished
     entries = map(json.loads, lines[1:-1])
@@ -357,6 +357,8 @@ def make_parser() -> Parser:
 
 @command
 def main(argv: list[str] | None = None) -> None:
+    from instruct.tokens import ends_of
+
     args = make_parser().parse_args(argv)
     claim(args.output)
     partial = args.output.with_name(args.output.name + ".partial")
@@ -373,6 +375,8 @@ def main(argv: list[str] | None = None) -> None:
         return
     check_output(args.output)
     log = read(args.input, "prompts", **shape_of(args)).to_list()
+    # a finished output is whole, whatever ended its texts; batches of two kinds are not
+    settings["ends"] = [ends_of(name) for name in args.model_name_or_path]
     people = peoples_answers(args)
     rows = choose_prompts(log, people, args)
     finished = FinishedBatches(partial, settings)

@@ -30,7 +30,7 @@ from instruct.files import UserError
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
 from instruct.reward_checks import check_base, check_model, untrained
-from instruct.reward_files import adapter_config, reward_head, with_adapter
+from instruct.reward_files import adapter_config, reward_head, reward_tokenizer, with_adapter
 from instruct.run.folders import MODEL_FILES, atomic_folder
 from instruct.tokens import encode_completion, encode_prompts, load_tokenizer
 from instruct.turns import agree_on_end
@@ -400,7 +400,7 @@ def load_reward(
         check_model(path, model)
     else:
         model = with_adapter(model, path, config, source.model_name_or_path)
-    tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+    tokenizer = reward_tokenizer(path, trust_remote_code)
     check_special_tokens(model.config, tokenizer, path)
     # transformers' own forward refuses a batch without it
     model.config.pad_token_id = tokenizer.pad_token_id

@@ -12,13 +12,17 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from instruct.checks.finite import bad_weight, holds
 from instruct.checks.pickles import refuse_pickles
 from instruct.files import UserError
 from instruct.hub import ask_hub
 from instruct.reward_checks import check_adapter, check_fits, check_task, does_not_fit
+from instruct.tokens import load_tokenizer
+
+# In `reward_head.json`: the token at which its scores are read.
+END = "end_of_turn"
 
 
 def model_file(folder_or_id: str | Path, name: str) -> Path | None:
@@ -56,12 +60,31 @@ def reward_head(path: str) -> dict:
         head = json.loads(file.read_text(encoding="utf-8"))
         if not math.isfinite(head["bias"]):
             raise ValueError(f"bias {head['bias']}")
+        if not isinstance(head.get(END, ""), str):
+            raise ValueError(f"{END} {head[END]}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path}: its reward_head.json has no bias that can be read ({error}); copy that "
             "reward model anew"
         ) from error
     return head
+
+
+def reward_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a reward model, with the end of an answer that it was trained on.
+
+    Raises:
+        UserError: none can be loaded, or its `reward_head.json` cannot be read.
+    """
+    head, trust = reward_head(path), {"trust_remote_code": trust_remote_code}
+    tokenizer = load_tokenizer(path, eos_token=head.get(END), **trust)
+    # Before this was recorded, answers ended in the tokenizer's eos, whatever its template writes.
+    # Of other authors, without a head file, nothing is known: there the template says.
+    if head and END not in head:
+        was = AutoTokenizer.from_pretrained(path, **trust).eos_token
+        if was not in (None, tokenizer.eos_token):
+            return load_tokenizer(path, eos_token=was, **trust)
+    return tokenizer
 
 
 def adapter_config(path: str) -> PeftConfig | None:

@@ -28,6 +28,7 @@ from instruct.run.run_record import (
     would_be_overwritten,
     write_record,
 )
+from instruct.turns import end_token
 
 FINISHED = "finished.json"
 ADAPTER = "adapter_config.json"
@@ -162,13 +163,43 @@ def _check_same(folder: Path, found: dict, record: dict) -> None:
         print(f"{folder} was begun on {was}, and goes on on {now}: last digits may differ")
 
 
+def check_end(checkpoint: str, end: str) -> None:
+    """That a checkpoint's answers end in `end`: earlier versions took the eos of its tokenizer.
+
+    Raises:
+        UserError: they end in another token, and half a run would be trained on each.
+    """
+    file = Path(checkpoint) / "tokenizer_config.json"
+    was = json.loads(file.read_text(encoding="utf-8")).get("eos_token") if file.is_file() else None
+    # as saved by an earlier transformers
+    was = was["content"] if isinstance(was, dict) else was
+    if was not in (None, end):
+        raise UserError(
+            f"{checkpoint} was trained to end answers in {was}, and they end in {end} now; to "
+            "start over add --overwrite_output_dir True, or give another --output_dir"
+        )
+
+
 def train_or_resume(trainer: Trainer, record: dict) -> None:
-    """Writes `run.json`, then trains to the end, from the last whole checkpoint where one is."""
+    """Writes `run.json`, then trains to the end, from the last whole checkpoint where one is.
+
+    Raises:
+        UserError: the checkpoint was trained to end answers in another token.
+    """
+    end = end_token(trainer.processing_class)
+    record["end_of_turn"] = end
+
+    def resume_from() -> str | None:
+        checkpoint = checkpoint_to_resume(trainer.args, trainer.checkpoint_files)
+        if checkpoint is not None:
+            check_end(checkpoint, end)
+        return checkpoint
+
     on_main(lambda: write_record(trainer.args.output_dir, record))
     pushes = trainer.args.push_to_hub  # with every checkpoint, unless --hub_strategy says else
     with private_files_kept() if pushes else contextlib.nullcontext():
         # one answer: it reads every file of a checkpoint, and all have to start at one step
-        checkpoint = on_main(lambda: checkpoint_to_resume(trainer.args, trainer.checkpoint_files))
+        checkpoint = on_main(resume_from)
         trainer.train(resume_from_checkpoint=checkpoint)
 
 

@@ -21,6 +21,8 @@ from instruct.processes import is_main_process
 QUESTION, ANSWER = "Which way is north", "Turn left twice"
 # In tokenizer_config.json: the token by `--eos_token`, where the template closes turns by another.
 ASKED = "end_of_turn"
+# There, too: what was eos until the end of a turn took its place; a document still ends in it.
+TEXT_END = "end_of_text"
 
 
 class TurnEnd(NamedTuple):
@@ -77,11 +79,29 @@ def closing_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     # templates raise what they like; the first real row is then told with what it says
     except Exception:
         return None
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    special = _markers(tokenizer)
     after = (part.partition(QUESTION)[0] for part in text.split(ANSWER)[1:])
     ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in after)
     first = {next((i for i in row if i in special), None) for row in ids}
     return first.pop() if len(first) == 1 else None
+
+
+def _markers(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids that may end a turn: special and added tokens, less the blank ones."""
+    # Gemma, CodeGen: runs of spaces and newlines are added tokens, and no more than words
+    added = tokenizer.get_added_vocab()
+    blank = {i for token, i in added.items() if not token.replace("▁", " ").strip()}
+    return {*tokenizer.all_special_ids, *added.values()} - blank
+
+
+def text_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that ends a document of pretraining text: the base model's own eos."""
+    return tokenizer.convert_tokens_to_ids(tokenizer.init_kwargs.get(TEXT_END, tokenizer.eos_token))
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that is trained after a completion."""
+    return tokenizer.convert_ids_to_tokens(turn_end(tokenizer).trained)
 
 
 def settle_trained_end(tokenizer: PreTrainedTokenizerBase, eos_token: str | None = None) -> None:
@@ -110,6 +130,8 @@ def _set_eos(tokenizer: PreTrainedTokenizerBase, token: int) -> None:
     if token != tokenizer.eos_token_id:
         # a text that ends in the old one has ended all the same
         tokenizer.model_ends = (*getattr(tokenizer, "model_ends", ()), tokenizer.eos_token_id)
+        # the first: it was so before any step of this repo
+        tokenizer.init_kwargs.setdefault(TEXT_END, tokenizer.eos_token)
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(token)
 
 
@@ -121,7 +143,7 @@ def agree_on_end(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
     config = model.generation_config
     theirs = config.eos_token_id
     theirs = theirs if isinstance(theirs, list | tuple) else [theirs]
-    special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    special = _markers(tokenizer)
     words = [i for i in theirs if i is not None and i not in special]
     # a config's default number is an ordinary word of another vocabulary: answers would be cut
     if words and is_main_process():

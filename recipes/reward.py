@@ -35,6 +35,7 @@ from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
 from instruct.ranking import key_of
 from instruct.reward_checks import weights_hash
+from instruct.reward_files import END
 from instruct.run.run_record import labelers_of, on_main, record_of
 from instruct.runs import (
     already_finished,
@@ -45,6 +46,7 @@ from instruct.runs import (
 )
 from instruct.tokens import load_tokenizer, template_columns
 from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
+from instruct.turns import end_token
 
 
 @dataclass
@@ -267,7 +269,8 @@ def main(
             demonstrations["prompt"], demonstrations["completion"], **columns
         )
 
-    head = {"bias": bias, "pad_token_id": tokenizer.pad_token_id, **base}
+    ids = {"pad_token_id": tokenizer.pad_token_id, END: end_token(tokenizer)}
+    head = {"bias": bias, **ids, **base}
     finish(trainer, lambda output_dir: save_head(output_dir, head, metrics))
 
 

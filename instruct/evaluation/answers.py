@@ -14,7 +14,7 @@ from instruct.generation import generate_ids
 from instruct.hashes import hash_of
 from instruct.models import load_policy
 from instruct.run.fingerprints import content_of, model_identity, source_hash
-from instruct.tokens import decode_completion, encode_prompt_of
+from instruct.tokens import decode_completion, encode_prompt_of, ends_of
 from instruct.turns import has_ended
 
 # Flags that decide what a model answers and what it scores; a batch shares its random numbers.
@@ -63,6 +63,7 @@ def kept_or_new_answers(
             "model": content_of(model_identity(path)),
             "prompts": rows,
             "judge": source_hash(judge),
+            "ends": ends_of(path),
             **{flag: getattr(args, flag) for flag in ASKED},
         }
     )

@@ -35,8 +35,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from instruct.files import UserError
 from instruct.reward_checks import IN_ADAPTER, check_adapter, check_base, check_fits, does_not_fit
-from instruct.reward_files import adapter_config, adapter_weights, reward_head
-from instruct.tokens import load_tokenizer
+from instruct.reward_files import adapter_config, adapter_weights, reward_head, reward_tokenizer
 from instruct.trainers.adapter_files import part_of, save_adapter
 from instruct.trainers.fused_lora import fuse_lora
 
@@ -109,7 +108,7 @@ class SharedBase(nn.Module):
         self.reward_tokenizer = None
         if reward_path is not None:
             base = self._add_reward(base, reward_path)
-            self.reward_tokenizer = load_tokenizer(reward_path, "main", trust_remote_code)
+            self.reward_tokenizer = reward_tokenizer(reward_path, trust_remote_code)
         # 3. value
         self.value_head = linear_head(width)
         if value_model == "adapter":

@@ -115,6 +115,27 @@ def test_what_opens_a_turn_closes_none():
     assert turn_end(tokenizer).trained == tokenizer.convert_tokens_to_ids("<|endoftext|>")
 
 
+@pytest.mark.parametrize("blank", ["\n\n", "▁▁", "  "])
+def test_a_blank_token_ends_nothing(blank):
+    """Gemma has runs of spaces and newlines as added tokens, and answers are full of them."""
+    tokenizer = make_tokenizer(
+        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + BLANK }}{% endfor %}".replace(
+            "BLANK", repr(blank)
+        )
+    )
+    tokenizer.add_tokens([blank])
+    model = make_model()
+    model.generation_config.eos_token_id = [2, tokenizer.convert_tokens_to_ids(blank)]
+    agree_on_end(model, tokenizer)
+    assert turn_end(tokenizer) == (2, (2,))
+    # after it, the token that does
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "}}{% endfor", "+ '<|im_end|>' }}{% endfor"
+    )
+    tokenizer.eos_token = "<|endoftext|>"
+    assert turn_end(tokenizer).trained == 2
+
+
 def test_an_ordinary_word_in_the_generation_config_ends_nothing(capsys):
     """Llama's default eos_token_id is 2, whatever that is in the tokenizer's vocabulary."""
     tokenizer, model = make_tokenizer(), make_model()

@@ -1,17 +1,22 @@
 """The end of an answer and the columns for the template, through the commands."""
 
 import json
+import shutil
 
 import pytest
+from command_tools import stops
 from conftest import make_tokenizer, save_model, write_jsonl
 from transformers import AutoTokenizer, GenerationConfig
 from turn_tools import ANSWER, FAMILIES, save_family
 
 from data_prep import sample
-from instruct.models import load_policy, load_reward
+from instruct.arguments import ModelConfig
+from instruct.files import UserError
+from instruct.models import load_causal_lm, load_policy, load_reward
 from instruct.tokens import encode_prompt, load_tokenizer
 from instruct.trainers.ranked_reward import encode_ranking
-from instruct.turns import turn_end
+from instruct.trainers.shared_base import SharedBase
+from instruct.turns import closing_token, turn_end
 from recipes import chat, evaluate, ppo, reward, sft
 
 QUIET = ["--report_to", "none", "--use_cpu", "--logging_steps", "1"]
@@ -53,6 +58,101 @@ def test_eos_token_of_the_reward_step_is_what_is_scored_at(qwen, tmp_path, compa
         "--eos_token", "<|endoftext|>", *QUIET,
     ])  # fmt: skip
     assert turn_end(load_reward(str(tmp_path / "rm")).tokenizer).trained == 0
+
+
+def test_an_end_that_was_trained_stays_whatever_the_template_says_now(qwen, tmp_path, comparisons):
+    """Earlier versions took the tokenizer's eos and recorded none: their folders score as ever."""
+    data = write_jsonl(tmp_path / "c.jsonl", comparisons[:4])
+    out = tmp_path / "rm"
+    reward.cli([
+        "--model_name_or_path", qwen, "--dataset_name", data, "--max_steps", "1",
+        "--output_dir", str(out), "--eval_fraction", "0", *QUIET,
+    ])  # fmt: skip
+    head = json.loads((out / "reward_head.json").read_text())
+    assert head["end_of_turn"] == "<|im_end|>"
+    assert json.loads((out / "run.json").read_text())["end_of_turn"] == "<|im_end|>"
+
+    def ends(head: dict | None, saved: str) -> list[int]:
+        tokenizer = make_tokenizer(pad_token="<|endoftext|>")
+        tokenizer.eos_token = saved
+        tokenizer.save_pretrained(out)
+        (out / "reward_head.json").unlink(missing_ok=True)
+        if head is not None:
+            (out / "reward_head.json").write_text(json.dumps(head))
+        shared = SharedBase(load_causal_lm(ModelConfig(model_name_or_path=qwen)), None, str(out))
+        tokenizers = (load_reward(str(out)).tokenizer, shared.reward_tokenizer)
+        return [turn_end(tokenizer).trained for tokenizer in tokenizers]
+
+    older = {name: value for name, value in head.items() if name != "end_of_turn"}
+    assert ends(older, "<|endoftext|>") == [0, 0]
+    assert ends(older, "<|im_end|>") == [2, 2]
+    assert ends(head, "<|endoftext|>") == [2, 2]
+    assert ends(head | {"end_of_turn": "<|endoftext|>"}, "<|im_end|>") == [0, 0]
+    # of other authors
+    assert ends(None, "<|endoftext|>") == [2, 2]
+    with pytest.raises(UserError, match="reward_head.json.*end_of_turn 3"):
+        ends(head | {"end_of_turn": 3}, "<|im_end|>")
+
+
+def test_a_run_is_not_trained_half_on_one_end_and_half_on_another(
+    qwen, tmp_path, demonstrations, capsys
+):
+    """An unfinished run of a version that took the tokenizer's eos."""
+    data, out = write_jsonl(tmp_path / "d.jsonl", demonstrations[:4]), tmp_path / "out"
+    argv = [
+        "--model_name_or_path", qwen, "--dataset_name", data, "--output_dir", str(out),
+        "--per_device_train_batch_size", "1", "--max_steps", "2", "--save_steps", "1", *QUIET,
+    ]  # fmt: skip
+    sft.cli(argv)
+    shutil.rmtree(out / "checkpoint-2")
+    (out / "finished.json").unlink()
+    config = out / "checkpoint-1" / "tokenizer_config.json"
+    theirs = json.loads(config.read_text())
+    for was in ("<|endoftext|>", {"content": "<|endoftext|>"}):
+        config.write_text(json.dumps(theirs | {"eos_token": was}))
+        # as an earlier version left it: it kept no list of files
+        (out / "checkpoint-1" / "files.json").unlink(missing_ok=True)
+        (out / "checkpoint-1" / "carried.json").unlink(missing_ok=True)
+        error = stops(sft.cli, argv, capsys)
+        assert "end answers in <|endoftext|>, and they end in <|im_end|> now" in error
+    config.write_text(json.dumps(theirs))
+    sft.cli(argv)
+    assert (out / "finished.json").is_file()
+
+
+def test_answers_and_samples_with_other_ends_are_not_taken_for_these(
+    qwen, tmp_path, capsys, monkeypatch
+):
+    prompts = write_jsonl(tmp_path / "p.jsonl", [{"prompt": "What of tea?", "id": "a"}])
+    argv = [
+        "--models", f"m={qwen}", "--input", prompts, "--output_dir", str(tmp_path / "e"),
+        "--max_new_tokens", "4",
+    ]  # fmt: skip
+    key = tmp_path / "e" / "answers" / "m.jsonl"
+    keys = []
+    for closing in (closing_token, closing_token, lambda tokenizer: None):
+        monkeypatch.setattr("instruct.turns.closing_token", closing)
+        evaluate.main(argv)
+        keys.append(json.loads(key.read_text().splitlines()[0])["asked"])
+    assert keys[0] == keys[1] != keys[2]
+
+    monkeypatch.undo()
+    out = tmp_path / "s.jsonl"
+    argv = [
+        "--model_name_or_path", qwen, "--input", prompts, "--output", str(out),
+        "--num_outputs", "2", "--max_new_tokens", "4",
+    ]  # fmt: skip
+    sample.main(argv)
+    settings = json.loads((tmp_path / "s.jsonl.run").read_text())
+    assert settings["ends"] == [["<|im_end|>", "<|endoftext|>"]]
+    out.unlink()
+    for name in ("step", "versions"):
+        del settings[name]
+    partial = tmp_path / "s.jsonl.partial"
+    partial.write_text(json.dumps(settings | {"ends": [["<|endoftext|>"]]}) + "\n")
+    assert "earlier version) has drawn so far" in stops(sample.main, argv, capsys)
+    partial.write_text(json.dumps(settings) + "\n")
+    sample.main(argv)
 
 
 @pytest.mark.parametrize("end", ["<end_of_turn>", "<eos>"])
