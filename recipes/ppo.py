@@ -213,6 +213,7 @@ def main(
         reward_funcs=tuple(reward_funcs.values()),
         ptx_dataset=ptx_rows,
         peft_config=lora_config(model_args, model),
+        encoded=True,
     )
     sources = [script_args.dataset_name, training_args.reward_model_path, script_args.ptx_dataset]
     use_our_card(trainer, "ppo", model_args.model_name_or_path, sources)

@@ -33,7 +33,7 @@ def as_functions(given: ScoreFunction | Iterable[ScoreFunction] | None) -> list[
 
 
 def scores_of(
-    function: ScoreFunction, what: str, prompts: list, completions: list[str], **columns
+    function: ScoreFunction, what: str, /, prompts: list, completions: list[str], **columns
 ) -> list[float]:
     """What a function says of each completion.
 

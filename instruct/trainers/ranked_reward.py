@@ -222,7 +222,8 @@ class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
 
         TRL's hook; without it RewardTrainer would render chosen/rejected pairs.
         """
-        if "completion_ids" in dataset.column_names:
+        # tokenised already; where there is text, such a column is the user's own
+        if not {"completions", "chosen"} & set(dataset.column_names):
             return dataset
         if "margin" in dataset.column_names:
             logger.warning(

@@ -243,7 +243,7 @@ def test_an_old_torchao_is_told_before_a_model_is_loaded(monkeypatch):
 ################
 
 
-@pytest.mark.parametrize("column", ["role", "prompts", "completions"])
+@pytest.mark.parametrize("column", ["prompt_ids", "prompts"])
 def test_a_column_that_reward_functions_cannot_be_given(column, tiny_model, tmp_path, capsys):
     rows = [{"prompt": "Hi", column: "x"}] * 2
     error = train(ppo.cli, tiny_model, rows, tmp_path, capsys, "--reward_funcs", "builtins:len")

@@ -16,9 +16,10 @@ from transformers.trainer_utils import SaveStrategy
 from instruct.files import UserError
 from instruct.tokens import encode_prompts, template_columns
 from instruct.trainers.ppo.config import SharedBasePPOConfig
+from instruct.turns import text_end
 
 # what a reward function is called with besides the columns, and what is made of a prompt here
-RESERVED = ("prompts", "completions", "role", "self")
+RESERVED = ("prompts", "prompt_ids")
 
 
 def print_once(text: str) -> None:
@@ -182,12 +183,10 @@ def with_prompt_ids(
     """
     if rows is None:
         return None  # no evaluation
-    if "prompt_ids" in rows.column_names:
-        return rows  # by the recipe, which names the file
     if taken := [column for column in RESERVED if column in rows.column_names]:
         raise UserError(
-            f"{name}: rename the column {taken[0]!r}; columns are handed to reward functions by "
-            "their names, and that one is taken"
+            f"{name}: rename the column {taken[0]!r}; that name is taken (columns are handed to "
+            "reward functions by their names)"
         )
     # once here: a prompt is sampled from in many rollouts
     ids = encode_prompts(tokenizer, rows["prompt"], template_columns(rows), name)
@@ -208,11 +207,11 @@ def with_prompt_ids(
 
 
 class PretrainingRows:
-    """PPO-ptx: rows of text with eos, cut to `longest` tokens, drawn with replacement."""
+    """PPO-ptx: rows of text and its end, cut to `longest` tokens, drawn with replacement."""
 
     def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerBase, longest: int):
-        # text ends, and the policy is to know it
-        eos = [tokenizer.eos_token_id]
+        # text ends, and the policy is to know it; not as a turn does
+        eos = [text_end(tokenizer)]
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + eos for text in texts]
         # a row of one token predicts nothing
         self.ids = [row[:longest] for row in ids if len(row[:longest]) > 1]

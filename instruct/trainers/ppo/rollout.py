@@ -96,12 +96,13 @@ class RolloutWorker:
         self.sharded_model: nn.Module | None = None
         score = None if reward_model is None else self._by_model(reward_model)
         score = self.score_by_role if shared.has_reward else score
-        its_own = shared.reward_tokenizer or getattr(reward_model, "tokenizer", None)
-        tell_own_tokenizer(its_own, tokenizer)
+        # what an object of the user's own calls a tokenizer may be anything
+        beside = reward_model.tokenizer if isinstance(reward_model, RewardModel) else None
+        tell_own_tokenizer(shared.reward_tokenizer or beside, tokenizer)
         self.rewards = Rewards(name_rewards(score, reward_funcs), args)
 
     def _by_model(self, reward_model) -> ScoreFunction:
-        def score(prompts: list, completions: list[str], **columns) -> list[float]:
+        def score(prompts: list, completions: list[str], /, **columns) -> list[float]:
             size = self.args.local_rollout_forward_batch_size
             # an object of the user's own renders nothing
             ours = template_columns(columns) if isinstance(reward_model, RewardModel) else {}
@@ -139,7 +140,8 @@ class RolloutWorker:
         # 3. Score the texts
         started = time.perf_counter()
         texts = [decode_completion(self.tokenizer, ids) for ids in sampled.responses]
-        # a reward function takes the columns as TRL's GRPO hands them on
+        # a reward function takes the columns as TRL's GRPO hands them on; `completions` of samples
+        # or rankings that serve as prompts are not those it is asked about
         ours = ("prompt", "prompt_ids", "completion", "completions")
         columns = {name: column for name, column in rows.items() if name not in ours}
         rewards = self.rewards.scores(rows["prompt"], texts, columns)
@@ -299,7 +301,7 @@ class RolloutWorker:
         return out
 
     def score_by_role(
-        self, prompts: list, completions: list[str], role: str = "reward", **columns
+        self, prompts: list, completions: list[str], role: str = "reward", /, **columns
     ) -> list[float]:
         """Scores [B] by the shared base, read at each text's eos: a reward function like any
         other.

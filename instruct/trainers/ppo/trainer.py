@@ -75,6 +75,7 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
         eval_dataset: prompts for held-out reward.
         ptx_dataset: rows with `text`, for PPO-ptx.
         peft_config: LoRA of the policy; None trains every weight.
+        encoded: both datasets come from `with_prompt_ids`, called where their files are known.
     """
 
     checkpoint_files = ("ppo_state.json", "value/value_head.safetensors")
@@ -93,6 +94,7 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
         peft_config=None,
         callbacks: list | None = None,
         optimizers: tuple = (None, None),
+        encoded: bool = False,
     ):
         if reward_model is None and not reward_funcs:
             raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
@@ -101,8 +103,9 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
 
         # 1. Prompts, and the arithmetic of their batches
         longest = args.max_prompt_length
-        train_dataset = with_prompt_ids(train_dataset, processing_class, longest, "training")
-        eval_dataset = with_prompt_ids(eval_dataset, processing_class, longest, "evaluation")
+        if not encoded:
+            train_dataset = with_prompt_ids(train_dataset, processing_class, longest, "training")
+            eval_dataset = with_prompt_ids(eval_dataset, processing_class, longest, "evaluation")
         self.batches = plan_batches(args, len(train_dataset))
         follow_plan(args, self.batches)
         self.ptx = pretraining_rows(ptx_dataset, processing_class, args)

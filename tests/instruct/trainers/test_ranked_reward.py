@@ -405,3 +405,17 @@ def test_similar_lengths_share_a_batch(tmp_path):
         for a, b in zip(order[::2], order[1::2], strict=True)
     )
     assert sorted(order) == list(range(64)) and mixed <= 5  # by chance: 16
+
+
+def test_ids_in_the_data_are_not_taken_for_the_completions(tiny_model, tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    rows = [{"prompt": "Hi", "completions": ["Yes", "No"], "ranks": [1, 2]}] * 2
+    pairs = [{"prompt": "Hi", "chosen": "Yes", "rejected": "No"}] * 2
+    own = {"completion_ids": [[7], [7]], "prompt_ids": [7]}
+    for kind in (rows, pairs):
+        (plain, given) = (
+            make_trainer(tmp_path, model, [row | more for row in kind]).train_dataset[0]
+            for more in ({}, own)
+        )
+        assert given["completion_ids"] == plain["completion_ids"] != own["completion_ids"]
+        assert given["prompt_ids"] == plain["prompt_ids"]

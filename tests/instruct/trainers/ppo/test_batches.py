@@ -1,10 +1,14 @@
 """How prompts become rollouts and optimizer steps."""
 
 import pytest
+from conftest import make_tokenizer
+from datasets import Dataset
 from ppo_tools import make_setup, make_trainer
 
 from instruct.files import UserError
-from instruct.trainers.ppo.batches import RolloutSampler
+from instruct.tokens import load_tokenizer
+from instruct.trainers.ppo.batches import PretrainingRows, RolloutSampler, with_prompt_ids
+from instruct.turns import text_end
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +50,31 @@ def test_batch_arithmetic(setup, tmp_path, capsys):
         make_trainer(setup, tmp_path, rollout_batch_size=20, num_mini_batches=3)
     with pytest.raises(UserError, match="10 is not a multiple of 4"):
         make_trainer(setup, tmp_path, rollout_batch_size=20, num_mini_batches=2)
+
+
+def test_ids_in_the_data_are_not_taken_for_the_prompt(setup):
+    tokenizer = load_tokenizer(setup["model"])
+    rows = Dataset.from_list([{"prompt": "Hi", "prompt_ids": [7, 7, 7]}])
+    with pytest.raises(UserError, match="a.jsonl: rename the column 'prompt_ids'"):
+        with_prompt_ids(rows, tokenizer, 64, "a.jsonl")
+
+
+def test_the_trainer_takes_no_ids_but_those_of_its_own(setup, tmp_path):
+    rows = Dataset.from_list([{"prompt": "Hi", "prompt_ids": [7, 7, 7]}])
+    with pytest.raises(UserError, match="evaluation: rename the column 'prompt_ids'"):
+        make_trainer(setup, tmp_path, eval_dataset=rows)
+
+
+def test_pretraining_text_ends_as_texts_do_not_as_turns(tmp_path):
+    """Also with the tokenizer that SFT saved, whose eos ends turns."""
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(tmp_path / "base")
+    settled = load_tokenizer(str(tmp_path / "base"))
+    settled.save_pretrained(tmp_path / "sft")
+    for known in (settled, load_tokenizer(str(tmp_path / "sft"))):
+        assert known.eos_token == "<|im_end|>"
+        (ids,) = PretrainingRows(["Once upon a time"], known, 64).ids
+        assert known.convert_ids_to_tokens(ids[-1]) == "<|endoftext|>"
+    # where it was never settled, eos is what it always was
+    assert text_end(make_tokenizer()) == make_tokenizer().eos_token_id

@@ -59,10 +59,49 @@ def test_value_starts_as_the_reward_model(setup, tmp_path):
     trainer = make_trainer(setup, tmp_path)
     texts = ["I like it.", "", "Many more words than before, really."]
     scores = load_reward(setup["reward"]).score(PROMPTS[:3], texts)
-    assert trainer.worker.score_by_role(PROMPTS[:3], texts, role="value") == pytest.approx(
+    assert trainer.worker.score_by_role(PROMPTS[:3], texts, "value") == pytest.approx(
         scores, abs=1e-5
     )
     assert trainer.worker.score_by_role(PROMPTS[:3], texts) == pytest.approx(scores, abs=1e-5)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_columns_of_any_name_reach_the_rewards(setup, tmp_path, beside):
+    """Those of samples and rankings, too, whose completions are not the ones to score."""
+    seen = {}
+
+    def reward(prompts, completions, **columns):
+        seen.update(columns)
+        return [0.0] * len(completions)
+
+    trainer = make_trainer(setup, tmp_path)
+    model = load_reward(setup["reward"]) if beside else None
+    trainer.shared.has_reward = not beside
+    worker = RolloutWorker(trainer.shared, trainer.processing_class, trainer.args, model, [reward])
+    worker.sample = fixed_sample
+    names = ("role", "self", "size", "function", "what", "completions")
+    more = {name: [["value", "x"]] * 2 for name in names}
+    rollout = worker.collect({**trainer.train_dataset[:2], **more})
+    alone = load_reward(setup["reward"]).score(PROMPTS[:2], rollout.texts)
+    assert rollout.rewards["reward_model"].tolist() == pytest.approx(alone, abs=1e-5)
+    assert set(seen) == {"topic", *names} - {"completions"}
+
+
+class OfAnotherKind:
+    """Somebody's reward, whose tokenizer is none of transformers'."""
+
+    tokenizer = object()
+
+    def score(self, prompts, completions, batch_size):
+        return [float(len(text)) for text in completions]
+
+
+def test_what_an_object_of_the_users_own_calls_a_tokenizer_is_not_read(setup, tmp_path):
+    trainer = make_trainer(setup, tmp_path)
+    worker = RolloutWorker(
+        trainer.shared, trainer.processing_class, trainer.args, reward_model=OfAnotherKind()
+    )
+    assert worker.rewards.functions
 
 
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "<|im_end|>"])
