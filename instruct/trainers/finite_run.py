@@ -6,8 +6,8 @@ after one step by a NaN gradient every weight is NaN.
 
 import math
 
-import torch
 from accelerate.utils import gather_object
+from transformers import TrainerCallback
 
 from instruct.checks.finite import CAUSE, LOST, bad_weight
 from instruct.files import UserError
@@ -18,81 +18,46 @@ MOST_SKIPPED = 40
 
 
 class FiniteRun:
-    """Goes first in a trainer's bases; `train` raises `UserError` at what is not finite."""
+    """Goes first in a trainer's bases; `train` raises `UserError` at what is not finite.
+
+    Looked at where numbers are on the CPU anyway, so that no step waits for the device: in each
+    line of the log, which sums the losses since the last one over all processes, and before weights
+    are saved. A NaN between two lines is in the weights by the next save.
+    """
 
     def train(self, *args, **kwargs):
         asked = self.args.logging_nan_inf_filter
-        # off, each micro-step also waits less for the device
+        # on, a NaN would not be in the log, and each micro-step would wait for the device
         self.args.logging_nan_inf_filter = asked and self._may_skip
-        self._last_taken: int | None = None  # the last step that was not skipped
+        if self._may_skip:
+            self.add_callback(_Skips(self))
         try:
-            return super().train(*args, **kwargs)
+            result = super().train(*args, **kwargs)
         finally:
             self.args.logging_nan_inf_filter = asked
+        self._check_trained()
+        return result
 
     @property
     def _may_skip(self) -> bool:
         """Whether gradients may overflow: in fp16 such a step is skipped, and the scale halved."""
         return self.accelerator.mixed_precision == "fp16"
 
-    # ---- a step ----------------------------------------------------------------------------------
-
-    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, **kwargs):
-        self._check_step(tr_loss, grad_norm)
-        return super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
-
-    def _check_step(self, loss: torch.Tensor, grad_norm: torch.Tensor | float | None) -> None:
-        """`loss` is the sum since the last line of the log, of this process."""
-        step, control = self.state.global_step, self.control
-        if self._last_taken is None:
-            self._last_taken = step - 1
-        skipped = self._may_skip and self.accelerator.optimizer_step_was_skipped
-        if not skipped:
-            self._last_taken = step
-        elif step - self._last_taken >= MOST_SKIPPED:
-            self._stop(f"the gradient overflowed in {MOST_SKIPPED} steps in a row")
-        ends = control.should_log or control.should_evaluate or control.should_save
-        # a process alone would leave the others waiting, and asking all costs a message
-        if self.args.world_size > 1 and not ends:
-            return
-        self._check_loss(loss)
-        if grad_norm is not None and not skipped:
-            self._check("the gradient's norm", float(grad_norm))
-
-    def _check_loss(self, loss: torch.Tensor) -> None:
-        if self.args.world_size > 1:
-            loss = self.accelerator.gather(loss.detach()).sum()
-        self._check("the loss", loss.item())
-
-    def _check(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            self._stop(f"{what} is {value}")
-
-    def _stop(self, what: str):
-        best = self.state.best_model_checkpoint
-        kept = f"best checkpoint: {best}" if best else f"checkpoints stay in {self.args.output_dir}"
-        raise UserError(f"stopped at step {self.state.global_step}: {what}; {CAUSE}; {kept}")
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        for name, value in logs.items():
-            # these alone: a metric may be 0 / 0 where there is nothing to measure
-            if name.endswith("loss") and isinstance(value, float):
-                self._check(name, value)
+        # these alone: a metric may be 0 / 0 where there is nothing to measure
+        checked = [name for name in logs if name.endswith("loss")]
+        checked += ["grad_norm"] if "grad_norm" in logs and not self._may_skip else []
+        if self.args.world_size > 1 and "train_loss" in checked:
+            # of this process: alone it would leave the others waiting. The weights are looked at
+            checked.remove("train_loss")
+        for name in checked:
+            if not math.isfinite(logs[name]):
+                self._stop(f"{name} is {logs[name]}")
         super().log(logs, start_time)
 
-    # ---- weights ---------------------------------------------------------------------------------
-
-    def _save_checkpoint(self, model, trial) -> None:
+    def _save_checkpoint(self, *args, **kwargs) -> None:
         self._check_trained()
-        super()._save_checkpoint(model, trial)
-
-    def _finalize_training(self, *args, **kwargs):
-        self._check_loss(self._tr_loss)
-        # every step of the run was skipped
-        if self._last_taken is not None and self._last_taken < self._initial_global_step + 1:
-            self._stop("the gradient overflowed in every step, so nothing was trained")
-        self._check_trained()
-        return super()._finalize_training(*args, **kwargs)
+        super()._save_checkpoint(*args, **kwargs)
 
     def _check_trained(self) -> None:
         """That the trained weights are finite, on all processes."""
@@ -102,3 +67,27 @@ class FiniteRun:
             found = gather_object(found)  # each may hold another part of them
         for name, value in filter(None, found):
             self._stop(f"the weight {name} is {value:g}")
+
+    def _stop(self, what: str):
+        best = self.state.best_model_checkpoint
+        kept = f"best checkpoint: {best}" if best else f"checkpoints stay in {self.args.output_dir}"
+        raise UserError(f"stopped at step {self.state.global_step}: {what}; {CAUSE}; {kept}")
+
+
+class _Skips(TrainerCallback):
+    """Steps that fp16 skips: some are legal, many in a row or all of a run are not."""
+
+    def __init__(self, trainer: FiniteRun):
+        self.trainer, self.in_a_row, self.taken = trainer, 0, False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.in_a_row, self.taken = 0, True
+            return
+        self.in_a_row += 1
+        if self.in_a_row >= MOST_SKIPPED:
+            self.trainer._stop(f"the gradient overflowed in {MOST_SKIPPED} steps in a row")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.in_a_row and not self.taken:
+            self.trainer._stop("the gradient overflowed in every step, so nothing was trained")
