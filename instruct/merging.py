@@ -7,10 +7,9 @@ later step would learn around it.
 import warnings
 
 import torch
-from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
-from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -22,8 +21,6 @@ from instruct.reward_checks import does_not_fit
 # Relative difference of logits; in float32, the sums of a deep model alone differ by 1e-5 or so.
 TOLERANCE = 1e-3
 CHECKED_IDS = 16
-# Of what an adapter changes in the logits: the share from which it is said that rounding takes it.
-WORTH_SAYING = 0.2
 
 
 def check_adapter_merges(path: str, config: PeftConfig) -> None:
@@ -79,10 +76,6 @@ def merge(base: PreTrainedModel, path: str) -> PreTrainedModel:
     wanted = logits_on_a_few_ids(model)
     if not wanted.isfinite().all():
         raise UserError(f"{path}: what base and adapter say is not finite; {CAUSE}")
-    rounds = any(dtype != torch.float32 for dtype in dtypes.values())
-    if rounds:
-        with model.disable_adapter():
-            without = logits_on_a_few_ids(model)
     _part_tied_embeddings(base)
     try:
         with warnings.catch_warnings():
@@ -98,10 +91,8 @@ def merge(base: PreTrainedModel, path: str) -> PreTrainedModel:
     if tied:
         _tie_what_is_alike(plain)
     check_says(path, logits_on_a_few_ids(plain), wanted)
-    if rounds:
-        _cast(plain, dtypes)
-        check_weights(plain, f"{path}, merged in its base's dtype")
-        _tell_what_rounding_takes(path, plain, dtypes, wanted, without)
+    _cast(plain, dtypes)
+    check_weights(plain, f"{path}, merged in its base's dtype")
     return plain
 
 
@@ -111,7 +102,7 @@ def _cast(model: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
 
 
 def _put(base: PreTrainedModel, path: str) -> PeftModel:
-    """`PeftModel.from_pretrained`, with every weight of the adapter in its place.
+    """The base with every weight of the adapter in its place.
 
     PEFT loads what fits and drops the rest; what misses is drawn at random.
     """
@@ -120,14 +111,14 @@ def _put(base: PreTrainedModel, path: str) -> PeftModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            model = PeftModel.from_pretrained(base, path).eval()
-            loaded = set_peft_model_state_dict(model, load_peft_weights(path, device="cpu"))
-    except (RuntimeError, ValueError, KeyError, UserWarning) as error:
+            # not `from_pretrained`, which keeps what was loaded to itself
+            model = PeftModel(base, PeftConfig.from_pretrained(path))
+            loaded = model.load_adapter(path, "default", torch_device="cpu")
+    except (RuntimeError, ValueError, KeyError) as error:
         raise misfit from error
-    if loaded.unexpected_keys:
+    if loaded.missing_keys or loaded.unexpected_keys:
         raise misfit
-    return model
+    return model.eval()
 
 
 @torch.no_grad()
@@ -179,21 +170,3 @@ def _tie_what_is_alike(plain: PreTrainedModel) -> None:
         last.weight = first.weight
     for config in (plain.config, plain.config.get_text_config()):
         config.tie_word_embeddings = alike
-
-
-# ---- rounding ------------------------------------------------------------------------------------
-
-
-def _tell_what_rounding_takes(path, plain, dtypes, wanted: Tensor, without: Tensor) -> None:
-    """Says it where the base's dtype is too coarse for what was trained."""
-    # in float32, or the arithmetic's own rounding would count
-    _cast(plain, dict.fromkeys(dtypes, torch.float32))
-    rounded = logits_on_a_few_ids(plain)
-    _cast(plain, dtypes)
-    share = ((rounded - wanted).norm() / (wanted - without).norm()).item()
-    if share > WORTH_SAYING:
-        coarse = str(min(dtypes.values(), key=lambda dtype: dtype.itemsize)).split(".")[-1]
-        print(
-            f"{path}: merged in its base's {coarse}, {min(share, 1):.0%} of what the adapter "
-            "changes is rounded away; on a float32 copy of the base all of it would stay"
-        )
