@@ -39,6 +39,11 @@ LOADING = {
 # merged/ is a plain model; the top folder is the LoRA adapter
 tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="merged")
 model = AutoModelForCausalLM.from_pretrained("{name}", subfolder="merged")""",
+    "adapter": """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoPeftModelForCausalLM.from_pretrained("{name}")""",
     "reward": """# adapter, head and bias; see reward_head.json
 from instruct.models import load_reward
 
@@ -92,6 +97,7 @@ def write_model_card(
     step: str = "sft",
     name: str | None = None,
     record: dict | None = None,
+    merged: bool = True,
 ) -> None:
     """Writes `README.md` into a model folder.
 
@@ -102,6 +108,7 @@ def write_model_card(
         step: sft, reward or ppo.
         name: Hub id of the model, where it has one.
         record: the folder's `run.json`.
+        merged: whether SFT writes `merged/`.
     """
     is_adapter = (Path(output_dir) / "adapter_config.json").is_file()
     # the Hub refuses a card whose metadata name something it cannot know
@@ -140,7 +147,7 @@ Made by {TITLES[step]} with instruct-recipes.
 ## Use
 
 ```python
-{LOADING[step].format(name=called)}
+{LOADING[step if merged else "adapter"].format(name=called)}
 ```
 """
     # a run killed while it writes leaves the card before
@@ -177,7 +184,9 @@ def _table(metrics: dict[str, float]) -> str:
     return _lines(["| metric | value |", "|---|---|", *rows])
 
 
-def use_our_card(trainer, step: str, base_model: str, datasets: list[str | None]) -> None:
+def use_our_card(
+    trainer, step: str, base_model: str, datasets: list[str | None], merged: bool = True
+) -> None:
     """From here on, the card that Trainer writes (at each save, at each push) is this one."""
 
     # Whatever Trainer passes (tags, a title) is in ours already.
@@ -195,6 +204,7 @@ def use_our_card(trainer, step: str, base_model: str, datasets: list[str | None]
             step=step,
             name=trainer.hub_model_id,
             record=read_record(output_dir),
+            merged=merged,
         )
 
     trainer.create_model_card = create_model_card

@@ -41,27 +41,27 @@ def check_adapter_merges(path: str, config: PeftConfig) -> None:
         )
 
 
-def check_base_merges(name: str, config: PretrainedConfig) -> None:
-    """That a base is stored as weights that an adapter can be added to.
+def why_base_does_not_merge(name: str, config: PretrainedConfig) -> str | None:
+    """Why no adapter can be added to a base's weights as they are stored; None where one can.
 
-    Raises:
-        UserError: they are quantized, and what is merged into them would be rounded to a few bits.
+    Quantized, they would round what is merged into them to a few bits.
     """
     stored = getattr(config, "quantization_config", None)
-    if stored:
-        method = stored if isinstance(stored, dict) else stored.to_dict()
-        raise UserError(
-            f"{name}: its weights are stored quantized ({method.get('quant_method')}), where a "
-            "merged adapter would be rounded away; give the model it was made from, with "
-            "--load_in_4bit True where memory is short"
-        )
+    if not stored:
+        return None
+    method = stored if isinstance(stored, dict) else stored.to_dict()
+    return (
+        f"{name}: its weights are stored quantized ({method.get('quant_method')}), where a merged "
+        "adapter would be rounded away; give the model it was made from, with --load_in_4bit True "
+        "where memory is short"
+    )
 
 
 def merge(base: PreTrainedModel, path: str) -> PreTrainedModel:
     """The base with the adapter in `path` added to its weights, in eval mode and in its own dtypes.
 
-    Of what `check_adapter_merges` and `check_base_merges` have let through. Added in float32 and
-    rounded once. Embeddings stay tied where the adapter left them alike.
+    Of what `check_adapter_merges` and `why_base_does_not_merge` have let through. Added in float32
+    and rounded once. Embeddings stay tied where the adapter left them alike.
 
     Raises:
         UserError: the adapter cannot be merged, is not of this base, or the logits on a few ids are

@@ -215,16 +215,23 @@ def _load_merged(
     return model.eval(), tokenizer
 
 
-def check_stored_for_merging(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> None:
-    """That an adapter of this base can be merged into it, by its configuration: before training.
+def why_not_merged(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> str | None:
+    """Why no adapter of this base can be merged into it, known before training; None: one can.
 
     Raises:
-        UserError: its weights are stored quantized, or nothing is there.
+        UserError: nothing is there.
     """
-    from instruct.merging import check_base_merges
+    from instruct.merging import why_base_does_not_merge
 
     shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
-    check_base_merges(model_args.model_name_or_path, _load_config(model_args, **shared))
+    config = _load_config(model_args, **shared)
+    return why_base_does_not_merge(model_args.model_name_or_path, config)
+
+
+def check_stored_for_merging(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> None:
+    """Raises `UserError` where `why_not_merged` has a reason."""
+    if why := why_not_merged(model_args, trust_remote_code):
+        raise UserError(why)
 
 
 def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) -> None:

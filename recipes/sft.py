@@ -4,8 +4,9 @@
 
 Takes demonstrations (`prompt`, `completion`: text or messages, or any shape of docs/formats.md;
 file, folder or Hub id), trains on the completion and its end, and writes to `--output_dir` the LoRA
-adapter and, in `merged/`, the merged model that the reward model and PPO start from. Run again it
-continues from its last checkpoint.
+adapter and, in `merged/`, the merged model that the reward model and PPO start from (of a base that
+is stored quantized the adapter alone, which is said). Run again it continues from its last
+checkpoint.
 
 The paper: cosine schedule, 16 epochs, residual dropout 0.2 (architectures of today have none: LoRA
 dropout stands in), and the checkpoint picked by reward-model score on validation prompts
@@ -31,14 +32,14 @@ from instruct.command.commands import command
 from instruct.files import UserError, atomic_file, held_out_needed, write_json
 from instruct.generation import generate_ids
 from instruct.models import (
-    check_stored_for_merging,
     load_causal_lm,
     load_limits,
     load_policy,
     load_reward,
     save_merged,
+    why_not_merged,
 )
-from instruct.processes import end_with_parent
+from instruct.processes import end_with_parent, is_main_process
 from instruct.reward_checks import check_base
 from instruct.reward_files import adapter_config, reward_head
 from instruct.run.checkpoints import whole_checkpoints
@@ -258,8 +259,11 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     record = record_of("sft", parsed, data_of(script_args, training_args))
     if already_finished(training_args, record):
         return
+    unmerged = None
     if model_args.use_peft:
-        check_stored_for_merging(model_args, training_args.trust_remote_code)
+        unmerged = why_not_merged(model_args, training_args.trust_remote_code)
+    if unmerged and is_main_process():
+        print(f"only the adapter will be written, without merged/: {unmerged}")
 
     ################
     # Data
@@ -307,14 +311,18 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         processing_class=tokenizer,
         peft_config=lora_config(model_args, model),
     )
-    use_our_card(trainer, "sft", model_args.model_name_or_path, [script_args.dataset_name])
+    sources, merged = [script_args.dataset_name], unmerged is None
+    use_our_card(trainer, "sft", model_args.model_name_or_path, sources, merged)
     train_or_resume(trainer, record)
 
     ################
     # Save
     ################
     def save_extras(output_dir: Path) -> None:
-        save_merged(str(output_dir), str(output_dir), training_args.trust_remote_code)
+        if unmerged:
+            print(f"{output_dir} holds the adapter alone, nothing for the next steps: {unmerged}")
+        else:
+            save_merged(str(output_dir), str(output_dir), training_args.trust_remote_code)
 
     finish(trainer, save_extras)
 

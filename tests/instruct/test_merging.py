@@ -163,17 +163,25 @@ def test_a_merge_that_says_something_else_is_not_written(tiny_model, tmp_path, m
         load_policy(path)
 
 
-def test_a_base_stored_quantized_is_refused_before_training(tiny_model, tmp_path, capsys):
+def test_on_a_base_stored_quantized_the_adapter_alone_is_written(tmp_path, capsys, monkeypatch):
     base = save_model(tmp_path / "base")
+    model = make_model()
+    model.name_or_path = base
+    # as though it were quantized, which needs a GPU
+    monkeypatch.setattr(sft, "load_causal_lm", lambda *args: model)
     stored = json.loads((tmp_path / "base" / "config.json").read_text())
     stored["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (tmp_path / "base" / "config.json").write_text(json.dumps(stored))
     data = write_jsonl(tmp_path / "d.jsonl", [{"prompt": "Hi.", "completion": "Hello."}] * 2)
-    with pytest.raises(SystemExit) as ended:
-        sft.cli([
-            "--model_name_or_path", base, "--dataset_name", data, "--report_to", "none",
-            "--output_dir", str(tmp_path / "out"),
-        ])  # fmt: skip
-    assert ended.value.code == 2
-    assert "stored quantized (bitsandbytes)" in capsys.readouterr().err
-    assert not (tmp_path / "out" / "trainer_state.json").exists()
+    out = tmp_path / "out"
+    sft.cli([
+        "--model_name_or_path", base, "--dataset_name", data, "--report_to", "none",
+        "--output_dir", str(out), "--max_steps", "1", "--eval_strategy", "no",
+    ])  # fmt: skip
+    said = capsys.readouterr().out
+    for words in ("only the adapter will be written", "holds the adapter alone"):
+        assert f"{words}, " in said and said.count("stored quantized (bitsandbytes)") == 2
+    assert (out / "adapter_model.safetensors").is_file() and (out / "finished.json").is_file()
+    assert not (out / "merged").exists() and "merged" not in (out / "README.md").read_text()
+    with pytest.raises(UserError, match="stored quantized"):
+        load_policy(str(out))
