@@ -98,10 +98,13 @@ class OfAnotherKind:
 
 def test_what_an_object_of_the_users_own_calls_a_tokenizer_is_not_read(setup, tmp_path):
     trainer = make_trainer(setup, tmp_path)
+    trainer.shared.has_reward, trainer.shared.reward_tokenizer = False, None
     worker = RolloutWorker(
         trainer.shared, trainer.processing_class, trainer.args, reward_model=OfAnotherKind()
     )
-    assert worker.rewards.functions
+    worker.sample = fixed_sample
+    rollout = worker.collect(trainer.train_dataset[:2])
+    assert rollout.scores.tolist() == [len(text) for text in rollout.texts]
 
 
 @pytest.mark.parametrize("pad", ["<|endoftext|>", "<|im_end|>"])
