@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 SURROGATE = "half \ud83d of it"
 HUGE = 10**400
-ENDINGS = ("jsonl", "json", "jsonl.gz", "csv", "parquet")
+ENDINGS = ("jsonl", "json", "jsonl.gz", "csv", "parquet", "jsonl.zst", "data.json", "utf16.jsonl")
 
 
 def nested(levels: int) -> list:
@@ -104,6 +104,15 @@ def _parquet(rows: list[dict]) -> bytes | None:
 def encode(rows: list[dict], ending: str) -> bytes:
     if ending == "json":
         return b"[" + b",\n".join(map(json_of, rows)) + b"]"
+    if ending == "data.json":
+        return b'{"version": 1, "data": ' + encode(rows, "json") + b"}"
+    if ending == "jsonl.zst":
+        out = pa.BufferOutputStream()
+        with pa.CompressedOutputStream(out, "zstd") as packed:
+            packed.write(_jsonl(rows))
+        return out.getvalue().to_pybytes()
+    if ending == "utf16.jsonl":
+        return _jsonl(rows).decode().encode("utf-16")
     if ending == "csv":
         return _csv(rows)
     if ending == "parquet":
