@@ -215,12 +215,14 @@ def _csv(raw_file: RawFile, raw: IO[bytes]) -> Iterator[Chunk]:
     # bad bytes become surrogates here, so that their row alone is malformed
     text = io.TextIOWrapper(raw, encoding="utf-8", errors="surrogateescape", newline="")
     lines = bounded.CsvLines(text)
-    delimiter, said = csv_dialect(raw_file)
-    reader = csv.reader(lines, strict=False, delimiter=delimiter)
+    dialect = csv_dialect(raw_file)
+    marks = {"delimiter": dialect.delimiter, "quoting": dialect.quoting}
+    reader = csv.reader(lines, strict=False, **marks)
     try:
-        header = next(reader, None)
-        if said:
-            header = next(reader, None)
+        filled = (cells for cells in reader if cells)
+        if dialect.says_so:
+            next(filled, None)
+        header = next(filled, None)
     except csv.Error as error:
         raise UserError(f"{file}: its first line is no header ({error})") from error
     if header is None:

@@ -9,7 +9,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from instruct.errors import UserError
 from instruct.rows.json_documents import document_rows
@@ -17,6 +17,7 @@ from instruct.rows.raw_files import RawFile, sniff, told
 
 LONGEST_CELL = 2**31 - 1  # characters of a CSV cell; 128 KB by default, and prompts are longer
 DELIMITERS = ",;\t|"
+CUT = 1 << 20  # characters of a text's head that may not be its whole
 
 
 def placed_rows(path: str | Path | RawFile) -> Iterator[tuple[str, dict]]:
@@ -97,34 +98,56 @@ def _texts(raw: IO[bytes], file: RawFile) -> Iterator[tuple[str, dict]]:
             yield f"line {number}", {"text": line.rstrip("\r\n")}
 
 
-def csv_dialect(file: RawFile) -> tuple[str, bool]:
-    """What stands between its cells, and whether a first line says so (Excel's `sep=;`)."""
+class Dialect(NamedTuple):
+    """How a table is written."""
+
+    delimiter: str
+    says_so: bool  # a first line does, Excel's `sep=;`
+    quoting: int  # csv.QUOTE_NONE where a quote is a letter as any other
+
+
+def csv_dialect(file: RawFile) -> Dialect:
+    """What stands between a table's cells, and whether quotes stand around them."""
     first = file.head.lstrip("\r\n").splitlines()[:1]
     first = first[0] if first else ""
     if len(first) == 5 and first.lower().startswith("sep="):
-        return first[4], True
+        return Dialect(first[4], True, csv.QUOTE_MINIMAL)
     # outside quotes
     bare = "".join(first.split('"')[::2])
     # a tie goes to the comma, and in `.tsv` a tab to everything
     counts = {mark: bare.count(mark) for mark in DELIMITERS}
     if ".tsv" in Path(file.path).name.lower() and counts["\t"]:
-        return "\t", False
-    return max(DELIMITERS, key=counts.__getitem__), False
+        counts["\t"] = len(first)
+    delimiter = max(DELIMITERS, key=counts.__getitem__)
+    plain = delimiter == "\t" and _quotes_are_letters(file.head)
+    return Dialect(delimiter, False, csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+
+
+def _quotes_are_letters(text: str) -> bool:
+    """Whether cells between tabs are no quoted ones: where nothing needs quotes, few write them."""
+    try:
+        for _ in csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True):
+            pass
+    except csv.Error as error:
+        # a quoted cell may be cut where the first part of a long file ends
+        return len(text) < CUT or "end of data" not in str(error)
+    return False
 
 
 def _csv(raw: IO[bytes], file: RawFile) -> Iterator[tuple[str, dict]]:
     """Cells by their columns, all of them text; an empty cell is missing (None)."""
     csv.field_size_limit(LONGEST_CELL)
-    delimiter, said = csv_dialect(file)
+    dialect = csv_dialect(file)
     # in a quoted cell a line break is a part of the text
     text = _text_of(raw, "")
     # strict: an open quote would take the rest of the file for one cell
-    lines = csv.reader(text, strict=True, delimiter=delimiter)
+    lines = csv.reader(text, strict=True, delimiter=dialect.delimiter, quoting=dialect.quoting)
     begins = 1
     try:
-        header = next(lines, [])
-        if said:
-            header = next(lines, [])
+        filled = (cells for cells in lines if cells)
+        if dialect.says_so:
+            next(filled, [])
+        header = next(filled, [])
         twice = [name for name in header if header.count(name) > 1]
         if twice:
             raise UserError(f"{file.path}: two columns have one name ({twice[0]!r})")

@@ -85,6 +85,7 @@ READ = {
     "semicolon.csv": separated(";").encode("utf-8-sig"),
     "tab.csv": separated("\t").encode(),
     "tab.tsv": separated("\t").encode(),
+    "blank.csv": b"\r\n\n" + separated(";").encode(),
     "said.csv": b"sep=;\r\n" + separated(";").encode(),
     # documents
     "list.json": json.dumps(ROWS).encode(),
@@ -187,6 +188,15 @@ def test_a_text_a_line(tmp_path):
     texts = [{"text": "Tell me"}, {"text": " a joke "}, {"text": "last é"}]
     assert load_rows(tmp_path / "t.txt", columns=["text"]).to_list() == texts
     assert of_log(tmp_path / "t.txt") == texts
+
+
+def test_between_tabs_a_quote_may_be_a_letter(tmp_path):
+    (tmp_path / "t.tsv").write_text('prompt\tcompletion\n"Tea" he said\tok\n"He\tb, c\n')
+    rows = [
+        {"prompt": '"Tea" he said', "completion": "ok"},
+        {"prompt": '"He', "completion": "b, c"},
+    ]
+    assert load_rows(tmp_path / "t.tsv").to_list() == of_log(tmp_path / "t.tsv") == rows
 
 
 def test_one_broken_line_is_not_the_whole_file(tmp_path):
