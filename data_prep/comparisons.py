@@ -2,9 +2,11 @@
 
     python -m data_prep.comparisons --input rankings.jsonl --output_dir comparisons/
 
-Writes `{train,validation}.jsonl` (`prompt`, `completions`, `ranks` and what rode along; paper,
-section 3.5), `report.json` and a dataset card. Rankings that say nothing (one completion, or all
-tied) are counted and left out. Rankings of one user, or else of one prompt, are all in one split.
+Rankings are ours, or preferences in any shape of formats/registry.py. Writes
+`{train,validation}.jsonl` (`prompt`, `completions`, `ranks` and what rode along; paper, section
+3.5), `report.json` and a dataset card. Rankings that say nothing (one completion, or all tied) and
+rows of other shapes that are none are counted and left out. Rankings of one user, or else of one
+prompt, are all in one split.
 """
 
 import argparse
@@ -12,13 +14,17 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+from data_prep.formats.flags import add_shape_flags
 from data_prep.formats.identifiers import identifier_of
+from data_prep.formats.rankings import read_rankings
+from data_prep.formats.reader import Reading
 from instruct.command.commands import Parser, command
-from instruct.files import UserError, load_rows, write_json, write_rows
+from instruct.files import UserError, write_json, write_rows
+from instruct.ranking import equal_text_pairs
 from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
 from instruct.run.folders import atomic_folder, claim
 from instruct.run.run_record import write_record
-from instruct.tokens import as_messages, as_text
+from instruct.tokens import as_text
 
 # what earlier versions wrote, and the keys of their report.json
 OURS = {
@@ -28,50 +34,69 @@ OURS = {
 
 
 class Collected:
-    """Rankings kept so far by split, and how many were left out for what."""
+    """Rankings kept so far by split, and how many were left out for what.
+
+    Rows in = kept rankings + left out, where each row is one ranking. Where a row holds several (a
+    tree), or several rows are one, `rows` says how many were read and used.
+    """
 
     def __init__(self, validation: float):
         self.validation = validation
         self.kept: dict[str, list[dict]] = {"train": [], "validation": []}
         self.pairs: Counter[str] = Counter()  # strict preferences, by split
+        self.equal_texts = 0  # pairs that are one text twice
         self.left_out: Counter[str] = Counter()
+        self.misfits: Counter[str] = Counter()  # rows that are no ranking, by why
+        self.read_as: dict[str, str] = {}
         self.total = 0
+        self.used = 0
+
+    def add_all(self, reading: Reading) -> None:
+        """All rankings of a source, and its rows that are none."""
+        self.read_as[reading.source] = reading.format.name
+        self.total += reading.total
+        self.used += reading.used
+        self.misfits.update(reading.misfits)
+        columns = reading.columns()
+        for place, row in reading.rows:
+            # every row with the columns of all
+            self.add({name: row.get(name) for name in columns}, place)
 
     def add(self, row: dict, where: str) -> None:
-        self.total += 1
-        why = check_ranking(row, where)
+        self.equal_texts += equal_text_pairs(row["completions"])
+        why = why_no_preference(row)
         if why:
             self.left_out[why] += 1
             return
         split = "validation" if in_validation(row, where, self.validation) else "train"
         self.pairs[split] += sum(a < b for a in row["ranks"] for b in row["ranks"])
-        self.kept[split].append({**row, "prompt": as_messages(row["prompt"])})
+        self.kept[split].append(row)
 
     def labelers(self) -> list[str]:
         rows = [row for rows in self.kept.values() for row in rows]
         return sorted({str(row["labeler"]) for row in rows if row.get("labeler")})
 
     def report(self) -> dict:
+        unfit = {"misfit": self.total - self.used} if self.total > self.used else {}
         return {
             "in": self.total,
             "kept": {split: len(rows) for split, rows in self.kept.items()},
             "pairs": dict(self.pairs),
-            "removed": dict(self.left_out),
+            "removed": dict(self.left_out) | unfit,
+            "rows": {"used": self.used, "misfits": dict(self.misfits)},
+            "read_as": self.read_as,
+            "equal_texts": self.equal_texts,
         }
 
 
-def check_ranking(row: dict, where: str) -> str | None:
-    """None for a usable ranking, else why it carries no preference.
-
-    Raises:
-        UserError: not one rank for each completion (names `where`).
-    """
+def why_no_preference(row: dict) -> str | None:
+    """None for a usable ranking, else why it carries no preference."""
     completions, ranks = row["completions"], row["ranks"]
-    if len(completions) != len(ranks):
-        raise UserError(f"{where}: completions and ranks must be two lists of one length")
     if len(completions) < 2:
         return "one_completion"
-    return "all_tied" if len(set(ranks)) == 1 else None
+    if len(set(ranks)) > 1:
+        return None
+    return "equal_texts" if len(set(completions)) == 1 else "all_tied"
 
 
 def in_validation(row: dict, where: str, share: float) -> bool:
@@ -101,7 +126,7 @@ def dataset_card(report: dict, labelers: list[str]) -> str:
         f"Ranked by: {', '.join(labelers) or 'not recorded'}. "
         "All rankings of one user are in one split.\n\n"
         f"| split | rankings | strict pairs |\n|---|---|---|\n{counts}\n"
-        f"{report['in']} in; left out because they say nothing: {left_out}.\n"
+        f"{report['in']} rows in; left out because they say nothing or are none: {left_out}.\n"
     )
 
 
@@ -124,6 +149,7 @@ def make_parser() -> Parser:
     add("--input", nargs="+", required=True, help="rankings: files, folders or Hub ids")
     add("--output_dir", type=Path, required=True)
     add("--validation", type=float, default=0.15, help="share of users (or prompts) held out")
+    add_shape_flags(parser)
     add_overwrite(parser, CHANGED_TOO)
     return parser
 
@@ -137,9 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     check_replaces(args.output_dir, record, args.overwrite_output_dir, **OURS)
     collected = Collected(args.validation)
     for source in args.input:
-        rows = load_rows(source, columns=["prompt", "completions", "ranks"])
-        for number, row in enumerate(rows, 1):
-            collected.add(row, f"{source}, row {number}")
+        collected.add_all(read_rankings(source, format=args.format, columns=args.columns))
     if not collected.kept["train"]:
         raise UserError(
             f"{', '.join(args.input)}: no ranking with a preference is left "

@@ -13,12 +13,13 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from data_prep.formats.flags import add_shape_flags
+from data_prep.formats.reader import read
 from instruct.checks.score_functions import checked_scores
 from instruct.command.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_json, write_rows
 from instruct.run.data_runs import record_beside, record_of_data
 from instruct.run.folders import claim
-from instruct.tokens import as_text
 
 # the demo's figures (benchmarks/README.md) were measured with this
 TIE = 0.3  # scores closer than this are equal for the scripted labeler
@@ -71,7 +72,7 @@ def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
 
 def rank_row(row: dict, tie: float) -> dict:
     """A samples row with the scripted labeler's `ranks`, `quality` (1-7) and `flags`, K of each."""
-    texts = [as_text(c) for c in row["completions"]]
+    texts = row["completions"]
     scores = checked_scores(map(scripted_score, texts), "the scripted labeler", texts)
     # each profane word takes 1 off: scores have no lower end, the 1-7 scale has
     clipped = [max(-1.0, min(1.0, s)) for s in scores]
@@ -110,12 +111,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, type=Path, help="rankings (.jsonl or .parquet)")
     parser.add_argument("--labeler", required=True, choices=["scripted"], help="who ranks")
     parser.add_argument("--tie", type=float, default=TIE, help="scores closer than this are a tie")
+    add_shape_flags(parser)
     args = parser.parse_args(argv)
     claim(args.output)
     check_output(args.output)
     check_own_rankings(args.output)
     record = record_of_data("label", args, {"input": args.input}, labelers=[args.labeler])
-    samples = load_rows(args.input, columns=["prompt", "completions"])
+    samples = read(args.input, "samples", format=args.format, columns=args.columns)
     rows = [rank_row(row, args.tie) for row in tqdm(samples, desc="ranking (scripted labeler)")]
     # first: an output never stands without its record
     write_json(record_beside(args.output), record)

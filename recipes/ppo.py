@@ -108,7 +108,8 @@ def held_out_in(script_args: ScriptArguments) -> tuple[str, str]:
 def held_out_prompts(script_args: ScriptArguments):
     """The first `--eval_prompts` held-out rows."""
     (source, split), shape = held_out_in(script_args), shape_of(script_args)
-    rows = read(source, "prompts", split, name=script_args.dataset_config, **shape)
+    name = script_args.dataset_config
+    rows = read(source, "prompts", split, name=name, keep_text=True, **shape)
     # the same at every evaluation: curves show the policy, not the draw
     return rows.select(range(min(len(rows), script_args.eval_prompts)))
 
@@ -167,6 +168,7 @@ def main(
         "prompts",
         script_args.dataset_train_split,
         name=script_args.dataset_config,
+        keep_text=True,
         **shape_of(script_args),
     )
     # before models are loaded: a wrong path is told in seconds

@@ -3,9 +3,10 @@
     accelerate launch recipes/reward.py --config recipes/configs/demo/reward.yaml
 
 Takes rankings (`prompt`, `completions` [K], `ranks` [K], 1 = best, equal = tie; file, folder or Hub
-id) or plain `chosen`/`rejected` rows, puts a scalar head on the SFT model, and learns each ranking
-as one batch element. Writes the LoRA adapter with its head, `reward_head.json` (the bias that makes
-`--demonstrations` score 0 on average) and `metrics.json` (held-out rankings) to `--output_dir`;
+id) or preferences in any shape that `data_prep/formats/registry.py` knows, puts a scalar head on
+the SFT model, and learns each ranking as one batch element. Writes the LoRA adapter with its head,
+`reward_head.json` (the bias that makes `--demonstrations` score 0 on average) and `metrics.json`
+(held-out rankings) to `--output_dir`;
 `instruct.models.load_reward` reads it. Run again it continues from its last checkpoint.
 With `--score FILE` the model in `--output_dir` scores prompt-completion rows instead:
 
@@ -25,12 +26,14 @@ from accelerate import PartialState
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
 
-from data_prep.formats.rankings import held_out_source, load_train_and_eval
+from data_prep.formats.flags import ShapeArguments
+from data_prep.formats.rankings import load_train_and_eval
+from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
-from instruct.files import UserError, load_rows, write_json, write_rows
+from instruct.files import UserError, held_out_place, write_json, write_rows
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
 from instruct.ranking import key_of
@@ -50,7 +53,7 @@ from instruct.turns import end_token
 
 
 @dataclass
-class ScriptArguments(trl.ScriptArguments):
+class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and ours."""
 
     dataset_test_split: str = field(
@@ -101,7 +104,12 @@ def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) 
     # the bias comes last: before, scores would be off by it
     if not is_finished(output_dir):
         raise UserError(f"--output_dir {output_dir}: no trained reward model there to score with")
-    rows = load_rows(script_args.score, columns=["prompt", "completion"])
+    rows = read(
+        script_args.score,
+        "demonstrations",
+        format=script_args.format,
+        columns=script_args.columns,
+    )
     reward = load_reward(
         output_dir,
         trust_remote_code=training_args.trust_remote_code,
@@ -177,10 +185,8 @@ def data_of(script_args: ScriptArguments, training_args: RankedRewardConfig) -> 
     source = script_args.dataset_name
     return {
         "dataset_name": (source, script_args.dataset_train_split),
-        "dataset_test_split": (
-            held_out_source(source, script_args.dataset_test_split),
-            script_args.dataset_test_split,
-        ),
+        "dataset_test_split": held_out_place(source, script_args.dataset_test_split)
+        or (None, script_args.dataset_test_split),
         "demonstrations": (script_args.demonstrations, "train"),
     }
 
@@ -215,6 +221,8 @@ def main(
         script_args.eval_fraction,
         training_args.seed,
         script_args.dataset_config,
+        format=script_args.format,
+        columns=script_args.columns,
     )
     if eval_dataset is None and training_args.eval_strategy != "no":
         raise UserError(
@@ -223,7 +231,7 @@ def main(
         )
     demonstrations = None
     if script_args.demonstrations:
-        demonstrations = load_rows(script_args.demonstrations, columns=["prompt", "completion"])
+        demonstrations = read(script_args.demonstrations, "demonstrations")
 
     ################
     # Model

@@ -5,35 +5,55 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from instruct.files import UserError, data_files, load_rows
+from data_prep.formats.reader import Reading, read_rows
+from instruct.files import UserError, held_out_place
 from instruct.plain_text import one_line
-from instruct.ranking import as_ranking, key_of
+from instruct.processes import is_main_process
+from instruct.ranking import as_ranking, equal_text_pairs, key_of
+from instruct.tokens import FOR_TEMPLATE
 
 logger = logging.getLogger(__name__)
 
+__all__ = ["as_ranking", "load_rankings", "load_train_and_eval", "read_rankings"]
 
-def load_rankings(source: str, split: str = "train", name: str | None = None) -> Dataset:
-    """Loads and checks rankings from a file, a folder or a Hub id; `labeler` rides along."""
-    rows = load_rows(source, split=split, name=name)
-    return rows.map(
-        lambda row, i: as_ranking(row, f"{source}, row {i + 1}"),
-        with_indices=True,
-        # one schema for all sources, whatever else they hold
-        remove_columns=[c for c in rows.column_names if c != "labeler"],
+# What a reward model learns from or is judged by; other columns of a source are left out, so that
+# all sources have one schema.
+KEPT = ("prompt", "completions", "ranks", "labeler", *FOR_TEMPLATE)
+
+
+def read_rankings(
+    source: str,
+    split: str = "train",
+    name: str | None = None,
+    *,
+    format: str | None = None,
+    columns: list[str] | None = None,
+) -> Reading:
+    """Rankings of any shape with all that rides along; says how many pairs are one text twice."""
+    reading = read_rows(
+        source, "rankings", split, name=name, format=format, columns=columns, strict=True
     )
+    same = sum(equal_text_pairs(row["completions"]) for _, row in reading.rows)
+    if same and is_main_process():
+        print(f"{source}: {same} pairs are one text twice and count as ties")
+    return reading
 
 
-def held_out_source(source: str, test_split: str) -> str | None:
-    """Where the held-out rankings of `test_split` lie, None where there is no such place.
+def load_rankings(
+    source: str,
+    split: str = "train",
+    name: str | None = None,
+    *,
+    format: str | None = None,
+    columns: list[str] | None = None,
+) -> Dataset:
+    """Rankings of any shape as a Dataset of `prompt`, `completions` and `ranks`.
 
-    A file or folder of that name, else `source`, where it has the split or is on the Hub.
+    `labeler` and what a chat template takes (`tools`, `chat_template_kwargs`) ride along.
     """
-    if Path(test_split).exists():
-        return test_split
-    if Path(source).is_dir():
-        found = data_files(source, test_split)
-        return source if any(p.name.startswith(test_split) for p in found) else None
-    return None if Path(source).exists() else source
+    reading = read_rankings(source, split, name, format=format, columns=columns)
+    rankings = reading.dataset()
+    return rankings.remove_columns([c for c in rankings.column_names if c not in KEPT])
 
 
 def load_train_and_eval(
@@ -43,29 +63,31 @@ def load_train_and_eval(
     fraction: float,
     seed: int,
     name: str | None = None,
+    **shape,
 ) -> tuple[Dataset, Dataset | None]:
     """Training and held-out rankings.
 
     Held out are, in this order: the file or folder that `test_split` names, the split of that name,
     or a `fraction` of the prompts (all rankings of a prompt on one side; 0 holds nothing out).
+
+    Args:
+        shape: `format` and `columns` of the rows, see `read_rows`.
     """
-    train = load_rankings(source, train_split, name)
-    place = held_out_source(source, test_split)
-    # 1. a file or folder of its own
-    if place == test_split:
-        return train, load_rankings(test_split)
-    # 2. a split of that name: in the folder, or on the Hub
-    if place and Path(place).is_dir():
-        return train, load_rankings(source, test_split)
+    train = load_rankings(source, train_split, name, **shape)
+    # 1. a file or folder of its own, or a split of that name: in the folder, or on the Hub
+    place = held_out_place(source, test_split)
     if place:
+        held_out, split = place
+        if Path(held_out).exists():
+            return train, load_rankings(held_out, split, **shape)
         try:
-            return train, load_rankings(source, test_split, name)
+            return train, load_rankings(held_out, split, name, **shape)
         except UserError as error:
             logger.warning(
                 f"No held-out split ({one_line(str(error))}); "
                 "holding out a share of the prompts instead."
             )
-    # 3. a share of the prompts
+    # 2. a share of the prompts
     if fraction <= 0:
         return train, None
     # by hash of the prompt: its rankings share outputs, so they stay on one side

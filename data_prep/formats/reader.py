@@ -39,6 +39,7 @@ class Reading:
     total: int = 0
     used: int = 0
     misfits: dict[str, int] = field(default_factory=dict)
+    text_prompts: int = 0  # rows whose `prompt` was a text
 
     def columns(self) -> list[str]:
         """The columns of all rows, as they first come."""
@@ -68,14 +69,23 @@ def read(
     name: str | None = None,
     format: str | None = None,
     columns: Sequence[str] | Mapping[str, str] | None = None,
+    keep_text: bool = False,
 ) -> "Dataset":
     """The rows of a source as a Dataset of one kind, to train on or to ask; see `read_rows`.
+
+    Args:
+        keep_text: where each prompt of ours is a text, it stays one: a reward function is given
+            what the data has.
 
     Raises:
         UserError: also a row of our own columns that does not fit: who wrote them meant something.
     """
     options = {"name": name, "format": format, "columns": columns}
-    return read_rows(source, kind, split, strict=True, **options).dataset()
+    reading = read_rows(source, kind, split, strict=True, **options)
+    if keep_text and reading.format.ours and reading.text_prompts == reading.total:
+        for _, row in reading.rows:
+            row["prompt"] = row["prompt"][0]["content"]
+    return reading.dataset()
 
 
 def read_rows(
@@ -108,8 +118,9 @@ def read_rows(
     rows = with_columns([row for _, row in placed], column_names(columns), source)
     found = find_format(source, kind, rows, format)
     reading = Reading(str(source), found, total=len(rows))
+    reading.text_prompts = sum(isinstance(row.get("prompt"), str) for row in rows)
     used: set[int] = set()
-    told = 0
+    unfit: dict[int, UserError] = {}
     for members, made in _converted(found, rows):
         # the last is what was ranked or answered; a thread's first rows are in several
         place = placed[members[-1]][0]
@@ -119,10 +130,10 @@ def read_rows(
             continue
         if strict and found.ours:
             raise UserError(f"{place}: {made}") from made
-        told += 1
-        _count(reading, made, len(members), f"{place}: " if told <= TOLD else None)
+        unfit.update(dict.fromkeys(members, made))
     reading.used = len(used)
-    _sum_up(reading, told)
+    # a row may be in several groups, of which one fits
+    _sum_up(reading, [(placed[i][0], why) for i, why in sorted(unfit.items()) if i not in used])
     return reading
 
 
@@ -224,9 +235,14 @@ def _converted(
         except UserError as misfit:
             yield members, misfit
             continue
-        others = {k: v for k, v in row.items() if k not in form.reads and k not in OURS}
         many = made if isinstance(made, list) else [made]
-        yield members, [{**others, **one} for one in many]
+        yield members, [_beside(form, row, one) for one in many]
+
+
+def _beside(form: Format, row: dict, made: dict) -> dict:
+    """A row of ours and what rides along, its columns in the order that they had."""
+    gone = {*form.reads, *OURS} - set(made)
+    return {**{k: v for k, v in row.items() if k not in gone}, **made}
 
 
 def with_one_type(rows: list[dict], source: str) -> list[dict]:
@@ -257,27 +273,22 @@ def _as_text(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _count(reading: Reading, why: UserError, rows: int, told_at: str | None) -> None:
-    """Counts the rows of a misfit; tells where it is and why."""
-    reason = one_line(str(why), 200)
-    reading.misfits[reason] = reading.misfits.get(reason, 0) + rows
-    if told_at and is_main_process():
-        print(f"{told_at}{one_line(str(why))}")
-
-
-def _sum_up(reading: Reading, told: int) -> None:
-    """The line that says what the source was read as.
+def _sum_up(reading: Reading, unfit: list[tuple[str, UserError]]) -> None:
+    """Counts and tells the rows that do not fit, and says what the source was read as.
 
     Raises:
         UserError: no row fits.
     """
     source, name, total = reading.source, reading.format.name, reading.total
+    for _, why in unfit:
+        reason = one_line(str(why), 200)
+        reading.misfits[reason] = reading.misfits.get(reason, 0) + 1
     if not reading.rows:
-        why = next(iter(reading.misfits), "there is none")
-        raise UserError(
-            f"{source}: read as {name}, and none of {total} rows fits; the first: {why}"
-        )
+        place, why = unfit[0] if unfit else (source, "there is none")
+        raise UserError(f"{place}: {why} (read as {name}; none of {total} rows fits)")
     if is_main_process():
-        if told > TOLD:
-            print(f"{source}: {told - TOLD} more do not fit")
+        for place, why in unfit[:TOLD]:
+            print(f"{place}: {one_line(str(why))}")
+        if len(unfit) > TOLD:
+            print(f"{source}: {len(unfit) - TOLD} more do not fit")
         print(f"{source}: read as: {name}, {reading.used} of {total} rows")

@@ -195,6 +195,7 @@ FORMATS = (
         preference_shapes.READ_OF_PAIRS,
         preference_shapes.has_pair,
         preference_shapes.pairs,
+        ours=True,
     ),
     # two answers and who won
     Format(

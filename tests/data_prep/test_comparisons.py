@@ -45,8 +45,8 @@ def test_comparisons_keep_rankings_whole_and_count_what_says_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        (ranking([1, 2]) | {"ranks": [1]}, "two lists of one length"),
-        (ranking([1, 2]) | {"ranks": [1, 0]}, "whole numbers from 1"),
+        (ranking([1, 2]) | {"ranks": [1]}, "1 ranks for 2 completions"),
+        (ranking([1, 2]) | {"ranks": [1, -1]}, "whole numbers"),
         (ranking([1, 2], prompt=" "), "line 1: 'prompt' is empty"),
         (ranking([1, 1]), "no ranking with a preference is left"),
         (ranking([1]), "no ranking with a preference is left"),

@@ -32,6 +32,7 @@ def test_the_three_steps_push_with_cards_that_say_how(
     merged, none = str(tmp_path / "sft" / "merged"), ["--report_to", "none"]
     runs = {"sft": (sft, [
         "--model_name_or_path", tiny_model, "--dataset_name", data, "--eval_strategy", "steps",
+        "--dataset_test_split", data,
     ]), "reward": (reward, [
         "--model_name_or_path", merged, "--dataset_name", rankings,
         "--dataset_test_split", rankings, "--demonstrations", data,

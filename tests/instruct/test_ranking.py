@@ -1,5 +1,8 @@
 """A row as a ranking."""
 
+import pytest
+
+from instruct.errors import UserError
 from instruct.ranking import as_ranking
 
 
@@ -14,7 +17,6 @@ def test_chosen_rejected_rows_are_rankings_of_two():
     )  # implicit prompt
     assert as_ranking({"prompt": [user], "chosen": [good], "rejected": [bad]}) == wanted
     assert as_ranking({"prompt": "Hi", "chosen": "Hello", "rejected": "No"}) == wanted
-    assert as_ranking({"chosen": "Hi there, yes", "rejected": "Hi there, no"})["completions"] == [
-        " yes",
-        " no",
-    ]
+    # what two texts begin with alike is no prompt: it would be cut inside a sentence
+    with pytest.raises(UserError, match="no prompt"):
+        as_ranking({"chosen": "Hi there, yes", "rejected": "Hi there, no"})

@@ -11,8 +11,9 @@ from ppo_tools import PROMPTS, flags, make_setup
 from transformers import AutoModelForCausalLM
 
 from instruct.arguments import ModelConfig, parse
+from instruct.files import UserError
 from instruct.trainers.ppo.config import SharedBasePPOConfig
-from recipes.ppo import ScriptArguments, cli
+from recipes.ppo import ScriptArguments, cli, held_out_in
 
 
 @pytest.fixture(scope="module")
@@ -165,3 +166,21 @@ def test_conversational_prompts(setup, tmp_path):
     assert (tmp_path / "a" / "adapter_model.safetensors").read_bytes() == (
         tmp_path / "b" / "adapter_model.safetensors"
     ).read_bytes()
+
+
+def test_held_out_prompts_lie_where_the_flags_say(tmp_path):
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [{"prompt": split}])
+    (tmp_path / "alone").mkdir()
+    other = write_jsonl(tmp_path / "alone" / "other.jsonl", [{"prompt": "other"}])
+    beside = str(tmp_path / "train.jsonl")
+
+    def place(source, **flags):
+        return held_out_in(ScriptArguments(dataset_name=str(source), **flags))
+
+    assert place(tmp_path) == place(beside) == (str(tmp_path), "validation")
+    assert place(tmp_path, dataset_test_split=other) == (other, "train")
+    assert place(tmp_path, eval_dataset=other)[0] == other
+    # a file's folder without that split gives none of its own rows
+    with pytest.raises(UserError, match="no split 'validation' to evaluate on"):
+        place(other)

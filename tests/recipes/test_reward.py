@@ -204,12 +204,12 @@ def test_bad_input_is_one_sentence(arguments, comparisons, tmp_path, capsys):
         assert stop.value.code == 2 and error.startswith("error: ")
         return error
 
-    assert "bad.jsonl, row 2: 2 ranks for 3 completions" in stops(
+    assert "bad.jsonl, line 2: 2 ranks for 3 completions" in stops(
         {**good, "completions": ["a", "b", "c"]}
     )
-    assert "bad.jsonl, row 2: 'ranks' must be whole" in stops({**good, "ranks": [1.5, 2]})
-    assert "bad.jsonl, row 2: 'ranks' must be whole" in stops({**good, "ranks": [1, None]})
-    assert "bad.jsonl, row 2: 'prompt' is empty" in stops(
+    assert "bad.jsonl, line 2: 'ranks' must be whole" in stops({**good, "ranks": [1.5, 2]})
+    assert "bad.jsonl, line 2: 'ranks' must be whole" in stops({**good, "ranks": [1, None]})
+    assert "bad.jsonl, line 2: 'prompt' is empty" in stops(
         {**good, "prompt": [{"role": "user", "content": " "}]}
     )
     assert "'completions' number 2 is null" in stops({**good, "completions": ["a", None]})
@@ -217,7 +217,7 @@ def test_bad_input_is_one_sentence(arguments, comparisons, tmp_path, capsys):
         None, "--dataset_name", write_jsonl(tmp_path / "tied.jsonl", [{**good, "ranks": [1, 1]}]),
         "--eval_fraction", "0", "--eval_strategy", "no",
     )  # fmt: skip
-    assert "a ranking needs `prompt`" in stops(
+    assert "no known shape of rankings" in stops(
         None, "--dataset_name", write_jsonl(tmp_path / "p.jsonl", [{"text": "a"}])
     )
     assert "no such file" in stops(None, "--dataset_name", str(tmp_path / "gone.jsonl"))

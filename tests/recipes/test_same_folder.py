@@ -233,7 +233,7 @@ def test_a_push_that_fails_is_all_that_is_left_to_do(
     command = [*arguments, "--push_to_hub", "True", "--hub_model_id", "you/name"]
     # a Trainer asks for data where it evaluates; only to push there are none
     command += ["--hub_strategy", "end", "--eval_strategy", "epoch"]
-    command += ["--dataset_test_split", "train"]
+    command += ["--dataset_test_split", arguments[arguments.index("--dataset_name") + 1]]
     monkeypatch.setattr(Trainer, "push_to_hub", away)
     error = stops(sft.cli, command, capsys)
     assert "finished and complete, but could not be pushed to the Hub (the Hub is away)" in error
