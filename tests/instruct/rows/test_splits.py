@@ -34,6 +34,9 @@ def in_split(source, split) -> list[str]:
         (["data/train-0.jsonl", "data/test-0.jsonl"], "train", ["data/train-0.jsonl"]),
         (["train/a.jsonl", "train/b.jsonl", "test/a.jsonl"], "train", 2),
         (["test.jsonl", "test_2023.jsonl"], "test", ["test.jsonl"]),
+        (["train-1.jsonl", "train-2.jsonl"], "train-1", ["train-1.jsonl"]),
+        (["data.jsonl", "notes.txt", ".data.jsonl"], "train", ["data.jsonl"]),
+        (["a.txt", "b.txt"], "train", "all"),
         (["data.jsonl"], "train", "all"),
         (["a.jsonl", "b.jsonl"], "train", "all"),
         (["data.jsonl"], "test", []),
@@ -97,6 +100,8 @@ def test_what_save_to_disk_writes(tmp_path):
     rows = {split: Dataset.from_list([{"prompt": split}] * 3) for split in ("train", "test")}
     DatasetDict(rows).save_to_disk(tmp_path / "both", num_shards={"train": 2, "test": 1})
     rows["test"].save_to_disk(tmp_path / "one")
+    # as a `map` of them leaves beside them
+    (tmp_path / "one/cache-1.arrow").write_bytes(b"")
     assert load_rows(tmp_path / "both", "train", columns=["prompt"])["prompt"] == ["train"] * 3
     assert load_rows(tmp_path / "both", "test")["prompt"] == ["test"] * 3
     assert load_rows(tmp_path / "one")["prompt"] == ["test"] * 3
