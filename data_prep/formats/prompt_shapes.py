@@ -70,6 +70,9 @@ def our_prompt(row: dict) -> list[dict]:
     """
     value = row.get("prompt")
     is_text = isinstance(value, str)
+    # our rows hold texts; of other people's (`messages`, …) the parts are joined
+    if isinstance(value, list) and any(isinstance(_content(m), list) for m in value):
+        raise Misfit("'prompt' has a message whose content is a list of parts, expected text")
     try:
         messages = [{"role": "user", "content": value}] if is_text else messages_of(value)
     except UserError as error:
@@ -77,6 +80,10 @@ def our_prompt(row: dict) -> list[dict]:
     if fault := fault_of("prompt", messages):
         raise Misfit(f"'prompt' {fault}")
     return messages
+
+
+def _content(message: Any) -> Any:
+    return message.get("content") if isinstance(message, dict) else None
 
 
 def prompt(row: dict) -> dict:
