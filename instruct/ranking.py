@@ -11,7 +11,7 @@ from typing import Any
 
 from instruct.errors import UserError
 from instruct.pairs import PROMPT_COLUMNS, pair_of, turns_of
-from instruct.rows.row_checks import fault_of
+from instruct.rows.row_checks import fault_of, kind_of
 from instruct.tokens import answer_text, named
 
 
@@ -46,10 +46,45 @@ def ranking_of(row: Mapping[str, Any]) -> dict:
         raise UserError(
             "a ranking needs `prompt`, `completions` and `ranks` (or `chosen` and `rejected`)"
         )
-    for name in ("prompt", "completions", "ranks"):
-        if fault := fault_of(name, row[name]):
-            raise UserError(f"{name!r} {fault}")
-    return ranked(turns_of(row["prompt"], "user"), [answer_text(c) for c in completions], ranks)
+    prompt, texts = asked_of(row["prompt"]), answers_in(completions)
+    if fault := fault_of("ranks", ranks):
+        raise UserError(f"'ranks' {fault}")
+    return ranked(prompt, texts, ranks)
+
+
+def asked_of(prompt: Any) -> list[dict]:
+    """The column `prompt` as messages; a text is what the user says, whatever stands in it.
+
+    Raises:
+        UserError: it is blank, or no conversation.
+    """
+    text = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    try:
+        messages = turns_of(text, "user")
+    except UserError as error:
+        raise UserError(f"'prompt' {error}") from error
+    if fault := fault_of("prompt", messages):
+        raise UserError(f"'prompt' {fault}")
+    return messages
+
+
+def answers_in(completions: Any) -> list[str]:
+    """The column `completions` as texts; each is a text or the assistant's message.
+
+    Raises:
+        UserError: names the number of one that is neither.
+    """
+    if not isinstance(completions, list):
+        raise UserError(f"'completions' is {kind_of(completions)}, expected a list of texts")
+    texts = []
+    for number, completion in enumerate(completions, 1):
+        try:
+            # text as it is: a token of it may be what was sampled
+            is_text = isinstance(completion, str)
+            texts.append(completion if is_text else answer_text(turns_of(completion, "assistant")))
+        except UserError as error:
+            raise UserError(f"'completions' number {number} {error}") from error
+    return texts
 
 
 def ranked(prompt: list[dict], completions: list[str], ranks: Sequence[float]) -> dict:

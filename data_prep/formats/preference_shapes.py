@@ -6,10 +6,8 @@ from typing import Any
 
 from data_prep.formats.misfit import Misfit
 from instruct.errors import UserError
-from instruct.pairs import READ_FOR_PROMPT, pair_of, turns_of
-from instruct.ranking import ranked, ranking_of
-from instruct.rows.row_checks import fault_of
-from instruct.tokens import as_text
+from instruct.pairs import READ_FOR_PROMPT, pair_of
+from instruct.ranking import answers_in, asked_of, ranked, ranking_of
 
 # What others call the two, the better one first.
 PAIR_COLUMNS = (
@@ -45,12 +43,9 @@ def rankings(row: dict) -> dict:
 @misfits
 def samples(row: dict) -> dict:
     """K outputs to one prompt, as `data_prep.sample` writes them."""
-    for name in ("prompt", "completions"):
-        if fault := fault_of(name, row.get(name)):
-            raise Misfit(f"{name!r} {fault}")
     return {
-        "prompt": turns_of(row["prompt"], "user"),
-        "completions": [as_text(completion) for completion in row["completions"]],
+        "prompt": asked_of(row.get("prompt")),
+        "completions": answers_in(row.get("completions")),
     }
 
 

@@ -28,11 +28,11 @@ def read_rankings(
     *,
     format: str | None = None,
     columns: list[str] | None = None,
+    strict: bool = False,
 ) -> Reading:
     """Rankings of any shape with all that rides along; says how many pairs are one text twice."""
-    reading = read_rows(
-        source, "rankings", split, name=name, format=format, columns=columns, strict=True
-    )
+    options = {"name": name, "format": format, "columns": columns, "strict": strict}
+    reading = read_rows(source, "rankings", split, **options)
     same = sum(equal_text_pairs(row["completions"]) for _, row in reading.rows)
     if same and is_main_process():
         print(f"{source}: {same} pairs are one text twice and count as ties")
@@ -51,7 +51,8 @@ def load_rankings(
 
     `labeler` and what a chat template takes (`tools`, `chat_template_kwargs`) ride along.
     """
-    reading = read_rankings(source, split, name, format=format, columns=columns)
+    options = {"format": format, "columns": columns}
+    reading = read_rankings(source, split, name, strict=True, **options)
     rankings = reading.dataset()
     return rankings.remove_columns([c for c in rankings.column_names if c not in KEPT])
 
