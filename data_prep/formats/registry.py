@@ -91,6 +91,21 @@ FORMATS = (
     ),
     # --- demonstrations
     Format(
+        "OpenAssistant trees",
+        "demonstrations",
+        oasst.READ_OF_TREES,
+        oasst.is_trees,
+        oasst.best_of_tree,
+    ),
+    Format(
+        "OpenAssistant messages",
+        "demonstrations",
+        oasst.READ_OF_MESSAGES,
+        oasst.is_messages,
+        oasst.best_sibling,
+        gather=oasst.best_siblings,
+    ),
+    Format(
         "HH prompts and answers",
         "demonstrations",
         demonstration_shapes.READ_OF_ANSWERED,

@@ -70,3 +70,23 @@ def test_all_rankings_of_a_user_are_in_one_split_also_of_user_0(tmp_path, user):
         for file in (tmp_path / "c").glob("*.jsonl")
     ]
     assert sum(of_user) == 1
+
+
+def test_rows_in_are_rows_used_and_rows_told_of(tmp_path, capsys):
+    arena = {"prompt": "Hi", "response_a": "x", "response_b": "y"}
+    rows = [{**arena, "winner": "model_a", "user_id": i} for i in range(20)]
+    rows += [{**arena, "winner": "tie"}, {**arena, "winner": None}, {**arena, "winner": "?"}]
+    rows += [{**arena, "response_b": "x", "winner": "model_a"}] * 2
+    file, out = write_jsonl(tmp_path / "votes.jsonl", rows), tmp_path / "c"
+    comparisons.main(["--input", file, "--output_dir", str(out)])
+    report = json.loads((out / "report.json").read_text())
+    assert report["in"] == 25 == sum(report["kept"].values()) + sum(report["removed"].values())
+    assert report["removed"] == {"all_tied": 1, "equal_texts": 2, "misfit": 2}
+    assert report["equal_texts"] == 2 and report["rows"]["used"] == 23
+    assert report["read_as"] == {file: "two answers and a winner"}
+    said = capsys.readouterr().out
+    assert f"{file}, line 22: " in said and "2 pairs are one text twice" in said
+    assert "read as: two answers and a winner, 23 of 25 rows" in said
+    kept = [row for f in out.glob("*.jsonl") for row in load_rows(f)]
+    # what was not read for the ranking rides along
+    assert {row["user_id"] for row in kept} == set(range(20)) and "winner" not in kept[0]

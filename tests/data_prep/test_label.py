@@ -82,3 +82,13 @@ def test_a_score_that_is_not_finite_ranks_nothing(tmp_path, capsys, monkeypatch)
     said = stops(label.main, ["--input", samples, "--labeler", "scripted", "--output", out], capsys)
     assert "the scripted labeler returned nan for the completion 'two' (row 2 of 2)" in said
     assert not out.exists()
+
+
+def test_samples_of_other_columns_are_ranked(tmp_path):
+    rows = [{"ask": "Hi", "outs": ["I hate it", "I love it"], "id": 3}]
+    file, out = write_jsonl(tmp_path / "s.jsonl", rows), tmp_path / "r.jsonl"
+    run = ["--input", file, "--labeler", "scripted", "--output", str(out)]
+    label.main([*run, "--columns", "prompt=ask", "completions=outs"])
+    row = load_rows(out)[0]
+    assert row["ranks"] == [2, 1] and row["id"] == 3
+    assert row["prompt"] == [{"role": "user", "content": "Hi"}]
