@@ -57,10 +57,9 @@ class Collected:
         self.total += reading.total
         self.used += reading.used
         self.misfits.update(reading.misfits)
-        columns = reading.columns()
-        for place, row in reading.rows:
-            # every row with the columns of all
-            self.add({name: row.get(name) for name in columns}, place)
+        # every row with the columns of all, each of one type
+        for (place, _), row in zip(reading.rows, reading.dataset(), strict=True):
+            self.add(row, place)
 
     def add(self, row: dict, where: str) -> None:
         self.equal_texts += equal_text_pairs(row["completions"])

@@ -46,7 +46,7 @@ def ranking_of(row: Mapping[str, Any]) -> dict:
         raise UserError(
             "a ranking needs `prompt`, `completions` and `ranks` (or `chosen` and `rejected`)"
         )
-    prompt, texts = asked_of(row["prompt"]), answers_in(completions)
+    prompt, texts, ranks = asked_of(row["prompt"]), answers_in(completions), listed(ranks)
     if fault := fault_of("ranks", ranks):
         raise UserError(f"'ranks' {fault}")
     return ranked(prompt, texts, ranks)
@@ -74,6 +74,7 @@ def answers_in(completions: Any) -> list[str]:
     Raises:
         UserError: names the number of one that is neither.
     """
+    completions = listed(completions)
     if not isinstance(completions, list):
         raise UserError(f"'completions' is {kind_of(completions)}, expected a list of texts")
     texts = []
@@ -85,6 +86,16 @@ def answers_in(completions: Any) -> list[str]:
         except UserError as error:
             raise UserError(f"'completions' number {number} {error}") from error
     return texts
+
+
+def listed(value: Any) -> Any:
+    """A JSON list as text, as CSV files hold it -> the list; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def ranked(prompt: list[dict], completions: list[str], ranks: Sequence[float]) -> dict:

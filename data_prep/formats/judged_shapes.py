@@ -4,7 +4,6 @@ A verdict is a pair of ranks: (1, 2) where the first answer won, (2, 1) where th
 a tie.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from data_prep.formats.misfit import Misfit
 from data_prep.formats.preference_shapes import misfits
 from instruct.pairs import READ_FOR_PROMPT, answers_of, prompt_of
-from instruct.ranking import ranked
+from instruct.ranking import listed, ranked
 
 FIRST, SECOND, TIE = (1, 2), (2, 1), (1, 1)
 # What files call their two answers.
@@ -105,7 +104,7 @@ def judged(row: dict, ranks: Sequence[int], labeler: str | None = None) -> dict:
     there = {name for name, value in row.items() if value is not None}
     names = sides_of(there) or sides_of(set(row))
     prompt, used = prompt_of(row)
-    answers = {name: _several(row.get(name)) for name in names}
+    answers = {name: listed(row.get(name)) for name in names}
     if (
         used
         and isinstance(row[used[-1]], str)
@@ -118,21 +117,9 @@ def judged(row: dict, ranks: Sequence[int], labeler: str | None = None) -> dict:
     return found if labeler is None else {**found, "labeler": labeler}
 
 
-def _several(value: Any) -> Any:
-    """A JSON list as text -> the list."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            listed = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        # a text may begin with a bracket, too
-        return listed if isinstance(listed, list) and listed else value
-    return value
-
-
 def _turn_by_turn(asked: str, prompt: list[dict], answers: dict) -> tuple[list[dict], dict]:
     """Kaggle's arena: lists of what was asked and of what each model answered."""
-    questions = _several(asked)
+    questions = listed(asked)
     if not isinstance(questions, list) or not all(isinstance(q, str) for q in questions):
         return prompt, answers
     conversations = {}

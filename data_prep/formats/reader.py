@@ -232,11 +232,28 @@ def _converted(
             continue
         try:
             made = form.convert(row)
+            many = made if isinstance(made, list) else [made]
+            found = [_beside(form, row, one) for one in many]
+            _check_characters(found)
         except UserError as misfit:
             yield members, misfit
             continue
-        many = made if isinstance(made, list) else [made]
-        yield members, [_beside(form, row, one) for one in many]
+        yield members, found
+
+
+def _check_characters(rows: list[dict]) -> None:
+    """That rows can be written: JSON may hold half of a pair that is one character.
+
+    Raises:
+        Misfit: they cannot.
+    """
+    try:
+        json.dumps(rows, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        why = "holds half a character (a lone surrogate); write the text as UTF-8 anew"
+        raise Misfit(why) from None
+    except RecursionError:
+        raise Misfit("is nested too deeply") from None
 
 
 def _beside(form: Format, row: dict, made: dict) -> dict:

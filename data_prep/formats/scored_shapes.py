@@ -13,7 +13,7 @@ from data_prep.formats.misfit import Misfit
 from data_prep.formats.preference_shapes import misfits
 from instruct.errors import UserError
 from instruct.pairs import READ_FOR_PROMPT, answers_of, prompt_of
-from instruct.ranking import ranked
+from instruct.ranking import listed, ranked
 from instruct.rows.row_checks import fault_of, kind_of
 
 LISTS = (
@@ -48,7 +48,8 @@ READ_OF_ONE_ANSWER = (*READ_FOR_PROMPT, *ONE_ANSWER, *NUMBERS)
 
 
 def _items(row: dict) -> list | None:
-    return next((row[name] for name in LISTS if isinstance(row.get(name), list)), None)
+    lists = (listed(row[name]) for name in LISTS if name in row)
+    return next((value for value in lists if isinstance(value, list)), None)
 
 
 def has_numbered_answers(columns: set[str], first_rows: list[dict]) -> bool:
@@ -138,12 +139,7 @@ def number_beside(row: dict) -> dict:
         raise Misfit("no list of answers")
     if column is None:
         raise Misfit("neither ranks nor scores")
-    values = row[column]
-    if isinstance(values, str):
-        try:
-            values = json.loads(values)
-        except (ValueError, RecursionError):
-            raise Misfit(f"{column!r} is text, expected a list of numbers") from None
+    values = listed(row[column])
     if not isinstance(values, list):
         raise Misfit(f"{column!r} is {kind_of(values)}, expected a list of numbers")
     return _ranking(row, items, column, values)

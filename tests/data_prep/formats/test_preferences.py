@@ -158,6 +158,11 @@ SHAPES = [
     ),
     # ours: 0-based, whole floats, gaps
     ("rankings", {"prompt": ASKED, "completions": [GOOD, BAD], "ranks": [0, 1]}, FRUIT),
+    (
+        "rankings",
+        {"prompt": ASKED, "completions": json.dumps([GOOD, BAD]), "ranks": "[1, 2]"},
+        FRUIT,
+    ),
     ("rankings", {"prompt": ASKED, "completions": [GOOD, BAD], "ranks": [9.0, 4.0]}, SECOND),
     (
         "rankings",
@@ -193,6 +198,7 @@ MISFITS = [
     ({**TWO, "output_1": True, "preference": 1}, "'output_1' is true or false"),
     ({**KAGGLE, **flags(1, 1, 0)}, "one must be 1"),
     ({**KAGGLE, "response_a": "[null]", **flags(1, 0, 0)}, "'response_a'"),
+    ({**KAGGLE, "prompt": '["q \\ud83d"]', **flags(1, 0, 0)}, "half a character"),
     ({**SHP, "labels": float("nan"), "score_A": 1, "score_B": 2}, "'labels' is nan"),
     ({**STEER, "overall_preference": None}, "'overall_preference' is missing"),
     (
