@@ -29,7 +29,7 @@ from instruct.arguments import HardwareDefaults, ModelConfig, check_given, lora_
 from instruct.cards import use_our_card
 from instruct.checks.model_limits import Limits, check_prompts
 from instruct.command.commands import command
-from instruct.files import UserError, atomic_file, held_out_needed, write_json
+from instruct.files import UserError, atomic_file, held_out_needed, held_out_place, write_json
 from instruct.generation import generate_ids
 from instruct.models import (
     load_causal_lm,
@@ -167,7 +167,12 @@ def mean_rewards(
     checkpoints: list[Path], script_args: ScriptArguments, training_args: SFTConfig
 ) -> dict[str, float]:
     """{checkpoint: mean reward of its answers to the first `--select_prompts` prompts}."""
-    where, split = held_out_needed(script_args.dataset_name, script_args.dataset_test_split)
+    where, split = script_args.dataset_name, script_args.dataset_test_split
+    if Path(where).is_file() and held_out_place(where, split) is None:
+        # nothing is trained here: one file can only mean the prompts to answer
+        print(f"{where}: its prompts are answered; they should not be those of the training")
+    else:
+        where, split = held_out_needed(where, split)
     name, shape = script_args.dataset_config, shape_of(script_args)
     # a shape that was named is one of demonstrations
     kind = "demonstrations" if script_args.format else "prompts"
