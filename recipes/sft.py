@@ -256,10 +256,12 @@ def data_of(script_args: ScriptArguments, training_args: SFTConfig) -> dict:
 
 
 def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
-    check_given(script_args, model_args, "demonstrations")
     # before `already_finished`: it comes after training, in the same folder
     if script_args.select_by_reward:
+        if not script_args.dataset_name:
+            raise UserError("--dataset_name is missing: the prompts that the checkpoints answer")
         return select_by_reward(script_args, training_args)
+    check_given(script_args, model_args, "demonstrations")
     parsed = (script_args, training_args, model_args)
     record = record_of("sft", parsed, data_of(script_args, training_args))
     if already_finished(training_args, record):

@@ -181,6 +181,14 @@ def test_checkpoint_is_selected_by_reward_as_in_the_paper(arguments, tmp_path, t
     assert set(selected["mean_reward"]) == {f"checkpoint-{2 * n}" for n in (1, 2, 3, 4)}
     assert selected["checkpoint"] == max(selected["mean_reward"], key=selected["mean_reward"].get)
     assert len(set(selected["mean_reward"].values())) > 1  # the checkpoints do answer differently
+    # the model lies in the checkpoints; one file is the prompts to answer
+    one_file = write_jsonl(tmp_path / "ask.jsonl", [{"prompt": "tea"}, {"prompt": "rain"}])
+    cli([
+        "--dataset_name", one_file, "--output_dir", str(out), "--select_by_reward",
+        str(tmp_path / "reward"), "--select_max_new_tokens", "6", "--report_to", "none",
+    ])  # fmt: skip
+    assert "on 2 validation prompts" in capsys.readouterr().out
+    selected = json.loads((out / "selected_by_reward.json").read_text())
     chosen = load_file(out / selected["checkpoint"] / "adapter_model.safetensors")
     written = load_file(out / "adapter_model.safetensors")
     assert all(torch.equal(chosen[name], written[name]) for name in chosen)
