@@ -59,6 +59,19 @@ def sides_of(columns: set[str]) -> tuple[str, str] | None:
     return next((pair for pair in SIDES if columns.issuperset(pair)), None)
 
 
+def _sides(row: dict) -> tuple[str, str]:
+    """The columns of a row's answers.
+
+    Raises:
+        Misfit: it has not both.
+    """
+    names = sides_of(set(row))
+    if names is None:
+        one = next((name for pair in SIDES for name in pair if name in row), None)
+        raise Misfit("no two answers" + (f", only {one!r}" if one else ""))
+    return names
+
+
 def judged_by(*names: str) -> Callable[[set[str], list[dict]], bool]:
     """Files with two answers and one of these columns."""
     return lambda columns, first_rows: bool(sides_of(columns) and columns & set(names))
@@ -82,7 +95,7 @@ def number(row: dict, column: str) -> float:
     value = row.get(column)
     try:
         found = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Misfit(f"{column!r} is {'missing' if value in (None, '') else 'no number'}") from None
     if not math.isfinite(found):
         raise Misfit(f"{column!r} is {found}, expected a finite number")
@@ -102,7 +115,7 @@ def by_sign(value: float) -> tuple[int, int]:
 def judged(row: dict, ranks: Sequence[int], labeler: str | None = None) -> dict:
     """The ranking of a row's two answers; `labeler` is the column (or name) of who judged."""
     there = {name for name, value in row.items() if value is not None}
-    names = sides_of(there) or sides_of(set(row))
+    names = sides_of(there) or _sides(row)
     prompt, used = prompt_of(row)
     answers = {name: listed(row.get(name)) for name in names}
     if (
@@ -125,7 +138,8 @@ def _turn_by_turn(asked: str, prompt: list[dict], answers: dict) -> tuple[list[d
     conversations = {}
     for name, texts in answers.items():
         texts = [texts] if isinstance(texts, str) else texts
-        if len(texts) != len(questions) or not all(isinstance(t, str) for t in texts):
+        listed_all = isinstance(texts, list) and len(texts) == len(questions)
+        if not listed_all or not all(isinstance(t, str) for t in texts):
             raise Misfit(f"{name!r} does not hold one text for each of {len(questions)} prompts")
         conversations[name] = [
             {"role": role, "content": text}
@@ -138,7 +152,8 @@ def _turn_by_turn(asked: str, prompt: list[dict], answers: dict) -> tuple[list[d
 def _judged_turns(row: dict, answers: dict) -> dict:
     """MT-bench judges the first turn of two and the second, on rows that hold both."""
     turn = row.get("turn")
-    if not isinstance(turn, int | float) or isinstance(turn, bool) or turn != turn or turn < 1:
+    # 1.0 in Parquet files of pandas; infinity is none
+    if isinstance(turn, bool) or not isinstance(turn, int | float) or not 1 <= turn < 1e6:
         return answers
     # question and answer
     return {
@@ -157,9 +172,9 @@ def by_winner(row: dict) -> dict:
     """A winner's name or number: arenas, MT-bench's judgments, AlpacaEval."""
     column = next((name for name in WINNERS if row.get(name) is not None), None)
     if column is None:
-        missing = next(name for name in WINNERS if name in row)
+        missing = next((name for name in WINNERS if name in row), WINNERS[0])
         raise Misfit(f"{missing!r} is missing, so nobody won")
-    names = sides_of(set(row))
+    names = _sides(row)
     judge = next((row[n] for n in ("judge", "annotator", "labeler") if _is_name(row.get(n))), None)
     return judged(row, _winner(row, column, names), judge)
 
@@ -199,7 +214,7 @@ def _called(name: str) -> set[str]:
 @misfits
 def by_flags(row: dict) -> dict:
     """Kaggle's arena: three columns, of which one is 1."""
-    flags = [number(row, name) for name in WON if name in row]
+    flags = [number(row, name) for name in WON if name in row or name != WON[-1]]
     if sorted(flags) != [0] * (len(flags) - 1) + [1]:
         raise Misfit(f"of {', '.join(WON)} one must be 1 and the others 0")
     return judged(row, (FIRST, SECOND, TIE)[flags.index(1)])
@@ -216,13 +231,15 @@ def by_annotators(row: dict) -> list[dict]:
             if said not in verdicts:
                 raise Misfit(f"{name!r} is {said:g}, expected 0 (tie), 1 or 2")
             found.append(judged(row, verdicts[said], name))
+    if not found:
+        raise Misfit(f"no {ANNOTATORS[0]!r}")
     return found
 
 
 @misfits
 def by_strength(row: dict) -> dict:
     """HelpSteer's preferences: below 0 the first is better, above the second."""
-    column = next(name for name in STRENGTHS if name in row)
+    column = next((name for name in STRENGTHS if name in row), STRENGTHS[0])
     return judged(row, by_sign(number(row, column)))
 
 

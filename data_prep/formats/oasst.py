@@ -119,7 +119,7 @@ def best_of_tree(row: dict) -> list[dict]:
 
 def _about(row: dict) -> dict:
     """Whose the tree is: all that comes of it belongs on one side of a split."""
-    if not _is_object(row["prompt"]):
+    if not _is_object(row.get("prompt")):
         raise Misfit("'prompt' is no message with replies")
     user = row["prompt"].get("user_id")
     return {} if user is None else {"user_id": user}
@@ -163,16 +163,18 @@ class Thread(NamedTuple):
 
 def threads_of(rows: list[dict]) -> list[Thread]:
     """The thread of each message, itself the last."""
-    places: dict[Any, int] = {}
+    places: dict[str | int, int] = {}
     for i, row in enumerate(rows):
-        places.setdefault(row.get("message_id"), i)
+        if (name := _id(row, "message_id")) is not None:
+            places.setdefault(name, i)
     threads = []
     for i, row in enumerate(rows):
         line, seen, broken, at = [i], {i}, None, row
-        if row.get("message_id") is None or places[row["message_id"]] != i:
+        name = _id(row, "message_id")
+        if name is None or places[name] != i:
             broken = "no `message_id` of its own"
         while broken is None and at.get("parent_id") is not None:
-            parent = places.get(at["parent_id"])
+            parent = places.get(_id(at, "parent_id"))
             if parent is None:
                 broken = "its parent is not in the file"
             elif parent in seen:
@@ -210,6 +212,12 @@ def best_siblings(rows: list[dict]) -> Iterator[tuple[list[int], dict | Misfit]]
         if all(i in good or rows[i].get("role") not in ASSISTANT for i in threads[parent].rows)
     ]
     yield from _joined(rows, threads, groups, "in no thread of best replies", False)
+
+
+def _id(row: dict, column: str) -> str | int | None:
+    # a list cannot be looked up
+    value = row.get(column)
+    return value if isinstance(value, str | int) else None
 
 
 def _replies(rows: list[dict], threads: list[Thread]) -> dict[int, list[int]]:

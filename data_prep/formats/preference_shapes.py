@@ -77,7 +77,8 @@ def pairs(row: dict) -> dict:
     there = {name for name, value in row.items() if value is not None}
     pair = pair_columns(there)
     if pair is None:
-        missing = next(p for p in PAIR_COLUMNS if set(p) & set(row))
+        known = (p for p in PAIR_COLUMNS if not set(p).isdisjoint(row))
+        missing = next(known, PAIR_COLUMNS[0])
         raise Misfit(f"no {' and no '.join(repr(n) for n in missing if n not in there)}")
     prompt, texts, _ = pair_of(row, pair)
     return ranked(prompt, texts, [1, 2])

@@ -88,7 +88,7 @@ def _number(value: Any, column: str, number: int) -> float:
     try:
         # True would pass for 1
         found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Misfit(f"{column!r} of answer {number} is {kind_of(value)}") from None
     if not math.isfinite(found):
         raise Misfit(f"{column!r} of answer {number} is {value}, expected a number")

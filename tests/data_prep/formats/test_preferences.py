@@ -1,6 +1,7 @@
 """Preferences as people's files hold them -> rankings; what says no preference is told."""
 
 import json
+from random import Random
 
 import pytest
 
@@ -278,6 +279,7 @@ FLAT = [
     message(6, 4, "assistant", GOOD, 0),
     message(7, 3, "prompter", "Pardon?"),
     message(8, 9, "assistant", "Lost", 0),
+    message(10, 1, "assistant", "Not ranked"),
 ]
 
 
@@ -296,13 +298,21 @@ def test_openassistant_messages_and_trees_are_the_same_rankings_and_demonstratio
         assert [(r["prompt"], r["completions"], r["ranks"]) for _, r in reading.rows] == wanted
         # one side of a split for all of a tree
         assert {(r["user_id"], r["prompt_id"]) for _, r in reading.rows} == {("user 1", "1")}
-        assert (reading.total, reading.used) == ((8, 6) if flat else (1, 1))
+        assert (reading.total, reading.used) == ((9, 6) if flat else (1, 1))
         shown = read_rows(path, "demonstrations")
         assert [(r["prompt"], r["completion"]) for _, r in shown.rows] == [
             ([user("Hi")], [bot("Hello!")]),
             (TURNS, [bot(GOOD)]),
         ]
     assert "its parent is not in the file" in str(read_rows(write(*FLAT), "rankings").misfits)
+
+
+def test_a_row_of_a_thread_that_fits_and_of_one_that_does_not_is_used(write):
+    odd = [{**m, "rank": 0.5} if m["message_id"] == "6" else m for m in FLAT]
+    reading = read_rows(write(*odd), "rankings")
+    # 1, 2 and 3 are a ranking; what of 4, 5 and 6 has no other is told
+    assert [len(r["prompt"]) for _, r in reading.rows] == [1]
+    assert reading.used == 3 and sum(reading.misfits.values()) == 6
 
 
 def test_ranks_have_no_gaps_and_equal_texts_share_one():
@@ -351,3 +361,53 @@ def test_columns_of_any_name_and_a_format_by_name(write):
     named = ["prompt=ask", "chosen=good", "rejected=bad"]
     assert load_rankings(path, columns=named)[0] == FRUIT
     assert load_rankings(path, columns=named, format="ultrafeedback-pairs")[0] == FRUIT
+
+
+ODD = (None, "", " ", 0, -1, 2.5, float("nan"), float("inf"), True, [], {}, [None], [[]], [{}])
+MORE_ODD = (
+    "x",
+    "[",
+    "\ud800",
+    10**30,
+    10**400,
+    [1, "a"],
+    {"role": "user"},
+    [{"role": "user"}],
+    ["a", 1],
+)
+
+
+def half_right(random: Random, value):
+    """A value with one thing in it replaced or gone."""
+    if random.random() < 0.3 or not value or not isinstance(value, list | dict):
+        return random.choice(ODD + MORE_ODD)
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    at, copy = random.choice(keys), value.copy()
+    if random.random() < 0.2:
+        del copy[at]
+    else:
+        copy[at] = half_right(random, copy[at])
+    return copy
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_shapes_half_right_are_read_or_told(write, seed):
+    random, rows_read = Random(seed), 0
+    shapes = [(name, row) for name, row, _ in SHAPES]
+    shapes += [("OpenAssistant trees", {"prompt": replies(None)[0]})] * 3
+    for name, row in shapes:
+        rows = [half_right(random, row) for _ in range(6)]
+        rows = [row if isinstance(row, dict) else {} for row in rows] + [row]
+        reading = read_rows(write(*rows), "rankings", format=name)
+        assert reading.total == 7 == reading.used + sum(reading.misfits.values())
+        for _, found in reading.rows:
+            assert len(found["completions"]) == len(found["ranks"]) and found["prompt"]
+            assert all(isinstance(text, str) for text in found["completions"])
+        # they are a table, too
+        rows_read += len(reading.dataset())
+    flat = [half_right(random, message) for message in FLAT]
+    whole = [{**m, "message_id": f"a{m['message_id']}"} for m in FLAT[:3]]
+    whole = [{**m, "parent_id": m["parent_id"] and "a1"} for m in whole]
+    reading = read_rows(write(*(r for r in flat if isinstance(r, dict)), *whole), "rankings")
+    assert reading.total == reading.used + sum(reading.misfits.values())
+    assert rows_read > len(shapes)
