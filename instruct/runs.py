@@ -15,6 +15,7 @@ from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments
 
 from instruct.files import UserError, write_json
+from instruct.hub import ask_anew
 from instruct.run.checkpoints import checkpoint_to_resume
 from instruct.run.fingerprints import is_same, model_identity
 from instruct.run.folders import MODEL_FILES, check_ours, claim
@@ -330,6 +331,7 @@ def push(args: TrainingArguments, trainer: Trainer | None = None) -> None:
     """
 
     def upload() -> None:
+        ask_anew()
         try:
             if trainer is None:
                 _upload(args)

@@ -20,7 +20,9 @@ from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from instruct.errors import UserError
 from instruct.files import write_json
+from instruct.hub import ask_anew, is_refusal
 from instruct.run.checkpoints import (
     CARRIED,
     CHECKPOINT,
@@ -34,7 +36,7 @@ from instruct.run.checkpoints import (
     seal,
     step_of,
 )
-from instruct.trainers.hub import HubMayBeAway
+from instruct.run.run_record import on_main
 
 
 class RepeatableOrder(Sampler):
@@ -78,13 +80,43 @@ def _no_rotation(args: TrainingArguments) -> Iterator[None]:
         args.save_total_limit = limit
 
 
-class Resumable(HubMayBeAway):
+class Resumable:
     """Goes before a `Trainer` in a class's bases; `train` resumes exactly (CPU: bit for bit).
+
+    A Hub that is away when training starts stops nothing: `runs.push` comes last anyway.
 
     `checkpoint_files`: what its checkpoints hold beside Trainer's own files.
     """
 
     checkpoint_files: tuple[str, ...] = ()
+
+    def init_hf_repo(self, *args, **kwargs) -> None:
+        """Raises: UserError: the Hub refuses, on every process; one that is away is said."""
+        make = super().init_hf_repo
+
+        def try_to_make() -> None:
+            ask_anew()
+            try:
+                make(*args, **kwargs)
+            # the Hub client raises many unrelated types
+            except Exception as error:
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                if is_refusal(error):
+                    raise UserError(
+                        f"--push_to_hub: the Hub refuses ({reason}); log in by `hf auth login` or "
+                        "set HF_TOKEN, and look at --hub_model_id"
+                    ) from error
+                print(
+                    f"the Hub cannot be reached ({reason}): nothing is pushed before training "
+                    "ends, then it is tried again"
+                )
+
+        on_main(try_to_make)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # without a repository there is nowhere to push to
+        if self.hub_model_id is not None:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Trainer's `train`. Takes the path of a whole checkpoint (`checkpoint_to_resume`)."""

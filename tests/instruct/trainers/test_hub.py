@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from command_tools import stops
 from conftest import write_jsonl
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from instruct.trainers.hub import is_refusal
+from instruct.hub import is_refusal
 from recipes import sft
 
 COMMON = [
@@ -34,7 +34,8 @@ def refused(status: int) -> HfHubHTTPError:
         (ConnectionError("no route"), False),
         (OfflineModeIsEnabled("offline"), False),
         (TimeoutError("timed out"), False),
-        (ValueError("Repo id must be in the form"), True),
+        (HFValidationError("Repo id must be in the form"), True),
+        (ValueError("shapes"), False),
     ],
 )
 def test_what_the_hub_will_say_again_is_told_from_a_hub_that_is_away(error, refuses):
