@@ -16,10 +16,10 @@ FLASH = {
 
 
 def check_machine(model_args: trl.ModelConfig) -> None:
-    """Refuses quantization, attention and LoRA that cannot work here.
+    """Refuses quantization and attention that cannot work here.
 
     Raises:
-        UserError: no GPU, or a package that is missing or too old.
+        UserError: no GPU, or a package that is missing.
     """
     for bits in ("4bit", "8bit"):
         if not getattr(model_args, f"load_in_{bits}"):
@@ -32,8 +32,6 @@ def check_machine(model_args: trl.ModelConfig) -> None:
         if find_spec("bitsandbytes") is None:
             raise UserError(f"--load_in_{bits} needs bitsandbytes: pip install bitsandbytes")
     _check_attention(model_args.attn_implementation)
-    if model_args.use_peft:
-        _check_torchao()
 
 
 def _check_attention(asked: str | None) -> None:
@@ -50,16 +48,3 @@ def _check_attention(asked: str | None) -> None:
         raise UserError(
             f"--attn_implementation {asked} needs a GPU, and none is found; leave it out"
         )
-
-
-def _check_torchao() -> None:
-    # PEFT asks this of every layer, and refuses all of them beside an old one
-    from peft.import_utils import is_torchao_available
-
-    try:
-        is_torchao_available()
-    except ImportError as error:
-        raise UserError(
-            f"LoRA cannot be used beside this torchao: {error}; pip install -U torchao, or "
-            "pip uninstall torchao"
-        ) from error

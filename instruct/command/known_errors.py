@@ -8,8 +8,10 @@ import os
 import re
 import traceback
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 from instruct.files import DISK
+from instruct.hub import is_refusal
 from instruct.processes import less_overwrite
 
 # libraries that write by themselves tell it in words alone: Rust's and DuckDB's
@@ -28,6 +30,7 @@ REFUSED = (
     "the Hub refuses this ({}); look at the name, accept the terms on its page, and give a token "
     "by HF_TOKEN"
 )
+LATER = "the Hub cannot answer now ({}); run the same command again later"
 OTHER_PROCESS = "another process of this run has ended ({}); what it said is the reason"
 # (library, class) -> sentence; {} is the first line of what the library says
 KNOWN = {
@@ -55,11 +58,10 @@ KNOWN_WORDS = {
     # optional packages, of transformers' loggers and quantizers, and of PEFT
     ("ImportError", "pip install"): "{}",
     ("RuntimeError", "pip install"): "{}",
+    # PEFT's, of every layer
     ("ImportError", "incompatible version of torchao"): "{}; pip install -U torchao, or remove it",
     ("ImportError", "incompatible version"): "{}",
-    # PEFT, before anything is trained
-    ("ValueError", "not found in the base model"): "--lora_target_modules: {}",
-    ("ValueError", "No modules were targeted"): "--lora_target_modules: {}",
+    # PEFT, of a module that is there (`checks.lora_names`) and of another kind
     ("ValueError", "Target module "): "--lora_target_modules: {}",
     # transformers, at the first evaluation and in accelerate
     ("KeyError", "metric_for_best_model"): "{}",
@@ -90,16 +92,25 @@ def _known(error: BaseException) -> str | None:
     said = next((line for line in text.splitlines() if line.strip()), type(error).__name__)
     for kind in type(error).__mro__:
         if sentence := KNOWN.get((kind.__module__.split(".")[0], kind.__name__)):
-            return sentence.format(said)
+            later = kind.__name__ == "HfHubHTTPError" and not is_refusal(error)
+            return (LATER if later else sentence).format(said)
         for (name, words), sentence in KNOWN_WORDS.items():
-            if kind.__name__ == name and words in text:
+            # a bug of ours may say this as well
+            anyones = name == "RuntimeError" and words == "pip install"
+            if kind.__name__ == name and words in text and not (anyones and _raised_by_us(error)):
                 return sentence.format(said)
     if isinstance(error, ModuleNotFoundError):
         missing = str(error.name or "").split(".")[0]
-        if missing.isidentifier() and missing not in OURS:
+        if missing.isidentifier() and missing not in OURS and find_spec(missing) is None:
             return f"the package {missing} is not installed; pip install it"
-        return None if missing in OURS else said
+        # of a package that is there, another version may be what is asked for: ours to say
+        return None if missing else said
     return said if _refused_by_trainer(error) else None
+
+
+def _raised_by_us(error: BaseException) -> bool:
+    frames = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not frames or not LIBRARIES.search(frames[-1])
 
 
 def _refused_by_trainer(error: BaseException) -> bool:
@@ -141,5 +152,7 @@ def _errno(error: BaseException) -> int | None:
     said = str(error)
     if any(words in said.lower() for words in FULL):
         return errno.ENOSPC
-    found = IN_WORDS.search(said)
+    # a plain `Exception` is all that tokenizers raises; ValueError and the like may quote anything
+    tells = type(error) is Exception or type(error).__module__ != "builtins"
+    found = IN_WORDS.search(said) if tells or isinstance(error, OSError) else None
     return int(found[1] or found[2]) if found else None

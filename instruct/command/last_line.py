@@ -26,7 +26,7 @@ def say_last(line: str) -> None:
 
     What a launcher started ends with it: the caller has given back what it holds.
     """
-    launchers = _launchers()
+    launchers = [] if _restarts() else _launchers()
     if not launchers or not _same_stderr(launchers[-1].pid):
         print(line, file=sys.stderr, flush=True)
         return
@@ -47,6 +47,11 @@ def say_last(line: str) -> None:
     # the one that a shell waits for first: it must not see the others end
     for process in reversed(launchers):
         _end(process.pid, signal.SIGKILL if _catches_sigterm(process.pid) else signal.SIGTERM)
+
+
+def _restarts() -> bool:
+    """Whether torchrun starts what fails once more (`--max_restarts`): it has to live for that."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0
 
 
 def _launchers() -> list[psutil.Process]:

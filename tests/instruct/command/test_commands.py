@@ -3,12 +3,13 @@
 import errno
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import httpx
 import pytest
 import torch
 from conftest import REPO, SCRIPT_ENV
-from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
 
 from instruct.command.commands import Parser, command
 from instruct.command.known_errors import sentence_of
@@ -78,10 +79,8 @@ def chained(error: Exception) -> RuntimeError:
         (httpx.ConnectError("refused"), "the Hub cannot be reached"),
         (chained(httpx.ReadTimeout("slow")), "the Hub cannot be reached"),
         (OfflineModeIsEnabled("offline"), "the Hub cannot be reached"),
-        (RuntimeError("X requires x to be installed. Run `pip install x`."), "X requires x"),
         (ModuleNotFoundError("No module named 'foo.bar'", name="foo.bar"), "the package foo"),
         (ImportError("Found an incompatible version of torchao. Found 0.1"), "Found an incompat"),
-        (ValueError("Target modules {'foo'} not found in the base model."), "--lora_target"),
         (RuntimeError("[gloo] Connection closed by peer [::1]"), "another process of this run"),
         (OSError(errno.ENOSPC, "No space left", "/d/o"), "/d/o: no space left"),
         (ValueError("embedded null byte"), "a path or a name holds a NUL"),
@@ -120,6 +119,37 @@ def test_a_flag_that_a_librarys_trainer_refuses_is_the_users(tiny_model, capsys)
 )
 def test_what_nobody_knows_is_a_bug(error):
     assert sentence_of(error) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        # of a package that is there
+        ModuleNotFoundError("No module named 'transformers.nope'", name="transformers.nope"),
+        RuntimeError("a row says: pip install x"),
+        RuntimeError("a row says: errno 13"),
+        ValueError("a row says: os error 28"),
+    ],
+)
+def test_words_alone_make_no_error_the_users(error, capsys):
+    assert ends(error, capsys)[0] == 1
+
+
+def test_a_package_that_a_librarys_logger_misses_is_the_users(capsys):
+    where = {}
+    source = "def log(): raise RuntimeError('X needs x. Run `pip install x`')"
+    exec(compile(source, "/site-packages/transformers/integrations.py", "exec"), where)
+    with pytest.raises(SystemExit) as stop:
+        command(lambda argv: where["log"]())([])
+    assert stop.value.code == 2 and "pip install x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "said"), [(503, "later"), (429, "later"), (403, "HF_TOKEN")])
+def test_a_hub_in_trouble_is_told_from_one_that_refuses(status, said):
+    error = HfHubHTTPError.__new__(HfHubHTTPError)
+    Exception.__init__(error, f"{status} of the Hub")
+    error.response = SimpleNamespace(status_code=status)
+    assert said in sentence_of(error)
 
 
 def test_a_wrong_flag_is_one_sentence_without_usage(capsys):
@@ -187,3 +217,19 @@ def test_under_a_launcher_the_sentence_comes_last_and_once(config, how, sentence
     assert code != 0 and lines[-1].startswith(sentence)
     assert sum(line.startswith("error:") for line in lines) == 1
     assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
+def test_a_launcher_that_restarts_what_fails_is_left_alone(tmp_path):
+    (tmp_path / "fails.py").write_text(
+        FAILS.replace('how == "bug"', 'os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"')
+        .replace("    time.sleep(60)\n", '    print("went on")\n')
+    )  # fmt: skip
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
+    words += ["--max_restarts", "1", "--monitor_interval", "0.1", str(tmp_path / "fails.py"), "no"]
+    done = subprocess.run(
+        [sys.executable, *words], env=SCRIPT_ENV, capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "went on" in done.stdout
+    assert done.stderr.count("error: a bug of instruct-recipes") == 1
