@@ -21,6 +21,7 @@ from typing import NamedTuple
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read, read_rows
+from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.files import UserError, check_output, load_rows, write_json, write_rows
 from instruct.rows.row_checks import is_blank
@@ -347,7 +348,7 @@ def make_parser() -> Parser:
     add("--answers", help=answers)
     add("--limit", type=int, help="this many prompts, drawn with --seed")
     add("--batch_size", type=int, default=64)
-    add("--dtype", default="float32")
+    add("--dtype", default="float32", choices=DTYPES)
     add("--seed", type=int, default=0)
     again = "start over: remove what an earlier run wrote to --output, also unfinished batches"
     add_shape_flags(parser)

@@ -23,9 +23,11 @@ from trl.trainer.utils import pad, selective_log_softmax
 
 from instruct.arguments import ModelConfig
 from instruct.checks.finite import check_weights
+from instruct.checks.flag_ranges import DTYPES
 from instruct.checks.model_limits import Limits, check_special_tokens, limits_of
 from instruct.checks.pickles import pickled, refuse_pickles
 from instruct.checks.score_functions import checked_scores
+from instruct.command.known_errors import sentence_of
 from instruct.files import UserError
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
@@ -48,9 +50,9 @@ def _load_config(model_args: trl.ModelConfig, **shared) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(name, **shared)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{name}: no model there; give a model folder or a Hub model id ({_first_line(error)})"
-        ) from error
+        known = sentence_of(error)
+        missing = f"no model there; give a model folder or a Hub model id ({_first_line(error)})"
+        raise UserError(f"{name}: {known or missing}") from error
     # its decoder sees no prompt ids, so the token contract would not hold
     if config.is_encoder_decoder:
         raise UserError(
@@ -73,8 +75,8 @@ def _from_pretrained(
         kwargs["quantization_config"] = quantization
         kwargs["device_map"] = {"": PartialState().local_process_index}
     dtype = model_args.dtype
-    if dtype not in ("auto", None):
-        dtype = getattr(torch, dtype)
+    if dtype not in (*DTYPES, None):
+        raise UserError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
     name = model_args.model_name_or_path
     refuse_pickles(name, "model")
     try:
@@ -88,11 +90,11 @@ def _from_pretrained(
             **kwargs,
         )
     except (OSError, ValueError) as error:
-        if "file named model.safetensors" in str(error):
+        # a folder with pickles is refused above
+        if "file named model.safetensors" in str(error) and not Path(name).is_dir():
             raise pickled(name) from error
-        raise UserError(
-            f"{name}: cannot be loaded as {auto_class.__name__}: {_first_line(error)}"
-        ) from error
+        unknown = f"cannot be loaded as {auto_class.__name__}: {_first_line(error)}"
+        raise UserError(f"{name}: {sentence_of(error) or unknown}") from error
     # with output_loading_info it is a pair
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     check_weights(model, name)

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from instruct.checks.finite import bad_weight, holds
 from instruct.checks.pickles import refuse_pickles
+from instruct.command.known_errors import sentence_of
 from instruct.files import UserError
 from instruct.hub import ask_hub
 from instruct.reward_checks import check_adapter, check_fits, check_task, does_not_fit
@@ -42,9 +43,8 @@ def model_file(folder_or_id: str | Path, name: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder_or_id}: no folder and no repository of the Hub that can be read"
-        ) from error
+        known = sentence_of(error) or "no folder and no repository of the Hub that can be read"
+        raise UserError(f"{folder_or_id}: {known}") from error
 
 
 def reward_head(path: str) -> dict:

@@ -19,6 +19,7 @@ from itertools import zip_longest
 import torch
 
 from instruct.arguments import parse_models
+from instruct.checks.flag_ranges import DTYPES
 from instruct.checks.model_limits import check_prompts
 from instruct.command.commands import Parser, command
 from instruct.files import UserError
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--temperature", type=float, default=0.7, help="0 = always the likeliest token"
     )
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.prompt is not None and not args.prompt.strip():

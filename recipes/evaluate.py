@@ -24,6 +24,7 @@ from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of
 from data_prep.formats.reader import read
 from instruct.arguments import load_function, parse_models
+from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.evaluation.answers import kept_or_new_answers
 from instruct.evaluation.comparison import summarize, win_rates
@@ -62,7 +63,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--max_new_tokens", type=int, default=64)
     add("--temperature", type=float, default=1.0)
     add("--batch_size", type=int, default=64)
-    add("--dtype", default="float32")
+    add("--dtype", default="float32", choices=DTYPES)
     add("--seed", type=int, default=0)
     add_shape_flags(parser)
     add_overwrite(parser, "start over: ask every model anew")

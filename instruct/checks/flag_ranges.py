@@ -77,6 +77,7 @@ RANGES = {
     ),
     "max_steps": Range(1, off=-1),
 }  # fmt: skip
+DTYPES = ("auto", "bfloat16", "float16", "float32")  # those of TRL's --dtype
 # a bound that is never crossed
 MAY_BE_INFINITE = (
     "max_grad_norm", "max_kl", "min_kl", "best_max_kl", "watchdog_grad_norm",
@@ -108,7 +109,9 @@ def check_ranges(values: dict) -> None:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 continue
             range_ = RANGES.get(flag)
-            if math.isnan(value) or (math.isinf(value) and flag not in MAY_BE_INFINITE):
+            # a whole number may be too large for a float
+            number = isinstance(value, int) or math.isfinite(value)
+            if not number and not (flag in MAY_BE_INFINITE and math.isinf(value)):
                 raise UserError(f"--{flag} {value}: must be {range_ or 'a finite number'}")
             if range_ is not None and not range_.holds(value):
                 raise UserError(f"--{flag} {shown(value)}: must be {range_}")

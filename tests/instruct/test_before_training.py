@@ -1,8 +1,14 @@
 """What a model, a machine or a folder cannot do is told before anything is trained."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import json
+import os
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +18,7 @@ from peft import LoraConfig
 from transformers import AutoConfig
 
 from data_prep import sample
-from instruct import hub
+from instruct import hub, runs
 from instruct.arguments import ModelConfig, lora_config
 from instruct.checks import machine_checks, model_limits
 from instruct.checks.lora_names import settle_lora_names
@@ -221,7 +227,7 @@ def test_what_the_machine_lacks(flags, gpu, packages, said, monkeypatch):
             check_machine(ModelConfig(**flags))
 
 
-def test_an_old_torchao_is_told_before_a_model_is_loaded(monkeypatch):
+def test_an_old_torchao_is_told_before_training(monkeypatch, tmp_path, capsys, tiny_model):
     import peft.import_utils
 
     version, find = importlib.metadata.version, importlib.util.find_spec
@@ -232,9 +238,8 @@ def test_an_old_torchao_is_told_before_a_model_is_loaded(monkeypatch):
         importlib.util, "find_spec", lambda n, *a: True if n == "torchao" else find(n, *a)
     )
     peft.import_utils.is_torchao_available.cache_clear()
-    with pytest.raises(UserError, match="torchao.*0.10.0.*pip install -U torchao"):
-        check_machine(ModelConfig())
-    check_machine(ModelConfig(use_peft=False))
+    error = train(sft.cli, tiny_model, DEMOS, tmp_path, capsys)
+    assert "torchao" in error and "0.10.0" in error and "pip install -U torchao" in error
     peft.import_utils.is_torchao_available.cache_clear()
 
 
@@ -270,6 +275,105 @@ def test_pickled_weights_are_refused_wherever_they_are_loaded(tmp_path, tiny_mod
             load(str(adapter))
 
 
+def test_a_folder_without_weights_is_told_from_one_with_pickles(tmp_path):
+    make_model().config.save_pretrained(tmp_path)
+    make_tokenizer(CHATML).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="model.safetensors") as error:
+        load_policy(str(tmp_path))
+    assert "may run code" not in str(error.value)
+
+
+@pytest.mark.parametrize("command", ["sample", "evaluate", "chat"])
+def test_a_wrong_dtype_is_told_before_anything_is_read(command, capsys):
+    argv = {
+        "sample": ["--model_name_or_path", "nope", "--input", "nope", "--output", "nope"],
+        "evaluate": ["--models", "a=nope", "--input", "nope", "--output_dir", "nope"],
+        "chat": ["--models", "a=nope"],
+    }[command]
+    main = {"sample": sample, "evaluate": evaluate, "chat": chat}[command].main
+    assert "--dtype: invalid choice: 'float99'" in stops(
+        main, [*argv, "--dtype", "float99"], capsys
+    )
+
+
+def test_a_wrong_dtype_is_told_by_loaders(tiny_model):
+    with pytest.raises(UserError, match="--dtype float99: must be one of auto, bfloat16"):
+        load_policy(tiny_model, "float99")
+
+
+class Answers(BaseHTTPRequestHandler):
+    """A Hub that is slow to say that it is there, and makes repositories."""
+
+    seconds, status, headers_too = 0.0, 200, {}
+
+    def do_HEAD(self):
+        if self.path == "/":
+            time.sleep(self.seconds)
+        self._say(b"")
+
+    def do_GET(self):
+        self._say(b"")
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._say(json.dumps({"url": f"http://{self.headers['Host']}/me/tiny"}).encode())
+
+    def _say(self, body: bytes):
+        with contextlib.suppress(OSError):  # who asked waits no longer
+            self.send_response(self.status)
+            for name, value in {"Content-Length": len(body), **self.headers_too}.items():
+                self.send_header(name, str(value))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def slow_hub(no_hub, monkeypatch):
+    """`Answers`, as the Hub of this process."""
+    handler = type("Handler", (Answers,), {})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(no_hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(
+        no_hub, "HUGGINGFACE_CO_URL_TEMPLATE",
+        no_hub.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}",
+    )  # fmt: skip
+    monkeypatch.setattr(hub, "PATIENCE", (0.1, 0.6))
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_slow_answer_is_waited_for_a_second_time(slow_hub, no_hub):
+    slow_hub.seconds = 0.3
+    ask_hub("nobody/nothing")
+    assert not no_hub.HF_HUB_OFFLINE
+
+
+def test_a_hub_that_was_slow_once_is_pushed_to_at_the_end(slow_hub, no_hub, tmp_path, monkeypatch):
+    slow_hub.seconds = 1.5
+    ask_hub("nobody/nothing")
+    assert no_hub.HF_HUB_OFFLINE
+    (tmp_path / "finished.json").write_text("{}")
+    pushed = []
+    monkeypatch.setattr(runs._PublicHub, "upload_folder", lambda _, **kwargs: pushed.append(kwargs))
+    keys = dict.fromkeys(["hub_token", "hub_private_repo", "hub_revision"])
+    args = SimpleNamespace(output_dir=str(tmp_path), hub_model_id="me/tiny", **keys)
+    runs.push(args)  # its repository is made over the wire
+    assert pushed[0]["repo_id"] == "me/tiny" and (tmp_path / "pushed.json").is_file()
+    assert os.environ["HF_HUB_OFFLINE"] == "0" and not no_hub.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize("load", [load_policy, load_reward])
+def test_a_gated_repository_asks_for_a_token_in_every_loader(slow_hub, load):
+    slow_hub.status, slow_hub.headers_too = 403, {"X-Error-Code": "GatedRepo"}
+    with pytest.raises(UserError, match="me/gated: the Hub refuses this.*terms.*HF_TOKEN"):
+        load("me/gated")
+
+
 @pytest.fixture
 def no_hub(monkeypatch):
     """A Hub that refuses connections, not yet asked."""
@@ -283,6 +387,7 @@ def no_hub(monkeypatch):
     hub._reach.cache_clear()
     yield constants
     hub._reach.cache_clear()
+    hub._was.clear()
 
 
 def test_a_hub_that_cannot_be_reached_is_noticed_at_once(no_hub, tmp_path, capsys, tiny_model):

@@ -101,3 +101,8 @@ def test_types_of_a_parser():
     for wrong in ({"count": "1"}, {"count": [1]}, {"rates": [None]}, {"rates": [True]}):
         with pytest.raises(UserError, match="must be a"):
             check_types(wrong, parser._actions, {})
+
+
+def test_a_number_too_large_for_a_float_is_out_of_range():
+    with pytest.raises(UserError, match="--seed 1000.*: must be 0 or more and at most"):
+        check_ranges({"seed": 10**400})
