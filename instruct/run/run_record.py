@@ -97,6 +97,31 @@ def on_main(function: Callable):
     return answer["value"]
 
 
+def together(function: Callable):
+    """What `function` returns on this process, once it has returned on every process.
+
+    Raises:
+        Exception: what was raised here; where it was raised elsewhere, a `UserError` that says it:
+            without it the others would wait in their next collective.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    if PartialState().num_processes == 1:
+        return function()
+    value, raised = None, None
+    try:
+        value = function()
+    except Exception as error:
+        raised = error
+    said = gather_object([None if raised is None else str(raised) or type(raised).__name__])
+    if raised is not None:
+        raise raised
+    if any(said):
+        raise UserError(next(filter(None, said)))
+    return value
+
+
 ################
 # What a run is
 ################

@@ -4,14 +4,16 @@ import copy
 from pathlib import Path
 
 from accelerate import PartialState
+from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from instruct.models import load_reward, revision_of
+from instruct.models import RewardModel, load_reward, revision_of
 from instruct.reward_checks import weights_hash
 from instruct.reward_files import adapter_config, reward_head
 from instruct.run.fingerprints import hub_commit
+from instruct.tokens import encode_prompts, template_columns
 
 
 def part_of(state: dict | None, prefix: str) -> dict | None:
@@ -68,12 +70,16 @@ def _why_beside(reward_path: str, model: PreTrainedModel) -> str | None:
     return None if theirs == ours else f"its base is at {theirs}"
 
 
-def reward_beside(reward_model, base: PreTrainedModel, args):
+def reward_beside(reward_model, base: PreTrainedModel, args, asked: dict[str, Dataset | None]):
     """A reward model on weights of its own: a full one, or an adapter of another base.
 
     Args:
         reward_model: path or Hub id; an object that scores is passed through.
-        args: the run's, with `device` and `trust_remote_code`.
+        args: the run's, with `device`, `trust_remote_code` and `response_length`.
+        asked: name -> the prompts whose answers it will score.
+
+    Raises:
+        UserError: no reward model, or one with fewer positions than a prompt and its answer.
     """
     if not isinstance(reward_model, str):
         return reward_model
@@ -81,7 +87,19 @@ def reward_beside(reward_model, base: PreTrainedModel, args):
         why = _why_beside(reward_model, base)
         print(f"{reward_model}: loaded beside {base.name_or_path}, not on it ({why})")
     trust = args.trust_remote_code
-    return load_reward(reward_model, device=str(args.device), trust_remote_code=trust)
+    reward = load_reward(reward_model, device=str(args.device), trust_remote_code=trust)
+    for name, rows in asked.items() if reward.limits.positions is not None else ():
+        _check_positions(reward, rows, f"{reward_model}, {name} prompts", args.response_length)
+    return reward
+
+
+def _check_positions(reward: RewardModel, rows: Dataset | None, name: str, new: int) -> None:
+    # by its own tokenizer; what of an answer its own makes more tokens of shows when it is scored
+    columns = {} if rows is None else template_columns(rows)
+    prompts = [] if rows is None else encode_prompts(reward.tokenizer, rows["prompt"], columns)
+    for number, ids in enumerate(prompts, 1):
+        shorter = "lower --response_length or --max_prompt_length, or take another reward model"
+        reward.limits.check(ids, f"{name}, row {number}", new, shorter)
 
 
 def _same_place(a: str | None, b: str | None) -> bool:

@@ -1,31 +1,22 @@
 """What a model, a machine or a folder cannot do is told before anything is trained."""
 
-import contextlib
 import importlib.metadata
 import importlib.util
-import json
-import os
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 
 import pytest
 import torch
 from command_tools import stops
 from conftest import CHATML, make_model, make_tokenizer, save_model, write_jsonl
 from peft import LoraConfig
-from transformers import AutoConfig
+from transformers import AutoConfig, GPT2Config, GPT2ForSequenceClassification
 
 from data_prep import sample
-from instruct import hub, runs
 from instruct.arguments import ModelConfig, lora_config
 from instruct.checks import machine_checks, model_limits
 from instruct.checks.lora_names import settle_lora_names
 from instruct.checks.machine_checks import check_machine
 from instruct.checks.model_limits import limits_of
 from instruct.files import UserError
-from instruct.hub import ask_hub
 from instruct.models import load_policy, load_reward
 from recipes import chat, evaluate, ppo, reward, sft
 
@@ -62,6 +53,19 @@ def test_rows_longer_than_the_positions_are_named(short, tmp_path, capsys):
     error = train(ppo.cli, short, [{"prompt": "Tell me about tea."}] * 2, tmp_path, capsys, *flags)
     assert "rows.jsonl, row 1: " in error and "and 30 new ones" in error
     assert "--response_length" in error
+
+
+def test_a_reward_model_of_fewer_positions_is_told_before_training(tiny_model, tmp_path, capsys):
+    judge = GPT2ForSequenceClassification(
+        GPT2Config(vocab_size=512, n_positions=40, n_embd=32, n_layer=1, n_head=2, num_labels=1)
+    )
+    judge.save_pretrained(tmp_path / "judge")
+    make_tokenizer().save_pretrained(tmp_path / "judge")
+    flags = ["--reward_model_path", str(tmp_path / "judge"), "--response_length", "20"]
+    error = train(
+        ppo.cli, tiny_model, [{"prompt": "Hi"}, {"prompt": LONG}], tmp_path, capsys, *flags
+    )
+    assert "judge, training prompts, row 2: " in error and "has 40 positions; lower" in error
 
 
 def test_sampling_beyond_the_positions_is_refused(short, tmp_path, capsys):
@@ -244,7 +248,7 @@ def test_an_old_torchao_is_told_before_training(monkeypatch, tmp_path, capsys, t
 
 
 ################
-# Columns, weights, the Hub
+# Columns, weights, dtype
 ################
 
 
@@ -299,110 +303,3 @@ def test_a_wrong_dtype_is_told_before_anything_is_read(command, capsys):
 def test_a_wrong_dtype_is_told_by_loaders(tiny_model):
     with pytest.raises(UserError, match="--dtype float99: must be one of auto, bfloat16"):
         load_policy(tiny_model, "float99")
-
-
-class Answers(BaseHTTPRequestHandler):
-    """A Hub that is slow to say that it is there, and makes repositories."""
-
-    seconds, status, headers_too = 0.0, 200, {}
-
-    def do_HEAD(self):
-        if self.path == "/":
-            time.sleep(self.seconds)
-        self._say(b"")
-
-    def do_GET(self):
-        self._say(b"")
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self._say(json.dumps({"url": f"http://{self.headers['Host']}/me/tiny"}).encode())
-
-    def _say(self, body: bytes):
-        with contextlib.suppress(OSError):  # who asked waits no longer
-            self.send_response(self.status)
-            for name, value in {"Content-Length": len(body), **self.headers_too}.items():
-                self.send_header(name, str(value))
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def slow_hub(no_hub, monkeypatch):
-    """`Answers`, as the Hub of this process."""
-    handler = type("Handler", (Answers,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(no_hub, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(
-        no_hub, "HUGGINGFACE_CO_URL_TEMPLATE",
-        no_hub.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}",
-    )  # fmt: skip
-    monkeypatch.setattr(hub, "PATIENCE", (0.1, 0.6))
-    yield handler
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_slow_answer_is_waited_for_a_second_time(slow_hub, no_hub):
-    slow_hub.seconds = 0.3
-    ask_hub("nobody/nothing")
-    assert not no_hub.HF_HUB_OFFLINE
-
-
-def test_a_hub_that_was_slow_once_is_pushed_to_at_the_end(slow_hub, no_hub, tmp_path, monkeypatch):
-    slow_hub.seconds = 1.5
-    ask_hub("nobody/nothing")
-    assert no_hub.HF_HUB_OFFLINE
-    (tmp_path / "finished.json").write_text("{}")
-    pushed = []
-    monkeypatch.setattr(runs._PublicHub, "upload_folder", lambda _, **kwargs: pushed.append(kwargs))
-    keys = dict.fromkeys(["hub_token", "hub_private_repo", "hub_revision"])
-    args = SimpleNamespace(output_dir=str(tmp_path), hub_model_id="me/tiny", **keys)
-    runs.push(args)  # its repository is made over the wire
-    assert pushed[0]["repo_id"] == "me/tiny" and (tmp_path / "pushed.json").is_file()
-    assert os.environ["HF_HUB_OFFLINE"] == "0" and not no_hub.HF_HUB_OFFLINE
-
-
-@pytest.mark.parametrize("load", [load_policy, load_reward])
-def test_a_gated_repository_asks_for_a_token_in_every_loader(slow_hub, load):
-    slow_hub.status, slow_hub.headers_too = 403, {"X-Error-Code": "GatedRepo"}
-    with pytest.raises(UserError, match="me/gated: the Hub refuses this.*terms.*HF_TOKEN"):
-        load("me/gated")
-
-
-@pytest.fixture
-def no_hub(monkeypatch):
-    """A Hub that refuses connections, not yet asked."""
-    from datasets import config
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(config, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    hub._reach.cache_clear()
-    yield constants
-    hub._reach.cache_clear()
-    hub._was.clear()
-
-
-def test_a_hub_that_cannot_be_reached_is_noticed_at_once(no_hub, tmp_path, capsys, tiny_model):
-    began = time.monotonic()
-    error = train(sft.cli, "nobody/nothing", DEMOS, tmp_path, capsys)
-    assert error.startswith("error: nobody/nothing: ")
-    error = stops(sft.cli, ["--model_name_or_path", tiny_model, "--dataset_name", "nobody/nothing",
-                            "--output_dir", str(tmp_path / "o"), *QUIET], capsys)  # fmt: skip
-    assert error.strip().splitlines()[-1].startswith("error: nobody/nothing: ")
-    flags = ["--reward_model_path", "nobody/nothing"]
-    error = train(ppo.cli, tiny_model, [{"prompt": "Hi"}] * 2, tmp_path, capsys, *flags)
-    assert "nobody/nothing" in error
-    assert no_hub.HF_HUB_OFFLINE and time.monotonic() - began < 20
-
-
-def test_local_names_never_ask_the_hub(no_hub, tmp_path):
-    ask_hub(tmp_path)
-    assert not no_hub.HF_HUB_OFFLINE

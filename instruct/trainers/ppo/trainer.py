@@ -35,6 +35,7 @@ from instruct.checks.score_functions import ScoreFunction
 from instruct.files import UserError, write_json
 from instruct.generation import base_of, own_random_state
 from instruct.run.checkpoints import step_of
+from instruct.run.run_record import together
 from instruct.trainers.adapter_files import reward_beside, shares_base
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.ppo import math as ppo_math
@@ -131,11 +132,12 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
         )
 
         # 4. Who samples and scores
+        asked = {"training": train_dataset, "evaluation": eval_dataset}
         self.worker = RolloutWorker(
             self.shared,
             processing_class,
             args,
-            reward_model=None if on_base else reward_beside(reward_model, model, args),
+            reward_model=None if on_base else reward_beside(reward_model, model, args, asked),
             reward_funcs=reward_funcs,
             accelerator=self.accelerator,
         )
@@ -198,7 +200,8 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
     def _new_rollout(self, indices: list[int]) -> None:
         args = self.args
         # 2.1 Sample and score
-        rollout = self._collect(self.train_dataset[indices])
+        # a score that is no number on one process ends all of them
+        rollout = together(lambda: self._collect(self.train_dataset[indices]))
         self._update_started = time.perf_counter()
 
         # 2.2 Rewards: KL from the reference on every token, the score on the last

@@ -4,12 +4,15 @@ import copy
 import dataclasses
 import json
 import shutil
+import socket
+import subprocess
+import sys
 from fnmatch import fnmatch
 from types import SimpleNamespace
 
 import accelerate
 import pytest
-from conftest import save_model, write_jsonl
+from conftest import SCRIPT_ENV, save_model, write_jsonl
 from transformers import training_args
 
 from instruct import arguments
@@ -231,3 +234,51 @@ def test_a_chat_template_is_known_by_its_content_wherever_it_lies(tmp_path, tiny
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no tokenizer in this folder"):
         record(tmp_path / "empty")
+
+
+ON_ONE = """
+import sys
+from accelerate import PartialState
+from instruct.command.commands import command
+from instruct.errors import UserError
+from instruct.run.run_record import together
+from instruct.runs import end_process_group
+def work():
+    if PartialState().process_index == 1 and sys.argv[1] == "fails":
+        raise UserError("a score is nan")
+    return PartialState().process_index
+@command
+def main(argv=None):
+    PartialState(cpu=True)
+    print("returned", together(work))
+    PartialState().wait_for_everyone()
+main()
+end_process_group()
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("works", 0), ("fails", 2)])
+def test_what_one_process_raises_ends_all_of_them_without_a_launcher(how, code, tmp_path):
+    """As srun and MPI start them: nobody ends the others for us."""
+    (tmp_path / "work.py").write_text(ON_ONE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = []
+    for rank in "01":
+        ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "1"}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(tmp_path / "work.py"), how], env=SCRIPT_ENV | ranks | where,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    try:
+        said = [process.communicate(timeout=60) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [code, code]
+    for rank, (out, error) in enumerate(said):
+        assert f"returned {rank}" in out if code == 0 else "a score is nan" in error
