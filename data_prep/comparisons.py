@@ -19,7 +19,8 @@ from data_prep.formats.identifiers import identifier_of
 from data_prep.formats.rankings import read_rankings
 from data_prep.formats.reader import Reading
 from instruct.command.commands import Parser, command
-from instruct.files import UserError, write_json, write_rows
+from instruct.errors import UserError
+from instruct.files import write_json, write_rows
 from instruct.ranking import equal_text_pairs
 from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
 from instruct.run.folders import atomic_folder, claim

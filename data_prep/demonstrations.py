@@ -25,7 +25,8 @@ from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read_rows
 from data_prep.pii import find_pii
 from instruct.command.commands import Parser, command
-from instruct.files import UserError, load_rows, write_json, write_rows
+from instruct.errors import UserError
+from instruct.files import load_rows, write_json, write_rows
 from instruct.rows.row_checks import is_blank
 from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
 from instruct.run.folders import atomic_folder, claim

@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from instruct.command.commands import Parser, command
-from instruct.files import UserError, write_rows
+from instruct.errors import UserError
+from instruct.files import write_rows
 from instruct.run.data_runs import CHANGED_TOO, add_overwrite, record_of_data
 from instruct.run.folders import atomic_folder, check_ours, claim, clear_leftovers
 from instruct.run.run_record import check_step, read_record, write_record

@@ -17,7 +17,8 @@ from data_prep.formats.flags import add_shape_flags
 from data_prep.formats.reader import read
 from instruct.checks.score_functions import checked_scores
 from instruct.command.commands import Parser, command
-from instruct.files import UserError, check_output, load_rows, write_json, write_rows
+from instruct.errors import UserError
+from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.run.data_runs import record_beside, record_of_data
 from instruct.run.folders import claim
 

@@ -49,7 +49,8 @@ from data_prep.prompt_pipeline.steps import (
     without_shared_prefixes,
 )
 from instruct.command.commands import Parser, command
-from instruct.files import UserError, write_json
+from instruct.errors import UserError
+from instruct.files import write_json
 from instruct.run.data_runs import (
     CHANGED_TOO,
     add_overwrite,

@@ -23,7 +23,8 @@ from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read, read_rows
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
-from instruct.files import UserError, check_output, load_rows, write_json, write_rows
+from instruct.errors import UserError
+from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.rows.row_checks import is_blank
 from instruct.run.data_runs import VERSIONS_OF, add_overwrite, record_beside
 from instruct.run.fingerprints import content_of, data_identity, model_identity

@@ -19,7 +19,7 @@ from instruct.checks.flag_checks import check_flags, why_unknown
 from instruct.checks.flag_ranges import check_ranges, check_types
 from instruct.checks.lora_names import settle_lora_names
 from instruct.checks.machine_checks import check_machine
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.plain_text import check_name
 from instruct.processes import note_overwrites
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.turns import turn_end, up_to_end
 
 # A look waits for the device and copies the cache; without it, ended rows are computed on.

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from instruct.checks.finite import CAUSE, check_weights
 from instruct.checks.pickles import refuse_pickles
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.reward_checks import does_not_fit
 
 # Relative difference of logits; in float32, the sums of a deep model alone differ by 1e-5 or so.

@@ -28,7 +28,7 @@ from instruct.checks.model_limits import Limits, check_special_tokens, limits_of
 from instruct.checks.pickles import pickled, refuse_pickles
 from instruct.checks.score_functions import checked_scores
 from instruct.command.known_errors import sentence_of
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
 from instruct.reward_checks import check_base, check_model, untrained

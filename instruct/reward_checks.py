@@ -10,7 +10,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.hashes import files_hash
 from instruct.tokens import encode_completion
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from instruct.checks.finite import bad_weight, holds
 from instruct.checks.pickles import refuse_pickles
 from instruct.command.known_errors import sentence_of
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.hub import ask_hub
 from instruct.reward_checks import check_adapter, check_fits, check_task, does_not_fit
 from instruct.tokens import load_tokenizer

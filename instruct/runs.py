@@ -14,7 +14,8 @@ from accelerate import PartialState
 from huggingface_hub import HfApi
 from transformers import Trainer, TrainingArguments
 
-from instruct.files import UserError, write_json
+from instruct.errors import UserError
+from instruct.files import write_json
 from instruct.hub import ask_anew
 from instruct.run.checkpoints import checkpoint_to_resume
 from instruct.run.fingerprints import is_same, model_identity

@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from instruct.conversations import content_of
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.hub import ask_hub
 from instruct.processes import is_main_process
 from instruct.run.fingerprints import JINJA

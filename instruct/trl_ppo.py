@@ -5,7 +5,7 @@ import warnings
 from transformers import Trainer
 from trl.trainer.base_trainer import _BaseTrainer
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 try:
     with warnings.catch_warnings():

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from jinja2 import TemplateSyntaxError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.processes import is_main_process
 
 # Words no template has in itself, so that they are found in what it renders.

@@ -22,7 +22,7 @@ from instruct.arguments import parse_models
 from instruct.checks.flag_ranges import DTYPES
 from instruct.checks.model_limits import check_prompts
 from instruct.command.commands import Parser, command
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.generation import generate_ids
 from instruct.models import load_policy
 from instruct.plain_text import plain

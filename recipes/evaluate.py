@@ -26,10 +26,10 @@ from data_prep.formats.reader import read
 from instruct.arguments import load_function, parse_models
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
+from instruct.errors import UserError
 from instruct.evaluation.answers import kept_or_new_answers
 from instruct.evaluation.comparison import summarize, win_rates
 from instruct.evaluation.report import base_of_run, write_report
-from instruct.files import UserError
 from instruct.models import RewardModel, load_reward
 from instruct.plain_text import check_name
 from instruct.run.data_runs import add_overwrite

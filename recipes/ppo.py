@@ -34,7 +34,8 @@ from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, load_function, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.command.commands import command
-from instruct.files import UserError, held_out_needed, held_out_place, load_rows
+from instruct.errors import UserError
+from instruct.files import held_out_needed, held_out_place, load_rows
 from instruct.models import check_stored_for_merging, load_causal_lm, load_limits, save_merged
 from instruct.processes import end_with_parent
 from instruct.run.fingerprints import source_hash

@@ -32,8 +32,9 @@ from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.command.commands import command
+from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
-from instruct.files import UserError, held_out_place, write_json, write_rows
+from instruct.files import held_out_place, write_json, write_rows
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
 from instruct.ranking import key_of

@@ -29,7 +29,8 @@ from instruct.arguments import HardwareDefaults, ModelConfig, check_given, lora_
 from instruct.cards import use_our_card
 from instruct.checks.model_limits import Limits, check_prompts
 from instruct.command.commands import command
-from instruct.files import UserError, atomic_file, held_out_needed, held_out_place, write_json
+from instruct.errors import UserError
+from instruct.files import atomic_file, held_out_needed, held_out_place, write_json
 from instruct.generation import generate_ids
 from instruct.models import (
     load_causal_lm,

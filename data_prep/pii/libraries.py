@@ -4,7 +4,7 @@ import functools
 import importlib
 from types import ModuleType
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 # on first use: number plans take a moment to load, and most texts pass no gate

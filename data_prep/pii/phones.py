@@ -19,7 +19,7 @@ from data_prep.pii.phone_words import (
     last,
     regions_of_words,
 )
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # what may stand between two digits; more is two numbers
 SEPARATOR = r"(?:\)[ ./-]?|[ -]?\(| ?[/-] ?| {1,2}|\.)"

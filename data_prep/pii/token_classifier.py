@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from data_prep.pii.found import Found
-from instruct.files import UserError
+from instruct.errors import UserError
 
 MOST_TOKENS = 512  # read at a time, whatever the model could
 CHARACTERS_PER_TOKEN = 2  # at the least

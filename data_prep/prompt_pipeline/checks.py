@@ -8,7 +8,7 @@ from pathlib import Path
 from data_prep.formats.language_detector import NEEDS
 from data_prep.pii import check_regions
 from data_prep.prompt_pipeline.engine import NO_SPARK
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.run.folders import check_ours, report_in
 
 # 9 words: see `overlap.ALIGNED`

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.formats.log_files import first_line
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # some 7 MB of prompts at the benchmark's 351 bytes a row
 BATCH_ROWS = 20_000

@@ -6,7 +6,7 @@ from pathlib import Path
 from data_prep.prompt_pipeline.engine import batches
 from data_prep.prompt_pipeline.row_stream import with_texts
 from data_prep.prompt_pipeline.units import units_of
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # standard error of the estimate: at most 1 / (2 * sqrt(128)) = 0.044
 PERMUTATIONS = 128

@@ -8,7 +8,7 @@ from typing import Any
 from data_prep.formats.log_files import log_files, parse, read_chunks
 from data_prep.prompt_pipeline.engine import batches
 from data_prep.prompt_pipeline.units import SIZE_OF_WORD, size_of, units_of, whole_text
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # an n-gram has 9 units or more: so it holds a block of 5 that begins at a multiple of 5
 ALIGNED = 5

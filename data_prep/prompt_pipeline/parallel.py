@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # imported once, by the server that workers are forked from, not in every worker
 PRELOAD = ["data_prep.prompt_pipeline.staging", "data_prep.prompt_pipeline.pii_step"]

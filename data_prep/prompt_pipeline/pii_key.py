@@ -9,7 +9,8 @@ import secrets
 import sys
 from pathlib import Path
 
-from instruct.files import UserError, sync, sync_folder
+from instruct.errors import UserError
+from instruct.files import sync, sync_folder
 from instruct.run.folders import clear_leftovers, real
 
 FEWEST_BYTES = 16  # shorter ones can be tried out

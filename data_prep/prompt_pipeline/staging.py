@@ -30,7 +30,7 @@ from data_prep.formats.prompt_log import (
 )
 from data_prep.prompt_pipeline.column_types import column_of, wider
 from data_prep.prompt_pipeline.parallel import parallel
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # names that the outputs use themselves: a column of the log with one of them is called input_NAME
 OURS = ("id", "prompt", "user_id", "timestamp", "request_form", "dup_count", "history")

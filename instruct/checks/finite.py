@@ -12,7 +12,7 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from transformers.integrations.fsdp import is_fsdp_enabled
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # Two of them multiplied are beyond float32: a trained weight of this size is lost, if still finite.
 LOST = 1e18

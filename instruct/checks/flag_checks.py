@@ -14,7 +14,7 @@ import torch
 from trl import ModelConfig, ScriptArguments
 
 from instruct.checks.flag_ranges import shown
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.processes import is_main_process
 
 # the class of a recipe's training flags -> the recipe

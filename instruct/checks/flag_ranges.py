@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 @dataclass(frozen=True)

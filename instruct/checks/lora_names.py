@@ -6,7 +6,7 @@ from peft import PeftConfig
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 TRAINABLE = (nn.Linear, Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 SHOWN = 20  # names in a sentence

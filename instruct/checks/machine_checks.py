@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import torch
 import trl
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # flag's value -> (package that is imported, what is installed)
 FLASH = {

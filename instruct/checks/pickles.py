@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONVERT = (

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Iterable
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 ScoreFunction = Callable[..., list[float]]
 

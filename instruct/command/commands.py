@@ -15,7 +15,7 @@ from instruct.checks.flag_ranges import check_ranges
 from instruct.command.ctrl_c import raise_again, said_by_ctrl_c
 from instruct.command.known_errors import sentence_of
 from instruct.command.last_line import say_last
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.plain_text import one_line
 from instruct.processes import is_main_process, launcher_is_gone, typed
 

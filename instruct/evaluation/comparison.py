@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from instruct.errors import UserError
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
-from instruct.files import UserError
 from instruct.models import completion_logprobs, load_policy
 from instruct.tokens import encode_prompt_of, load_tokenizer
 

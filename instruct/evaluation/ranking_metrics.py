@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 
 from instruct.checks.finite import CAUSE
+from instruct.errors import UserError
 from instruct.evaluation.statistics import cluster_bootstrap
-from instruct.files import UserError
 
 # One array for rankings of different K.
 PAD = -100  # rank of a place that is no completion, in padded [rankings, K] arrays

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 def _finite(values: Sequence[float], what: str) -> np.ndarray:

@@ -19,7 +19,8 @@ from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerState, TrainingArguments
 
-from instruct.files import UserError, sync, sync_folder, write_json
+from instruct.errors import UserError
+from instruct.files import sync, sync_folder, write_json
 
 CHECKPOINT = "checkpoint-"  # then the optimiser step, as Trainer names its folders
 MANIFEST = "files.json"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from instruct.files import UserError, data_files
+from instruct.errors import UserError
+from instruct.files import data_files
 from instruct.hashes import file_hash, file_hashes, files_hash, hash_of
 from instruct.hub import ask_hub
 from instruct.rows.splits import is_path

@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 from instruct.command.commands import AT_END
-from instruct.files import UserError, sync, sync_folder
+from instruct.errors import UserError
+from instruct.files import sync, sync_folder
 from instruct.processes import is_main_process
 
 try:

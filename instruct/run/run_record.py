@@ -17,7 +17,8 @@ from importlib import metadata
 from pathlib import Path
 
 from instruct.checks.flag_ranges import shown
-from instruct.files import UserError, write_json
+from instruct.errors import UserError
+from instruct.files import write_json
 from instruct.run.fingerprints import data_identity, is_same, model_identity, template_identity
 
 RECORD = "run.json"

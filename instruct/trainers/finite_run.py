@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from instruct.checks.finite import CAUSE, LOST, bad_weight
-from instruct.files import UserError
+from instruct.errors import UserError
 
 # fp16 skips a step whose gradients overflow and halves the loss's scale, at first some 16 times in
 # a row (from 65536); by so many the scale is 1e-7, and no gradient of use overflows.

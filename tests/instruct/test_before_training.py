@@ -16,7 +16,7 @@ from instruct.checks import machine_checks, model_limits
 from instruct.checks.lora_names import settle_lora_names
 from instruct.checks.machine_checks import check_machine
 from instruct.checks.model_limits import limits_of
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.models import load_policy, load_reward
 from recipes import chat, evaluate, ppo, reward, sft
 

@@ -12,7 +12,8 @@ from conftest import SCRIPT_ENV
 
 from instruct import files
 from instruct.command.commands import command
-from instruct.files import UserError, atomic_file, check_output, load_rows, write_rows
+from instruct.errors import UserError
+from instruct.files import atomic_file, check_output, load_rows, write_rows
 from instruct.processes import typed
 from instruct.run.folders import atomic_folder
 

@@ -7,7 +7,7 @@ import torch
 from conftest import make_model, save_model
 
 from instruct.arguments import ModelConfig
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.generation import DrawToken, generate_ids
 from instruct.models import load_causal_lm
 from instruct.tokens import encode_prompt

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from instruct import merging
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.merging import logits_on_a_few_ids
 from instruct.models import load_policy, save_merged
 from recipes import sft

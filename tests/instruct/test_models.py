@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
 from instruct.arguments import ModelConfig
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.models import (
     completion_logprobs,
     last_token_scores,

@@ -8,8 +8,8 @@ from command_tools import stops
 
 from instruct.arguments import parse_models
 from instruct.cards import write_model_card
+from instruct.errors import UserError
 from instruct.evaluation.report import markdown
-from instruct.files import UserError
 from instruct.plain_text import check_name, markdown_code, markdown_text, one_line, plain
 from recipes import evaluate
 

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from instruct.arguments import ModelConfig
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.reward_checks import tokenizer_differences, weights_hash
 

@@ -9,7 +9,7 @@ import accelerate
 import pytest
 from conftest import REPO, SCRIPT_ENV, write_jsonl
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.runs import already_finished, finish, mark_finished
 
 

@@ -7,7 +7,7 @@ from conftest import CHATML, make_tokenizer
 from datasets import Dataset
 from trl import maybe_apply_chat_template
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.tokens import (
     DEFAULT_CHAT_TEMPLATE,
     decode_completion,

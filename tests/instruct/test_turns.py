@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import apply_chat_template
 from turn_tools import ANSWER, FAMILIES, ids_of, save_family
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.generation import generate_ids
 from instruct.models import load_policy
 from instruct.tokens import (

@@ -15,7 +15,7 @@ from conftest import write_jsonl
 
 from instruct.arguments import parse
 from instruct.checks.flag_checks import NEEDS, NOT_HERE, REFUSED
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.trl_ppo import PPOConfig
 from recipes import ppo, reward, sft
 

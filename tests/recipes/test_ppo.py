@@ -11,7 +11,7 @@ from ppo_tools import PROMPTS, flags, make_setup
 from transformers import AutoModelForCausalLM
 
 from instruct.arguments import ModelConfig, parse
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from recipes.ppo import ScriptArguments, cli, held_out_in
 

@@ -11,7 +11,7 @@ from turn_tools import ANSWER, FAMILIES, save_family
 
 from data_prep import sample
 from instruct.arguments import ModelConfig
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.models import load_causal_lm, load_policy, load_reward
 from instruct.tokens import encode_prompt, load_tokenizer
 from instruct.trainers.ranked_reward import encode_ranking

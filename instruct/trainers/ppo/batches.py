@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SaveStrategy
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.tokens import encode_prompts, template_columns
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.turns import text_end

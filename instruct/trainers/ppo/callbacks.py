@@ -15,7 +15,8 @@ from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 
 from instruct.checks.finite import CAUSE
-from instruct.files import UserError, atomic_file
+from instruct.errors import UserError
+from instruct.files import atomic_file
 from instruct.trainers.ppo.rollout import Rollout
 
 # ---- watchdog ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from instruct.checks.score_functions import (
     name_of,
     scores_of,
 )
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 
 

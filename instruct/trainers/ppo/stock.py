@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from trl import get_peft_config
 
 from instruct.checks.finite import check_weights
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.generation import base_of
 from instruct.models import load_reward
 from instruct.reward_checks import tokenizer_differences

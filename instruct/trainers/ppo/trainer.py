@@ -32,7 +32,8 @@ from transformers import (
 )
 
 from instruct.checks.score_functions import ScoreFunction
-from instruct.files import UserError, write_json
+from instruct.errors import UserError
+from instruct.files import write_json
 from instruct.generation import base_of, own_random_state
 from instruct.run.checkpoints import step_of
 from instruct.run.run_record import together

@@ -4,7 +4,7 @@ import pytest
 from conftest import write_jsonl
 
 from data_prep.formats.rankings import load_train_and_eval
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 def test_held_out_rankings_from_split_file_or_share_of_prompts(comparisons, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from pii_tools import HARMLESS, PERSONAL, bench
 
 from data_prep.pii import KINDS, find_pii, libraries, redact
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 @pytest.mark.parametrize(("text", "expected"), [(t, e) for t, e in PERSONAL if e])

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from data_prep.pii import ModelFinder, merge, redact
-from instruct.files import UserError
+from instruct.errors import UserError
 
 pytest.importorskip("phonenumbers", reason="needs the pii extra")
 

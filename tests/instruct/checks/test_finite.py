@@ -13,7 +13,7 @@ from torch import nn
 
 from instruct.arguments import ModelConfig
 from instruct.checks.finite import LOST, bad_weight, check_weights
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.merging import merge
 from instruct.models import load_causal_lm, load_reward, load_sequence_classifier
 

@@ -7,7 +7,7 @@ from command_tools import stops
 
 from data_prep import comparisons, demonstrations, label, sample
 from instruct.checks.flag_ranges import RANGES, check_ranges, check_types
-from instruct.files import UserError
+from instruct.errors import UserError
 from recipes import chat, evaluate, ppo, reward, sft
 
 

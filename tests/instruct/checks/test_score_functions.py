@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from instruct.checks.score_functions import as_functions, checked_scores, name_of, scores_of
-from instruct.files import UserError
+from instruct.errors import UserError
 
 TEXTS = ["good", "bad", "so so"]
 

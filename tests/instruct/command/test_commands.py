@@ -13,7 +13,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIs
 
 from instruct.command.commands import Parser, command
 from instruct.command.known_errors import sentence_of
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 @command
@@ -173,7 +173,7 @@ def test_a_wrong_flag_is_one_sentence_without_usage(capsys):
 FAILS = """
 import os, sys, time
 from instruct.command.commands import command
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.processes import end_with_parent
 @command
 def main(argv=None):

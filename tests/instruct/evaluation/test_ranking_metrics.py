@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import PAD, labeler_agreement, ranking_metrics
-from instruct.files import UserError
 
 
 def test_metrics_equal_plain_loops():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from instruct.errors import UserError
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
-from instruct.files import UserError
 
 
 def test_bootstrap_covers_the_truth_and_is_wider_for_clusters():

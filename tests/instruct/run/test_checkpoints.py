@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.run import checkpoints
 from instruct.run.checkpoints import (
     CARRIED,

@@ -15,7 +15,7 @@ import pytest
 from conftest import SCRIPT_ENV
 
 from instruct.command.commands import AT_END, command
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.run import folders
 from instruct.run.folders import WRITTEN, atomic_folder, check_ours, claim, clear_leftovers
 

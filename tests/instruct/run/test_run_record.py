@@ -17,7 +17,7 @@ from transformers import training_args
 
 from instruct import arguments
 from instruct.arguments import ModelConfig, parse
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.run.run_record import (
     UNRECORDED,
     differences,

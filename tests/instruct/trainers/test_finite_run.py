@@ -11,7 +11,8 @@ from ppo_tools import make_setup, make_trainer
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from instruct.files import UserError, load_rows
+from instruct.errors import UserError
+from instruct.files import load_rows
 from instruct.run.checkpoints import whole_checkpoints
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.sft import ResumableSFTTrainer

@@ -14,8 +14,8 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
+from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import PAD
-from instruct.files import UserError
 from instruct.generation import cache_argument
 from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer, ranking_losses
 

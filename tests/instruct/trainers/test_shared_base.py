@@ -8,7 +8,7 @@ from ppo_tools import make_reward, make_setup, make_trainer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from instruct.files import UserError
+from instruct.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from conftest import make_tokenizer
 from datasets import Dataset
 from ppo_tools import make_setup, make_trainer
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.tokens import load_tokenizer
 from instruct.trainers.ppo.batches import PretrainingRows, RolloutSampler, with_prompt_ids
 from instruct.turns import text_end

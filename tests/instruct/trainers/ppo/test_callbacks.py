@@ -8,7 +8,7 @@ from ppo_tools import flags, make_setup, make_trainer
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.run.checkpoints import whole_checkpoints
 from recipes.ppo import cli
 

@@ -6,7 +6,7 @@ import pytest
 from conftest import save_model
 from ppo_tools import PROMPTS, fixed_sample, flags, make_reward, make_setup, make_trainer
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.models import load_reward
 from recipes.ppo import cli
 

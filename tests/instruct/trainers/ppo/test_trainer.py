@@ -10,7 +10,7 @@ import torch
 from ppo_tools import flags, make_setup, make_trainer
 from trl.trainer.base_trainer import _BaseTrainer
 
-from instruct.files import UserError
+from instruct.errors import UserError
 from instruct.trainers.ppo import math as ppo_math
 from recipes.ppo import cli
 
