@@ -129,10 +129,17 @@ def _stop(line: str, code: int, error: BaseException):
 
 def _exit(code: int, error: BaseException):
     # torch takes seconds to unload; the next run may have begun already
-    if launcher_is_gone():
+    if launcher_is_gone() or _in_process_group():
         AT_END.close()
+        sys.stdout.flush()
         os._exit(code)
     raise SystemExit(code) from error
+
+
+def _in_process_group() -> bool:
+    """Whether this is one of several: one that unloads torch alone can die there (SIGABRT)."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_initialized()
 
 
 @contextlib.contextmanager
