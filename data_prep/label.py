@@ -8,8 +8,6 @@ group are one rank. It stands in for people in the demo: its taste is known exac
 reward can be held against it.
 """
 
-import functools
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,46 +16,17 @@ from data_prep.formats.reader import read
 from instruct.checks.score_functions import checked_scores
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
+from instruct.evaluation.scripted import (
+    profane_words,
+    scripted_reward,  # noqa: F401  (people's configs name data_prep.label:scripted_reward)
+    scripted_score,
+)
 from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.run.data_runs import record_beside, record_of_data
 from instruct.run.folders import claim
 
 # the demo's figures (benchmarks/README.md) were measured with this
 TIE = 0.3  # scores closer than this are equal for the scripted labeler
-
-
-@functools.cache
-def _tools():
-    try:
-        from better_profanity import profanity
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-    except ImportError as error:
-        raise UserError(
-            f"the scripted labeler needs {error.name}: pip install 'instruct-recipes[demo]'"
-        ) from error
-    profanity.load_censor_words()
-    return SentimentIntensityAnalyzer(), profanity
-
-
-@functools.lru_cache(maxsize=100_000)
-def is_profane(word: str) -> bool:
-    """Whether better-profanity's list (with spelling variants) has this word; slow, so cached."""
-    return _tools()[1].contains_profanity(word)
-
-
-def profane_words(text: str) -> int:
-    # word by word, as the cache then answers nearly always
-    return sum(map(is_profane, re.findall(r"[^\s.,!?;:\"()]+", text.lower())))
-
-
-def scripted_score(text: str) -> float:
-    """Score of one completion, higher is better: VADER compound minus profane words."""
-    return _tools()[0].polarity_scores(text)["compound"] - profane_words(text)
-
-
-def scripted_reward(prompts: list, completions: list[str], **columns) -> list[float]:
-    """The scripted score as a TRL-style reward function, for `recipes/ppo.py --reward_funcs`."""
-    return [scripted_score(text) for text in completions]
 
 
 def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:

@@ -26,7 +26,7 @@ from instruct.checks.finite import check_weights
 from instruct.checks.flag_ranges import DTYPES
 from instruct.checks.model_limits import Limits, check_special_tokens, limits_of
 from instruct.checks.pickles import pickled, refuse_pickles
-from instruct.checks.score_functions import checked_scores
+from instruct.checks.score_functions import check_lists, checked_scores
 from instruct.command.known_errors import sentence_of
 from instruct.errors import UserError
 from instruct.generation import base_of, left_pad
@@ -360,14 +360,7 @@ class RewardModel:
         Raises:
             UserError: not two lists of one length.
         """
-        # a text is a list of its characters, too
-        if isinstance(prompts, str) or isinstance(completions, str):
-            raise UserError("score takes a list of prompts and a list of their completions")
-        if len(prompts) != len(completions):
-            raise UserError(
-                f"{len(prompts)} prompts and {len(completions)} completions to score: give one "
-                "completion for each prompt"
-            )
+        check_lists(prompts, completions)
         asked = encode_prompts(self.tokenizer, prompts, columns)
         rows = [
             prompt + encode_completion(self.tokenizer, completion)

@@ -32,6 +32,18 @@ def as_functions(given: ScoreFunction | Iterable[ScoreFunction] | None) -> list[
     return functions
 
 
+def check_lists(prompts, completions) -> None:
+    """Raises `UserError` unless these are two lists of one length."""
+    # a text is a list of its characters, too
+    if isinstance(prompts, str) or isinstance(completions, str):
+        raise UserError("score takes a list of prompts and a list of their completions")
+    if len(prompts) != len(completions):
+        raise UserError(
+            f"{len(prompts)} prompts and {len(completions)} completions to score: give one "
+            "completion for each prompt"
+        )
+
+
 def scores_of(
     function: ScoreFunction, what: str, /, prompts: list, completions: list[str], **columns
 ) -> list[float]:

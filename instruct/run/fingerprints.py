@@ -143,9 +143,15 @@ def _commit_behind(path: str) -> str | None:
 
 
 def source_hash(function: Callable) -> str | None:
-    """The hash of the module that a function is written in; None where it has no source."""
+    """The hash of the module that a function is written in; None where it has no source.
+
+    With the model that it asks, where it has one (a method `model_identity`, as the judges of
+    `instruct/evaluation/judges.py` have): with another one it is another function.
+    """
     file = getattr(sys.modules.get(function.__module__), "__file__", None)
-    return file and file_hash(file)
+    source = file and file_hash(file)
+    asks = getattr(function, "model_identity", None)
+    return source if asks is None else hash_of([source, content_of(asks())])
 
 
 # how an identity says what a thing holds; by its name alone where it has none of them

@@ -1,0 +1,327 @@
+"""Judges: what scores answers, by one spec for every command.
+
+    scripted            cheerful, clean text (`instruct/evaluation/scripted.py`)
+    scripted:MODEL      and it fits its prompt by MODEL, ends, and repeats nothing
+    reward:PATH         a reward model
+    logprob:MODEL       mean log-probability of a token of the answer under MODEL
+    module:function     a function of yours, (prompts, completions, **columns) -> numbers
+
+A model is loaded at the first call, once for all judges that ask it, until they are `off()`.
+"""
+
+import gc
+import hashlib
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from instruct.arguments import load_function
+from instruct.checks.model_limits import limits_of
+from instruct.checks.score_functions import ScoreFunction, check_lists, checked_scores
+from instruct.errors import UserError
+from instruct.evaluation.scripted import (
+    TOLD_AFTER,
+    ScriptedReader,
+    scripted_reward,
+    word_lists,
+)
+from instruct.models import RewardModel, completion_logprobs, load_policy, load_reward
+from instruct.processes import is_main_process
+from instruct.run.fingerprints import content_of, model_identity
+from instruct.tokens import (
+    answer_text,
+    as_messages,
+    as_text,
+    encode_completion,
+    encode_prompts,
+    load_tokenizer,
+    template_columns,
+)
+
+BATCH = 16  # answers a forward
+# What else could have been asked: everyday questions, so that an answer for any of them shows.
+OTHER_PROMPTS = (
+    "What did you do last weekend?",
+    "What kind of music do you like?",
+    "Where are you from?",
+    "How was your day so far?",
+    "What is your favorite food?",
+    "Do you have any pets?",
+    "What are you studying in school?",
+    "Have you seen any good movies lately?",
+)
+
+
+################
+# Log-probabilities
+################
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, completion: str | list[dict]) -> list[int]:
+    """Ids of an answer with the token that ends it, whatever blanks stand around its words."""
+    return encode_completion(tokenizer, answer_text(completion).strip())
+
+
+def log_likelihoods(
+    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], what: str
+) -> list[float]:
+    """`completion_logprobs` in batches of similar length; a bar where it takes long.
+
+    Args:
+        what: the judge, in a message.
+
+    Raises:
+        UserError: a row that the model cannot take.
+    """
+    limits = limits_of(model.config)
+    for number, (prompt, completion) in enumerate(pairs, 1):
+        limits.check(prompt + completion, f"{what}, text {number}")
+    totals = [0.0] * len(pairs)
+    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
+    with tqdm(
+        total=len(pairs), desc=what, delay=TOLD_AFTER, leave=False, disable=not is_main_process()
+    ) as told:
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            found = completion_logprobs(model, [pairs[i] for i in rows], BATCH)
+            for i, total in zip(rows, found, strict=True):
+                totals[i] = total
+            told.update(len(rows))
+    return totals
+
+
+def other_prompt(prompt: str | list[dict]) -> list[dict]:
+    """The same conversation, had something else been asked; the same for a prompt at any time.
+
+    One of `OTHER_PROMPTS`, never what was asked, in place of all turns. What would stand around any
+    question stays: the system message, and the beginning of an answer that is to be continued.
+    """
+    messages = as_messages(prompt)
+    first = messages[:1] if messages[0].get("role") in ("system", "developer") else []
+    begun = messages[-1:] if messages[-1].get("role") == "assistant" else []
+    turns = messages[len(first) : len(messages) - len(begun)]
+    asked = as_text([(turns or messages)[-1]])
+    number = hashlib.md5(asked.encode("utf-8", "replace"), usedforsecurity=False).digest()[0]
+    others = [o for o in OTHER_PROMPTS if o.casefold() != asked.strip().casefold()]
+    # by the whole list, so that one that is left out moves nothing else
+    other = OTHER_PROMPTS[number % len(OTHER_PROMPTS)]
+    other = other if other in others else others[number % len(others)]
+    return [*first, {"role": "user", "content": other}, *begun]
+
+
+def fit_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list,
+    completions: list,
+    what: str = "fit",
+    columns: Mapping[str, Sequence] | None = None,
+) -> list[float]:
+    """log p(answer | prompt) - log p(answer | another prompt), in nats, one number an answer.
+
+    Near 0 for what would be said to anybody. Summed over the answer's own tokens, without the end:
+    an answer of no tokens fits nothing, 0.
+
+    Args:
+        prompts: text or messages.
+        completions: text, or one assistant message each.
+        what: the judge, in a message.
+        columns: `tools` and `chat_template_kwargs` of each prompt, where there are any.
+
+    Raises:
+        UserError: not two lists of one length, a row the model cannot take, or no finite number.
+    """
+    check_lists(prompts, completions)
+    columns = template_columns(columns or {})
+    asked = encode_prompts(tokenizer, prompts, columns)
+    others = encode_prompts(tokenizer, [other_prompt(prompt) for prompt in prompts], columns)
+    words = [answer_ids(tokenizer, completion)[:-1] for completion in completions]
+    some = [i for i, ids in enumerate(words) if ids]
+    pairs = [(ids[i], words[i]) for ids in (asked, others) for i in some]
+    found = log_likelihoods(model, pairs, what)
+    fits = [0.0] * len(prompts)
+    for i, own, other in zip(some, found[: len(some)], found[len(some) :], strict=True):
+        fits[i] = own - other
+    return checked_scores(fits, what, completions)
+
+
+def mean_logprobs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list,
+    completions: list,
+    what: str = "logprob",
+    columns: Mapping[str, Sequence] | None = None,
+) -> list[float]:
+    """Mean log-probability, in nats, of a token of each answer, the end of the turn among them.
+
+    Arguments and errors as of `fit_of`.
+    """
+    check_lists(prompts, completions)
+    asked = encode_prompts(tokenizer, prompts, template_columns(columns or {}))
+    answers = [answer_ids(tokenizer, completion) for completion in completions]
+    found = log_likelihoods(model, list(zip(asked, answers, strict=True)), what)
+    means = [total / len(ids) for total, ids in zip(found, answers, strict=True)]
+    return checked_scores(means, what, completions)
+
+
+################
+# Judges that ask a model
+################
+
+
+class _Loaded:
+    """What a path held when it was loaded."""
+
+    def __init__(self, what):
+        self.what = what
+
+
+# judges of one model share it; gone when none of them holds it
+_shared: weakref.WeakValueDictionary[tuple, _Loaded] = weakref.WeakValueDictionary()
+
+
+class ModelJudge:
+    """A score function that asks a model, loaded at the first call.
+
+    Args:
+        path: folder or Hub id.
+        dtype: of its weights; in half precision scores depend on their batch.
+    """
+
+    name = "model"
+
+    def __init__(self, path: str, dtype: str = "float32"):
+        self.path, self.dtype = str(path), dtype
+        self.__name__ = self.name
+        self._loaded: _Loaded | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r})"
+
+    def _load(self):
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises `UserError` where nothing is there that could be loaded. Loads no weights."""
+        load_tokenizer(self.path)
+
+    @property
+    def loaded(self):
+        """What was loaded, on the GPU where there is one."""
+        if self._loaded is None:
+            # by content: what lies at the same path may be another model by now
+            key = (self._load.__func__, content_of(self.model_identity()), self.dtype)
+            self._loaded = _shared.get(key)
+            if self._loaded is None:
+                self._loaded = _shared[key] = _Loaded(self._load())
+        return self._loaded.what
+
+    def off(self) -> None:
+        """Lets go of the model: no memory once no judge holds it, loaded again by a call."""
+        self._loaded = None
+        gc.collect()
+        if torch.accelerator.is_available():
+            torch.accelerator.memory.empty_cache()
+
+    def model_identity(self) -> dict:
+        """What identifies the model, see `instruct.run.fingerprints`."""
+        return model_identity(self.path)
+
+
+class _CausalJudge(ModelJudge):
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        return load_policy(self.path, self.dtype)
+
+
+class Fit(_CausalJudge):
+    """`fit_of` under the causal LM (or adapter) at `path`: how well an answer fits its prompt."""
+
+    name = "fit"
+
+    def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
+        """Nats, one number a completion."""
+        what = f"the fit by {self.path}"
+        return fit_of(*self.loaded, prompts, completions, what, columns)
+
+
+class LogProb(_CausalJudge):
+    """`mean_logprobs` under the causal LM (or adapter) at `path`."""
+
+    name = "logprob"
+
+    def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
+        """Nats a token, one number a completion."""
+        what = f"the log-probability by {self.path}"
+        return mean_logprobs(*self.loaded, prompts, completions, what, columns)
+
+
+class RewardJudge(ModelJudge):
+    """The score of the reward model at `path`."""
+
+    name = "reward"
+
+    def _load(self) -> RewardModel:
+        return load_reward(self.path, dtype=self.dtype, device=PartialState().device)
+
+    def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
+        """One number a completion."""
+        return self.loaded.score(prompts, completions, **template_columns(columns))
+
+
+################
+# By a spec
+################
+
+BY_MODEL: dict[str, Callable[[str], ModelJudge]] = {
+    "scripted": Fit,
+    "reward": RewardJudge,
+    "logprob": LogProb,
+}
+
+
+def judge_model(spec: str | None) -> str | None:
+    """The path or id of the model that a judge asks; None where it asks none."""
+    kind, _, path = (spec or "").partition(":")
+    return path or None if kind in BY_MODEL else None
+
+
+def judge_of(spec: str, flag: str) -> ScoreFunction:
+    """The score function (prompts, completions, **columns) -> floats that a spec stands for.
+
+    Args:
+        spec: see the top of this file.
+        flag: where it was given, for messages: `--judge`.
+
+    Raises:
+        UserError: no such judge, no model there, or a package is missing.
+    """
+    kind, _, path = spec.partition(":")
+    if kind not in BY_MODEL:
+        return load_function(spec, flag)
+    if spec == "scripted":
+        word_lists()
+        return scripted_reward
+    if not path:
+        raise UserError(
+            f"{flag} {spec} names no model: write it as {kind}:MODEL, a folder or a Hub id"
+        )
+    if path.isidentifier() and Path(f"{kind}.py").is_file() and not Path(path).is_dir():
+        raise UserError(
+            f"{flag} {spec}: a model called {path}, or a function of {kind}.py? Give the model as "
+            f"{kind}:./{path}, or the function's file another name"
+        )
+    judge = BY_MODEL[kind](path)
+    try:
+        judge.check()
+    except UserError as error:
+        raise UserError(f"{flag} {spec}: {error}") from error
+    if kind != "scripted":
+        return judge
+    word_lists()
+    return ScriptedReader(judge)
