@@ -69,7 +69,7 @@ RANGES = {
          "cliprange", "cliprange_value", "kl_target", "score_clip"),
         POSITIVE,
     ),
-    **dict.fromkeys(("gamma", "lam", "min_eos_rate", "max_clipfrac"), SHARE),
+    **dict.fromkeys(("gamma", "lam", "min_eos_rate", "max_clipfrac", "min_distinct2_ratio"), SHARE),
     **dict.fromkeys(
         ("lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "ema_decay",
          "eval_fraction", "validation"),

@@ -37,8 +37,8 @@ UNRECORDED = (
     "use_cpu", "local_rank", "ddp_timeout",
     # how to go on, and what stops a run
     "resume_from_checkpoint", "restore_callback_states_from_checkpoint", "do_*", "watchdog*",
-    "max_kl", "min_kl", "min_entropy", "min_length", "min_eos_rate", "max_clipfrac",
-    "min_explained_variance",
+    "max_kl", "min_kl", "min_entropy", "min_distinct2_ratio", "min_length",
+    "min_eos_rate", "max_clipfrac", "min_explained_variance",
     # asked of a finished run
     "select_*", "score", "score_output",
     # by what they name

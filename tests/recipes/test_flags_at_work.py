@@ -73,8 +73,8 @@ SAME = {
     "sft": {},
     "reward": {"eval_fraction": "of rows without a held-out split: test_reward.py"},
     "ppo": {
-        **dict.fromkeys(("watchdog*", "max_kl", "min_kl", "min_entropy", "min_length",
-                         "min_eos_rate", "max_clipfrac", "min_explained_variance"),
+        **dict.fromkeys(("watchdog*", "max_kl", "min_kl", "min_entropy", "min_distinct2_ratio",
+                         "min_length", "min_eos_rate", "max_clipfrac", "min_explained_variance"),
                         "stops a run that goes wrong: trainers/ppo/test_callbacks.py"),
         **dict.fromkeys(("gradient_accumulation_steps", "rollout_weights"), MEMORY),
         "num_train_epochs": "where --total_episodes is not given",

@@ -35,10 +35,13 @@ class Bound:
     ceiling: bool  # the metric may not rise above it; else not fall below
     cause: str
     remedy: str
+    of_first: bool = False  # the limit is a share of the metric's mean over the first rollouts
 
     def crossed_by(self, value: float, limit: float) -> bool:
         return value > limit if self.ceiling else value < limit
 
+
+FIRST = 3  # rollouts that a bound of shares is measured against
 
 # Known ways to fail (a collapse may even win); a bound is loose enough for a healthy run.
 BOUNDS = [
@@ -62,6 +65,15 @@ BOUNDS = [
         ceiling=False,
         cause="the policy collapsed onto few responses",
         remedy="raise --kl_coef or lower --learning_rate",
+    ),
+    # entropy does not show it: one sentence to every prompt can be worded in many ways
+    Bound(
+        flag="min_distinct2_ratio",
+        metric="objective/distinct2",
+        ceiling=False,
+        cause="the policy gives every prompt the same answer",
+        remedy="raise --kl_coef, train fewer episodes, or have labelers who rank such answers low",
+        of_first=True,
     ),
     Bound(
         flag="min_length",
@@ -106,11 +118,20 @@ class Watchdog(TrainerCallback):
     row.
 
     It raises in `on_log`: callbacks added before it have seen the last line, those after have not.
-    `crossed` counts those rollouts, flag -> how many; it is saved with a checkpoint.
+    `crossed` counts those rollouts, flag -> how many; `first` holds what a bound of shares is
+    measured against, metric -> values of the first rollouts. Both are saved with a checkpoint.
     """
 
     def __init__(self):
         self.crossed: dict[str, int] = {}
+        self.first: dict[str, list[float]] = {}
+
+    def state(self) -> dict:
+        return {"crossed": self.crossed, "first": self.first}
+
+    def load(self, state: dict) -> None:
+        # earlier versions saved no first rollouts: those after the checkpoint are the first
+        self.crossed, self.first = state["crossed"], state.get("first", {})
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "objective/kl" not in logs:
@@ -129,7 +150,7 @@ class Watchdog(TrainerCallback):
         for bound in BOUNDS:
             if bound.metric not in logs:
                 continue
-            value, limit = logs[bound.metric], getattr(args, bound.flag)
+            value, limit, shown = self._against(bound, logs, args)
             count = self.crossed.get(bound.flag, 0)
             # in a row: one bad rollout happens in healthy runs, too
             count = count + 1 if bound.crossed_by(value, limit) else 0
@@ -137,9 +158,20 @@ class Watchdog(TrainerCallback):
             if count >= args.watchdog_patience:
                 side = "above" if bound.ceiling else "below"
                 raise WatchdogError(
-                    f"{stopped}: {bound.metric} is {value:.4g}, {side} --{bound.flag} {limit:g} "
+                    f"{stopped}: {bound.metric} is {value:.4g}, {side} --{bound.flag} {shown} "
                     f"for {count} rollouts; likely {bound.cause}: {bound.remedy}; {kept}"
                 )
+
+    def _against(self, bound: Bound, logs: dict, args) -> tuple[float, float, str]:
+        """A bound's value, its limit, and how the limit is written."""
+        value, limit = logs[bound.metric], getattr(args, bound.flag)
+        if not bound.of_first:
+            return value, limit, f"{limit:g}"
+        first = self.first.setdefault(bound.metric, [])
+        if len(first) < FIRST:
+            first.append(value)
+        mean = sum(first) / len(first)
+        return value, limit * mean, f"{limit:g} of the first rollouts' {mean:.4g}"
 
 
 # ---- average of the policy -----------------------------------------------------------------------

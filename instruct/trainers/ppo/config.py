@@ -106,9 +106,17 @@ class SharedBasePPOConfig(HardwareDefaults, _BaseConfig):
     # ---- watchdog (causes and remedies: `callbacks.BOUNDS`)
     watchdog: bool = flag(True, "Stop when a bound below is crossed; NaN always stops.")
     watchdog_patience: int = flag(3, "Rollouts in a row that must cross a bound.")
-    max_kl: float = flag(50.0, "Watchdog: KL from the reference, nats per response.")
+    max_kl: float = flag(
+        15.0,
+        "Watchdog: KL from the reference, nats per response. It grows with the responses: for "
+        "hundreds of tokens give more (docs/ppo.md).",
+    )
     min_kl: float = flag(-5.0, "Watchdog: a KL estimate below this is a sampling fault.")
     min_entropy: float = flag(0.02, "Watchdog: entropy of the policy, nats per token.")
+    min_distinct2_ratio: float = flag(
+        0.6,
+        "Watchdog: distinct-2 of a rollout's responses, as a share of the first rollouts'.",
+    )
     min_length: float = flag(1.5, "Watchdog: mean response length in tokens, eos included.")
     min_eos_rate: float = flag(0.0, "Watchdog: share of responses that end by themselves.")
     max_clipfrac: float = flag(0.8, "Watchdog: share of tokens whose ratio was clipped.")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from instruct.evaluation.distinct import distinct2
 from instruct.trainers.ppo import math as ppo_math
 from instruct.trainers.ppo.rollout import Rollout
 
@@ -75,6 +76,10 @@ def rollout_metrics(
         returns_squared=(returns**2).sum(),
         errors=errors.sum(),
         errors_squared=(errors**2).sum(),
+        # the mean of the processes: all texts in one place would take a message of their own, and
+        # each process samples as many
+        distinct2=distinct2(rollout.texts),
+        processes=1,
     )
     total = sums.take(reduce)
     responses, tokens = total["responses"], total["tokens"]
@@ -89,6 +94,7 @@ def rollout_metrics(
         "objective/rlhf_reward": (total["scores"] - kl_coef * total["penalty"]) / responses,
         "objective/length": tokens / responses,
         "objective/eos_rate": total["ended"] / responses,
+        "objective/distinct2": total["distinct2"] / total["processes"],
         "objective/kl_coef": kl_coef,
         "policy/entropy_avg": total["nll"] / tokens,
         "val/explained_variance": 1 - errors_variance / max(returns_variance, 1e-8),

@@ -399,7 +399,7 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
             if _internal_call:
                 if self.average is not None:
                     self.average.save(folder)
-                state = {"kl_coef": self.kl_coef, "crossed": self.watchdog.crossed}
+                state = {"kl_coef": self.kl_coef, **self.watchdog.state()}
                 write_json(folder / "ppo_state.json", state)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
@@ -418,7 +418,8 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
             self.shared.load_policy(folder)
             self.shared.load_value(folder / "value")
         state = json.loads((folder / "ppo_state.json").read_text())
-        self.kl_coef, self.watchdog.crossed = state["kl_coef"], state["crossed"]
+        self.kl_coef = state["kl_coef"]
+        self.watchdog.load(state)
         if self.average is not None:
             self.average.load(folder)
 
