@@ -12,13 +12,16 @@ import torch
 import trl
 from peft import PeftConfig
 from torch import nn
+from transformers import TrainingArguments
 from trl import TrlParser, get_peft_config
 from yaml import YAMLError
 
 from instruct.checks.flag_checks import check_flags, why_unknown
+from instruct.checks.flag_documents import check_documents, with_config_apart
 from instruct.checks.flag_ranges import check_ranges, check_types
 from instruct.checks.lora_names import settle_lora_names
-from instruct.checks.machine_checks import check_machine
+from instruct.checks.machine_checks import check_launch, check_machine
+from instruct.checks.optimizer_checks import check_optimizer
 from instruct.errors import UserError
 from instruct.plain_text import check_name
 from instruct.processes import note_overwrites
@@ -83,7 +86,12 @@ def _gpu_has_bf16() -> bool:
 class _Parser(TrlParser):
     """A wrong flag is a `UserError`, and so is a number out of its range, typed or from YAML."""
 
+    typed: frozenset[str] = frozenset()
     in_file: frozenset[str] = frozenset()
+
+    def parse_args_and_config(self, args=None, **kwargs):
+        words = with_config_apart(sys.argv[1:] if args is None else list(args))
+        return super().parse_args_and_config(words, **kwargs)
 
     def set_defaults_with_config(self, **kwargs):
         self.in_file = frozenset(kwargs)
@@ -94,12 +102,25 @@ class _Parser(TrlParser):
         fields = {f.name: f for kind in self.dataclass_types for f in dataclasses_fields(kind)}
         check_types(vars(parsed), self._actions, fields)
         check_ranges(vars(parsed))
-        typed = {word[2:].split("=")[0] for word in args or () if word.startswith("--")}
-        check_flags(vars(parsed), self.dataclass_types, fields, typed | self.in_file)
+        check_documents(vars(parsed))
+        check_launch(vars(parsed))
+        self.typed = frozenset(filter(None, map(self._flag_of, args or ())))
+        check_flags(vars(parsed), self.dataclass_types, fields, self.typed, self.in_file)
         # Trainer would write to a folder called trainer_output
         if getattr(parsed, "output_dir", "there") is None:
             raise UserError("--output_dir is missing: the folder that the run is written to")
         return parsed, rest
+
+    def _flag_of(self, word: str) -> str | None:
+        """The flag that a word names: with dashes, abbreviated or as `--no_…` as well."""
+        name = word.split("=")[0]
+        if not name.startswith("--"):
+            return None
+        options = self._option_string_actions
+        found = {options[o].dest for o in options if o == name} or {
+            options[o].dest for o in options if o.startswith(name)
+        }
+        return found.pop() if len(found) == 1 else None
 
     def error(self, message: str):
         raise UserError(message)
@@ -130,6 +151,8 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
             arguments.hub_token = None
         if isinstance(arguments, trl.ModelConfig):
             check_machine(arguments)
+        if isinstance(arguments, TrainingArguments):
+            check_optimizer(arguments, parser.typed)
         if hasattr(arguments, "overwrite_output_dir"):
             note_overwrites(arguments.overwrite_output_dir)
     return tuple(parsed)

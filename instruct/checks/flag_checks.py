@@ -5,7 +5,7 @@ trainers that the recipes replace: such a flag would be read by nobody, and its 
 `tests/recipes/test_flags.py` finds the flags that are read by nothing and are not named here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import MISSING, Field, dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 from trl import ModelConfig, ScriptArguments
 
+from instruct.checks.flag_conditions import check_conditions
 from instruct.checks.flag_ranges import shown
 from instruct.errors import UserError
 from instruct.processes import is_main_process
+from instruct.rows.splits import splits_of_file
 
 # the class of a recipe's training flags -> the recipe
 STEPS = {"SFTConfig": "sft", "RankedRewardConfig": "reward", "SharedBasePPOConfig": "ppo"}
@@ -135,19 +137,6 @@ NOT_HERE = {
         COMPUTED,
     ),
 }  # fmt: skip
-# flag -> the other one without which it does nothing
-NEEDS = {
-    "kl_horizon": "kl_target",
-    "ptx_batch_size": "ptx_dataset",
-    "ptx_max_length": "ptx_dataset",
-    "stock_value": "stock",
-    "bnb_4bit_quant_type": "load_in_4bit",
-    "bnb_4bit_quant_storage": "load_in_4bit",
-    "use_bnb_nested_quant": "load_in_4bit",
-    "liger_kernel_config": "use_liger_kernel",
-    "dataloader_persistent_workers": "dataloader_num_workers",
-    "dataloader_multiprocessing_context": "dataloader_num_workers",
-}
 
 
 def _default(field: Field):
@@ -156,7 +145,11 @@ def _default(field: Field):
 
 
 def check_flags(
-    given: dict, classes: Iterable[type], fields: dict[str, Field], named: Iterable[str] = ()
+    given: dict,
+    classes: Iterable[type],
+    fields: dict[str, Field],
+    typed: Collection[str] = (),
+    in_file: Collection[str] = (),
 ) -> None:
     """Refuses a flag that would do nothing in this recipe.
 
@@ -164,7 +157,8 @@ def check_flags(
         given: flag -> value, as typed or in the YAML file.
         classes: the dataclasses of the recipe's flags.
         fields: flag -> dataclass field.
-        named: flags that were typed, or stand in the YAML file.
+        typed: flags on the command line.
+        in_file: flags in the YAML file.
 
     Raises:
         UserError: names the flag, and what to use instead.
@@ -178,10 +172,7 @@ def check_flags(
     for flag, refused in REFUSED.get(step, {}).items():
         if flag in changed and changed[flag] not in refused.allowed:
             raise UserError(f"--{flag} {shown(changed[flag])}: {refused.instead}")
-    for flag, other in NEEDS.items():
-        # one that is named and off is meant: details of it may stay in a file
-        if flag in changed and other in fields and not given[other] and other not in named:
-            raise UserError(f"--{flag} {shown(changed[flag])}: does nothing without --{other}")
+    check_conditions(step, given, changed, typed, in_file)
     if step is not None:
         _check_places(given, changed)
         _check_together(step, given, changed)
@@ -197,6 +188,15 @@ def _check_places(given: dict, changed: dict) -> None:
                 f"--{flag} {changed[flag]}: is of something on the Hub, and {given[of]} is a file "
                 "or folder here; leave it out"
             )
+    sources = {"dataset_train_split": given["dataset_name"]}
+    sources["dataset_test_split"] = given.get("eval_dataset")
+    for flag, source in sources.items():
+        if flag in changed and source and Path(source).is_file():
+            if changed[flag] not in splits_of_file(source):
+                raise UserError(
+                    f"--{flag} {changed[flag]}: {source} is one file and has no splits; leave it "
+                    "out, or give the folder"
+                )
     if torch.accelerator.is_available() and not given["use_cpu"]:
         return
     if changed.get("activation_offloading"):

@@ -66,6 +66,7 @@ KNOWN_WORDS = {
     # transformers, at the first evaluation and in accelerate
     ("KeyError", "metric_for_best_model"): "{}",
     ("ValueError", "is not a valid DynamoBackend"): "--torch_compile_backend: {}",
+    ("RuntimeError", "Unrecognized mode="): "--torch_compile_mode: {}",
     ("ValueError", "embedded null byte"): "a path or a name holds a NUL character",
     ("RuntimeError", "can't allocate memory"): OUT_OF_MEMORY,
     ("RuntimeError", "Connection closed by peer"): OTHER_PROCESS,

@@ -76,6 +76,12 @@ def split_files(source: str | Path, split: str) -> list[Path]:
     return _in_one_folder(path, split, files)
 
 
+def splits_of_file(path: str | Path) -> set[str]:
+    """The names that one file may be asked for by: `train`, and those that its own name holds."""
+    stem = stem_of(Path(path))
+    return {"train", stem, SHARD.sub("", stem), *WORDS.intersection(re.split(r"[^a-z]+", stem))}
+
+
 def data_files(source: str | Path, split: str | None = None) -> list[Path]:
     """The local files behind `source`, sorted; none when it is neither a file nor a folder.
 
