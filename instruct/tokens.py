@@ -271,6 +271,16 @@ def encode_prompt(
     """Prompt ids, see `render_prompt`. `prompt` is text (one user message) or messages."""
     text = render_prompt(tokenizer, prompt, tools, chat_template_kwargs)
     # a template writes its own bos, so no other is added
+    return ids_of(tokenizer, text)
+
+
+def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text as it stands. Raises `UserError` where it holds what is no character."""
+    try:
+        text.encode()
+    # a word of a command line or a piped line that was no UTF-8, or JSON's \ud800
+    except UnicodeEncodeError:
+        raise UserError("a text that is not UTF-8 (it holds half a character)") from None
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -307,7 +317,7 @@ def encode_completion(
 ) -> list[int]:
     """Completion ids, always ending in the token that ends a turn."""
     # on its own, as the policy would write it: no token spans prompt and completion
-    ids = tokenizer(answer_text(completion), add_special_tokens=False)["input_ids"]
+    ids = ids_of(tokenizer, answer_text(completion))
     end = turn_end(tokenizer).trained
     # a text may bring it along
     return ids if ids[-1:] == [end] else [*ids, end]

@@ -66,6 +66,8 @@ def questions(prompt: str | None) -> Iterator[str]:
             line = input("\n> " if sys.stdin.isatty() else "")
         except (EOFError, KeyboardInterrupt):
             return
+        except UnicodeDecodeError as error:
+            raise UserError(f"a line that is not UTF-8 text ({error.reason})") from error
         if line.strip():
             yield line
 

@@ -40,6 +40,7 @@ from instruct.models import (
     save_merged,
     why_not_merged,
 )
+from instruct.plain_text import plain
 from instruct.processes import end_with_parent, is_main_process
 from instruct.reward_checks import check_base
 from instruct.reward_files import adapter_config, reward_head
@@ -153,7 +154,7 @@ def tokenize(
         with_indices=True,
         num_proc=num_proc,
         remove_columns=rows.column_names,
-        desc=f"tokenizing {name}",
+        desc=f"tokenizing {plain(name)}",
     )
     short = encoded.filter(lambda row: max_length is None or len(row["input_ids"]) <= max_length)
     if len(short) < len(encoded):

@@ -116,11 +116,22 @@ def _fail(error: Exception, debug: bool):
 def _leave(line: str, code: int, error: BaseException):
     # first: the next run may begin once this one has spoken
     AT_END.close()
+    _close_bars()
     say_last(line)
     _exit(code, error)
 
 
+def _close_bars() -> None:
+    """Ends progress bars: one that is open is drawn once more when Python ends."""
+    tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    for bar in list(getattr(tqdm, "_instances", ())):
+        # a stream that is gone must not take the place of the sentence
+        with contextlib.suppress(Exception):
+            bar.close()
+
+
 def _stop(line: str, code: int, error: BaseException):
+    _close_bars()
     # every process of a launched run is told to stop: one of them says so
     if is_main_process():
         print(line, file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SaveStrategy
 
 from instruct.errors import UserError
-from instruct.tokens import encode_prompts, template_columns
+from instruct.tokens import encode_prompts, ids_of, template_columns
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.turns import text_end
 
@@ -212,7 +212,7 @@ class PretrainingRows:
     def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerBase, longest: int):
         # text ends, and the policy is to know it; not as a turn does
         eos = [text_end(tokenizer)]
-        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] + eos for text in texts]
+        ids = [ids_of(tokenizer, text) + eos for text in texts]
         # a row of one token predicts nothing
         self.ids = [row[:longest] for row in ids if len(row[:longest]) > 1]
         if not self.ids:
