@@ -2,31 +2,41 @@
 
     python -m data_prep.label --input samples.jsonl --labeler scripted --output rankings.jsonl
 
-The scripted labeler likes cheerful, clean text: VADER's compound sentiment (-1 to 1) minus the
-number of profane words `better-profanity` finds. Scores closer than `--tie` to the best of their
-group are one rank. It stands in for people in the demo: its taste is known exactly, so a learned
-reward can be held against it.
+`scripted` likes cheerful, clean text; `scripted:MODEL` also reads the prompt: he asks whether the
+answer fits it, ends, and repeats nothing (docs/reward.md). Scores closer than `--tie` to the best
+of their group are one rank. They stand in for people in the demo: their taste is known exactly, so
+a learned reward can be held against it.
 """
 
 from datetime import UTC, datetime
+from itertools import combinations
 from pathlib import Path
+
+from datasets import Dataset
 
 from data_prep.formats.flags import add_shape_flags
 from data_prep.formats.reader import read
-from instruct.checks.score_functions import checked_scores
+from instruct.checks.score_functions import ScoreFunction, scores_of
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
+from instruct.evaluation.judges import judge_model, judge_of
 from instruct.evaluation.scripted import (
+    LABELERS,
+    READER,
+    SCRIPTED,
     profane_words,
-    scripted_reward,  # noqa: F401  (people's configs name data_prep.label:scripted_reward)
-    scripted_score,
+    scripted_reward,  # noqa: F401  (settings name data_prep.label:scripted_reward)
+    scripted_score,  # noqa: F401
+    spoken_name,
 )
 from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.run.data_runs import record_beside, record_of_data
 from instruct.run.folders import claim
+from instruct.tokens import template_columns
 
 # the demo's figures (benchmarks/README.md) were measured with this
 TIE = 0.3  # scores closer than this are equal for the scripted labeler
+BEST = {SCRIPTED: 1.0, READER: 2.0}  # the highest score there is, which has quality 7
 
 
 def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
@@ -40,18 +50,35 @@ def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
     return ranks
 
 
-def rank_row(row: dict, tie: float) -> dict:
-    """A samples row with the scripted labeler's `ranks`, `quality` (1-7) and `flags`, K of each."""
-    texts = row["completions"]
-    scores = checked_scores(map(scripted_score, texts), "the scripted labeler", texts)
+def scores_of_samples(samples: Dataset, judge: ScoreFunction, name: str) -> list[list[float]]:
+    """What a labeler thinks of every completion, K scores a row."""
+    # all rows at once: answers of similar length share a batch
+    counts = [len(texts) for texts in samples["completions"]]
+    columns = {"prompt": samples["prompt"], **template_columns(_columns(samples))}
+    repeated = {
+        key: [value for value, count in zip(column, counts, strict=True) for _ in range(count)]
+        for key, column in columns.items()
+    }
+    texts = [text for texts in samples["completions"] for text in texts]
+    found = iter(scores_of(judge, spoken_name(name), repeated.pop("prompt"), texts, **repeated))
+    return [[next(found) for _ in range(count)] for count in counts]
+
+
+def _columns(samples: Dataset) -> dict[str, list]:
+    return {name: samples[name] for name in samples.column_names}
+
+
+def rank_row(row: dict, scores: list[float], tie: float, labeler: str) -> dict:
+    """A samples row with a labeler's `ranks`, `quality` (1-7) and `flags`, K of each."""
     # each profane word takes 1 off: scores have no lower end, the 1-7 scale has
-    clipped = [max(-1.0, min(1.0, s)) for s in scores]
+    best = BEST[labeler]
+    clipped = [max(-1.0, min(1.0, s / best)) for s in scores]
     return {
         **row,
         "ranks": ranks_from_scores(scores, tie),
         "quality": [round(4 + 3 * s) for s in clipped],
-        "flags": [["profanity"] if profane_words(text) else [] for text in texts],
-        "labeler": "scripted",
+        "flags": [["profanity"] if profane_words(text) else [] for text in row["completions"]],
+        "labeler": labeler,
         "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -66,35 +93,64 @@ def check_own_rankings(path: Path) -> None:
     if not path.is_file() or not path.stat().st_size:
         return
     labelers = {row.get("labeler") if "ranks" in row else None for row in load_rows(path)}
-    if labelers != {"scripted"}:
+    if not labelers or not labelers <= set(LABELERS):
         raise UserError(
             f"--output {path} holds rows that the scripted labeler did not rank; give another file"
         )
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    from tqdm import tqdm
+def strict_pairs(rankings: list[list[int]]) -> tuple[int, int]:
+    """(pairs of outputs with a preference, all pairs) of the `ranks` of several rankings."""
+    pairs = [a != b for ranks in rankings for a, b in combinations(ranks, 2)]
+    return sum(pairs), len(pairs)
 
+
+def labeler_of(spec: str) -> tuple[ScoreFunction, str]:
+    """Who ranks, as a score function, and the name that rows have.
+
+    Raises:
+        UserError: another judge than a scripted labeler, or no model there.
+    """
+    if spec.partition(":")[0] != "scripted":
+        raise UserError(
+            f"--labeler {spec}: must be scripted, or scripted:MODEL, a folder or Hub id"
+        )
+    return judge_of(spec, "--labeler"), READER if judge_model(spec) else SCRIPTED
+
+
+def make_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("--input", required=True, help="samples: file, folder or Hub id")
     parser.add_argument("--output", required=True, type=Path, help="rankings (.jsonl or .parquet)")
-    parser.add_argument("--labeler", required=True, choices=["scripted"], help="who ranks")
+    who = "who ranks: scripted, or scripted:MODEL, who reads the prompt"
+    parser.add_argument("--labeler", required=True, metavar="scripted[:MODEL]", help=who)
     parser.add_argument("--tie", type=float, default=TIE, help="scores closer than this are a tie")
     add_shape_flags(parser)
-    args = parser.parse_args(argv)
+    return parser
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
     claim(args.output)
     check_output(args.output)
     check_own_rankings(args.output)
-    record = record_of_data("label", args, {"input": args.input}, labelers=[args.labeler])
+    judge, name = labeler_of(args.labeler)
+    asked = judge_model(args.labeler)
+    models = {"labeler": asked} if asked else None
+    record = record_of_data("label", args, {"input": args.input}, models, labelers=[name])
     samples = read(args.input, "samples", format=args.format, columns=args.columns)
-    rows = [rank_row(row, args.tie) for row in tqdm(samples, desc="ranking (scripted labeler)")]
+    scores = scores_of_samples(samples, judge, name)
+    rows = [rank_row(row, s, args.tie, name) for row, s in zip(samples, scores, strict=True)]
     # first: an output never stands without its record
     write_json(record_beside(args.output), record)
     write_rows(args.output, rows)
-    strict = sum(len(set(row["ranks"])) > 1 for row in rows)
+    some = sum(len(set(row["ranks"])) > 1 for row in rows)
+    strict, pairs = strict_pairs([row["ranks"] for row in rows])
+    share = f"{100 * strict / pairs:.0f} % of {pairs} pairs" if pairs else "none of 0 pairs"
     print(
-        f"{args.output}: {len(rows)} rankings by the scripted labeler, {strict} with a preference"
+        f"{args.output}: {len(rows)} rankings by {spoken_name(name)}, {some} with a preference; "
+        f"{share} strict (a tie: scores less than {args.tie:g} apart)"
     )
 
 

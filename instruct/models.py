@@ -31,7 +31,7 @@ from instruct.command.known_errors import sentence_of
 from instruct.errors import UserError
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
-from instruct.reward_checks import check_base, check_model, untrained
+from instruct.reward_checks import check_base, check_model, check_output_layer, untrained
 from instruct.reward_files import adapter_config, reward_head, reward_tokenizer, with_adapter
 from instruct.run.folders import MODEL_FILES, atomic_folder
 from instruct.tokens import encode_completion, encode_prompts, load_tokenizer
@@ -126,9 +126,13 @@ def load_causal_lm(model_args: trl.ModelConfig, trust_remote_code: bool = False)
     """Loads a decoder-only LM by TRL's model flags (dtype, attention, quantization).
 
     Raises:
-        UserError: nothing there, an encoder-decoder, or no safetensors.
+        UserError: nothing there, an encoder-decoder, no safetensors, or a model of another task.
     """
-    return _from_pretrained(AutoModelForCausalLM, model_args, trust_remote_code)
+    model, info = _from_pretrained(
+        AutoModelForCausalLM, model_args, trust_remote_code, output_loading_info=True
+    )
+    check_output_layer(model_args.model_name_or_path, model, info)
+    return model
 
 
 @contextlib.contextmanager

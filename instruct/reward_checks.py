@@ -105,6 +105,24 @@ def check_model(path: str, model) -> None:
         )
 
 
+def check_output_layer(path: str, model, info: dict) -> None:
+    """That a causal LM came with its output layer, which a classifier has none of.
+
+    Args:
+        info: what transformers says of a load (`output_loading_info`).
+
+    Raises:
+        UserError: it would be drawn at random on every load.
+    """
+    head = model.get_output_embeddings()
+    names = [f"{name}.weight" for name, module in model.named_modules() if module is head]
+    if missing := [name for name in names if name in info["missing_keys"]]:
+        raise UserError(
+            f"{path}: its weights hold no {missing[0]}, so what it says would be random; give a "
+            "causal LM, not a classifier or a reward model"
+        )
+
+
 def check_task(path: str, task_type: str | None) -> None:
     """That an adapter says it is one of a classifier. Raises `UserError`."""
     if task_type not in TASKS:

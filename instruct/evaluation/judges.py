@@ -20,7 +20,6 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from instruct.arguments import load_function
 from instruct.checks.model_limits import limits_of
 from instruct.checks.score_functions import ScoreFunction, check_lists, checked_scores
 from instruct.errors import UserError
@@ -30,7 +29,6 @@ from instruct.evaluation.scripted import (
     scripted_reward,
     word_lists,
 )
-from instruct.models import RewardModel, completion_logprobs, load_policy, load_reward
 from instruct.processes import is_main_process
 from instruct.run.fingerprints import content_of, model_identity
 from instruct.tokens import (
@@ -78,6 +76,9 @@ def log_likelihoods(
     Raises:
         UserError: a row that the model cannot take.
     """
+    # imported here, as below: the scripted labeler needs no PEFT, which takes a second
+    from instruct.models import completion_logprobs
+
     limits = limits_of(model.config)
     for number, (prompt, completion) in enumerate(pairs, 1):
         limits.check(prompt + completion, f"{what}, text {number}")
@@ -208,12 +209,12 @@ class ModelJudge:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raises `UserError` where nothing is there that could be loaded. Loads no weights."""
-        load_tokenizer(self.path)
+        """Raises `UserError` where nothing is there that could be asked."""
+        raise NotImplementedError
 
     @property
     def loaded(self):
-        """What was loaded, on the GPU where there is one."""
+        """What was loaded: of a causal LM, the model and its tokenizer."""
         if self._loaded is None:
             # by content: what lies at the same path may be another model by now
             key = (self._load.__func__, content_of(self.model_identity()), self.dtype)
@@ -235,7 +236,24 @@ class ModelJudge:
 
 
 class _CausalJudge(ModelJudge):
+    def check(self) -> None:
+        from peft import PeftConfig
+
+        from instruct.arguments import ModelConfig
+        from instruct.merging import check_adapter_merges
+        from instruct.models import load_limits
+
+        base = ModelConfig(model_name_or_path=self.path)
+        if (Path(self.path) / "adapter_config.json").is_file():
+            adapter = PeftConfig.from_pretrained(self.path)
+            check_adapter_merges(self.path, adapter)
+            base.model_name_or_path = adapter.base_model_name_or_path
+            base.model_revision = adapter.revision or "main"
+        load_limits(base, load_tokenizer(self.path))
+
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        from instruct.models import load_policy
+
         return load_policy(self.path, self.dtype)
 
 
@@ -266,11 +284,19 @@ class RewardJudge(ModelJudge):
 
     name = "reward"
 
-    def _load(self) -> RewardModel:
-        return load_reward(self.path, dtype=self.dtype, device=PartialState().device)
+    def check(self) -> None:
+        # loaded now, and kept: whether its head was trained is not known before
+        self.loaded  # noqa: B018
+
+    def _load(self):
+        from instruct.models import load_reward
+
+        return load_reward(self.path, dtype=self.dtype)
 
     def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
         """One number a completion."""
+        # only now: until the first call the device is for those who answer
+        self.loaded.model.to(PartialState().device)
         return self.loaded.score(prompts, completions, **template_columns(columns))
 
 
@@ -303,6 +329,8 @@ def judge_of(spec: str, flag: str) -> ScoreFunction:
     """
     kind, _, path = spec.partition(":")
     if kind not in BY_MODEL:
+        from instruct.arguments import load_function
+
         return load_function(spec, flag)
     if spec == "scripted":
         word_lists()

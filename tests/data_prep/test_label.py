@@ -5,6 +5,7 @@ from command_tools import stops
 from conftest import write_jsonl
 
 from data_prep import label
+from instruct.evaluation import scripted
 from instruct.files import load_rows
 
 
@@ -78,7 +79,7 @@ def test_only_its_own_rankings_are_replaced(tmp_path, capsys):
 def test_a_score_that_is_not_finite_ranks_nothing(tmp_path, capsys, monkeypatch):
     rows = [{"prompt_id": "a", "prompt": "Hi", "completions": ["one", "two"]}]
     samples, out = write_jsonl(tmp_path / "samples.jsonl", rows), tmp_path / "rankings.jsonl"
-    monkeypatch.setattr(label, "scripted_score", lambda text: float("nan" if "t" in text else 1))
+    monkeypatch.setattr(scripted, "scripted_score", lambda text: float("nan" if "t" in text else 1))
     said = stops(label.main, ["--input", samples, "--labeler", "scripted", "--output", out], capsys)
     assert "the scripted labeler returned nan for the completion 'two' (row 2 of 2)" in said
     assert not out.exists()
