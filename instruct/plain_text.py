@@ -1,8 +1,11 @@
 """What models and users wrote, made safe to show: text, whatever characters are in it."""
 
+import contextlib
 import html
 import re
 import sys
+from collections.abc import Iterator
+from typing import TextIO
 
 from instruct.errors import UserError
 
@@ -20,6 +23,29 @@ LONGEST_NAME = 100  # bytes; a file system takes 255, and endings come after it
 def plain(text: str) -> str:
     """`text` with every character that acts written as its escape; newlines and tabs stay."""
     return _ACTING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class _PlainStream:
+    """A stream of text that is written `plain`, but for the carriage returns of progress bars."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write("\r".join(map(plain, text.split("\r"))))
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def plain_stdout() -> Iterator[None]:
+    """What is printed in this block is `plain`: names of files and columns are people's, too."""
+    was, sys.stdout = sys.stdout, _PlainStream(sys.stdout)
+    try:
+        yield
+    finally:
+        sys.stdout = was
 
 
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:

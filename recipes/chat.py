@@ -26,7 +26,7 @@ from instruct.errors import UserError
 from instruct.generation import generate_ids
 from instruct.models import load_policy
 from instruct.plain_text import plain
-from instruct.tokens import decode_completion, encode_prompt
+from instruct.tokens import decode_completion, encode_prompt, named
 
 DEMO = ["base=outputs/demo/embedded/model", "sft=outputs/demo/sft/merged", "ppo=outputs/demo/ppo"]
 
@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         answers = {}
         for name, (model, tokenizer) in loaded.items():
             torch.manual_seed(args.seed)  # the same question, the same answer
-            ids = [encode_prompt(tokenizer, question)]
+            with named("this question"):
+                ids = [encode_prompt(tokenizer, question)]
             check_prompts(model.config, [(f"{name}, this question", ids[0])], args.max_new_tokens)
             drawn = generate_ids(model, tokenizer, ids, args.max_new_tokens, args.temperature)
             # a model may write terminal control codes; they are shown, not carried out

@@ -188,7 +188,7 @@ def _check_places(given: dict, changed: dict) -> None:
                 f"--{flag} {changed[flag]}: is of something on the Hub, and {given[of]} is a file "
                 "or folder here; leave it out"
             )
-    sources = {"dataset_train_split": given["dataset_name"]}
+    sources = {"dataset_train_split": given.get("dataset_name")}
     sources["dataset_test_split"] = given.get("eval_dataset")
     for flag, source in sources.items():
         if flag in changed and source and Path(source).is_file():

@@ -16,7 +16,7 @@ from instruct.command.ctrl_c import raise_again, said_by_ctrl_c
 from instruct.command.known_errors import sentence_of
 from instruct.command.last_line import say_last
 from instruct.errors import UserError
-from instruct.plain_text import one_line
+from instruct.plain_text import one_line, plain_stdout
 from instruct.processes import is_main_process, launcher_is_gone, typed
 
 
@@ -63,7 +63,7 @@ def command(main: Callable) -> Callable:
     def run(*args, **kwargs):
         raise_again()
         args, debug = _without_debug(args)
-        with _sigterm_raises():
+        with plain_stdout(), _sigterm_raises():
             try:
                 return main(*args, **kwargs)
             except KeyboardInterrupt as error:

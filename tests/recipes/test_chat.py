@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from command_tools import stops
 from conftest import save_model
 
 from recipes import chat
@@ -54,3 +55,17 @@ def test_mistakes_are_one_sentence(capsys):
         with pytest.raises(SystemExit) as stop:
             chat.main(argv)
         assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", ["Hi \udcff", "\ud800"])
+def test_a_question_that_is_no_text_is_told(prompt, tiny_model, capsys):
+    error = stops(chat.main, ["--models", f"a={tiny_model}", "--prompt", prompt], capsys)
+    assert error.splitlines()[-1] == (
+        "error: this question: a text that is not UTF-8 (it holds half a character)"
+    )
+
+
+def test_a_typed_line_that_is_no_text_is_told(tiny_model, capsys, monkeypatch):
+    lines = io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", lines)
+    assert "a line that is not UTF-8" in stops(chat.main, ["--models", f"a={tiny_model}"], capsys)

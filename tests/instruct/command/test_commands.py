@@ -1,8 +1,10 @@
 """How a command ends: one sentence, last and once; a bug says that it is one."""
 
 import errno
+import io
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from types import SimpleNamespace
 
 import httpx
@@ -10,6 +12,7 @@ import pytest
 import torch
 from conftest import REPO, SCRIPT_ENV
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled
+from tqdm import tqdm
 
 from instruct.command.commands import Parser, command
 from instruct.command.known_errors import sentence_of
@@ -233,3 +236,28 @@ def test_a_launcher_that_restarts_what_fails_is_left_alone(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0 and "went on" in done.stdout
     assert done.stderr.count("error: a bug of instruct-recipes") == 1
+
+
+def test_what_is_printed_does_nothing_to_a_terminal(capsys):
+    @command
+    def tells(argv: list):
+        print("rows\x1b[31m\u202e.jsonl \udcff", "a\tb")
+        print("10 %\r20 %")
+        with redirect_stdout(io.StringIO()) as kept:
+            print("\x1b")
+        assert kept.getvalue() == "\x1b\n" and sys.stdout.isatty() is False
+
+    was = sys.stdout
+    tells([])
+    assert capsys.readouterr().out == "rows\\x1b[31m\\u202e.jsonl \\udcff a\tb\n10 %\r20 %\n"
+    assert sys.stdout is was
+
+
+@pytest.mark.parametrize("error", [UserError("rows.jsonl, line 3"), KeyboardInterrupt()])
+def test_a_bar_is_not_drawn_after_the_last_sentence(error, capsys):
+    bar = tqdm(total=4)
+    bar.update(1)
+    _, said = ends(error, capsys)
+    assert said.splitlines()[-1].startswith(("error: rows.jsonl", "stopped"))
+    bar.close()
+    assert not capsys.readouterr().err
