@@ -7,31 +7,46 @@ from data_prep.pii.letters import LETTER
 # regions (none: those of the flag) -> nouns; "nummer", "number" and so on may follow each
 NOUNS = {
     "": "phone|phones|telephone|tel|mobile|mob|cellphone|cell phone|whatsapp|viber|telegram|sms|fax"
-    "|landline|hotline|helpline|voicemail|(?:my|his|her|our|their) number|ph|wa\\.me/",
+    "|landline|hotline|helpline|voicemail|(?:my|his|her|our|their|your) number|ph|wa\\.me/",
     "DE AT CH": "telefon|tel|handy|ruf|rückruf|mobil|mobiltelefon|festnetz|durchwahl|tel nr|anruf"
-    "|telefonisch|rufen|anrufen|erreichbar",
-    "FR BE CH LU": "tél|téléphone|telephone|portable|fixe|mobile|appeler|appelez|appelle|gsm"
-    "|joindre|joignable",
+    "|telefonisch|rufen|anrufen|erreichbar|fon|natel|telefax|diensthandy|meine nummer",
+    "FR BE CH LU CA": "tél|téléphone|telephone|portable|fixe|mobile|appeler|appelez|appelle|gsm"
+    "|joindre|joignable|rappeler|rappelez|télécopie|téléphonez|cellulaire|mon numéro",
     "ES MX AR CO CL PE": "teléfono|telefono|tfno|tlf|telf|móvil|movil|celular|fijo|llamar"
-    "|llame|llámame|llámeme|teléfonos|cel",
-    "IT CH": "telefono|cellulare|cell|tel|fisso|chiamare|chiama|chiamami|chiamate|recapito",
-    "PT BR": "telefone|telemóvel|celular|ligar|ligue|contacto|contato|tel",
-    "NL BE": "telefoon|tel|mobiel|gsm|bel|bellen|belt",
-    "DK NO SE": "telefon|tlf|mobil|mobiltelefon|mobilen|ringa|ringe|mob|tel",
-    "FI": "puhelin|puh|matkapuhelin|soita|gsm",
-    "PL CZ SK": "telefon|tel|kom|komórka|komórkowy|mobil|zadzwoń|dzwoń|zavolejte|telefonu",
-    "TR": "telefon|cep|tel|arayın|gsm|telefonu",
-    "RO HU GR": "telefon|tel|mobil|telefonszám|τηλέφωνο|τηλ|κινητό",
+    "|llame|llámame|llámeme|teléfonos|cel|teléf|tlfno|llamen|llámanos|llamadme|mi número",
+    "IT CH": "telefono|cellulare|cell|tel|fisso|chiamare|chiama|chiamami|chiamate|recapito"
+    "|telefonare|chiamatemi|telefonino|mio numero",
+    "PT BR": "telefone|telefones|telemóvel|telemovel|celular|ligar|ligue|contacto|contato|tel|fone"
+    "|tlm|telem|tlf|cel|zap|me liga|meu número",
+    "NL BE": "telefoon|tel|mobiel|gsm|bel|bellen|belt|mobieltje|bereikbaar|mijn nummer",
+    "DK NO SE": "telefon|tlf|mobil|mobiltelefon|mobilen|ringa|ringe|mob|tel|tfn|telefonen|mobilnr"
+    "|(?:ring|ringe|ringa|nå) (?:meg|mig|oss|til|på)|(?:mitt|mit|min) (?:nummer|nr)",
+    "FI EE": "puhelin|puh|matkapuhelin|soita|gsm|kännykkä|puhelinnumero|numeroni|telefon|mobiil"
+    "|tel",
+    "LT LV": "telefonas|telefono|tel|mob|mobilus|tālrunis|tālr|mobilais",
+    "PL CZ SK": "telefon|tel|kom|komórka|komórkowy|mobil|zadzwoń|dzwoń|zavolejte|telefonu|dzwonić"
+    "|telefonicznie|komórki|mobilní|mobilný|volejte|volajte|volat|telefón|telefónne|číslo",
+    "TR": "telefon|cep|tel|arayın|gsm|telefonu|telefonum|numaram|numarası|numaramı",
+    "RO HU GR CY": "telefon|tel|mobil|telefonszám|telefonszámom|hívjon|hívj|sunați|sunati|telefonul"
+    "|τηλέφωνο|τηλέφωνό|τηλ|κινητό|κιν|φαξ",
+    "HR RS SI BA ME MK BG": "telefon|tel|mob|mobitel|mobilni|gsm|nazovite|pokličite|телефон|тел|моб"
+    "|мобилен|мобилни|джиесем",
     "RU UA KZ BY": "телефон|телефона|телефону|тел|моб|мобильный|сотовый|звони|звоните|позвони"
-    "|позвоните|номер|факс|мобільний|телефоном",
-    "CN TW HK": "电话|手机|電話|手機|致电|拨打|联系|联系方式|聯絡|打给|微信|传真|手机号|电话号码",
-    "JP": "電話|電話番号|携帯|携帯番号|でんわ|ケータイ|ファックス|連絡先",
-    "KR": "전화|전화번호|휴대폰|핸드폰|연락처|번호|폰|팩스",
-    "TH": "โทร|โทรศัพท์|เบอร์|มือถือ|เบอร์โทร|ติดต่อ",
-    "VN ID": "điện thoại|sđt|gọi|telepon|telp|nomor",
-    "IN": "phone|mobile|फोन|फ़ोन|मोबाइल|नंबर|contact no",
-    "SA AE EG": "هاتف|جوال|موبايل|الهاتف|رقم",
-    "IL": "טלפון|נייד|טל",
+    "|позвоните|номер|факс|мобільний|телефоном|звонить|набери|наберите|сот|телефонуйте|дзвоніть"
+    "|мобильного|вотсап|ватсап",
+    "CN TW HK": "电话|手机|電話|手機|致电|拨打|联系|联系方式|聯絡|打给|微信|传真|手机号|电话号码"
+    "|致電|撥打|手提|行動|座机|热线",
+    "JP": "電話|電話番号|携帯|携帯番号|でんわ|ケータイ|ファックス|連絡先|お電話|スマホ",
+    "KR": "전화|전화번호|휴대폰|핸드폰|연락처|번호|폰|팩스|휴대전화|문자|연락",
+    "TH": "โทร|โทรศัพท์|เบอร์|มือถือ|เบอร์โทร|ติดต่อ|โทรหา|แฟกซ์",
+    "VN": "điện thoại|sđt|sdt|đt|gọi|di động|dien thoai|zalo|liên hệ|số máy",
+    "ID MY PH": "telepon|telp|nomor|ponsel|hubungi|no\\.? ?hp|nomor hp|no\\.? ?wa|nomor wa|telefon"
+    "|tel|bimbit|selpon",
+    "IN BD": "phone|mobile|फोन|फ़ोन|मोबाइल|नंबर|contact no|ফোন|মোবাইল|ফোন নম্বর|தொலைபேசி|ఫోన్",
+    "SA AE EG MA JO IQ": "هاتف|جوال|موبايل|الهاتف|رقم|الجوال|تلفون|واتساب|اتصل|محمول|المحمول"
+    "|هاتفي|جوالي",
+    "IR PK": "تلفن|موبایل|همراه|شماره|فون|نمبر",
+    "IL": "טלפון|נייד|טל|פלאפון|סלולרי|הטלפון|הנייד|התקשרו|התקשר",
 }
 # verbs, which stand before many other things: only close before a number
 VERBS = (

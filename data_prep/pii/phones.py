@@ -27,6 +27,7 @@ SEPARATOR = r"(?:\)[ ./-]?|[ -]?\(| ?[/-] ?| {1,2}|\.)"
 RUN = re.compile(rf"[0-9]++(?:{SEPARATOR}[0-9]++)*+")
 MARK = re.compile(r"[./-]| {1,2}(?=[0-9])")
 MOST_GROUPS = 8
+ABROAD = ("00", "011")  # dialled before a country's prefix
 FEWEST_DIGITS, MOST_DIGITS = 7, 15  # E.164 has no more
 LOOK_BACK = 48  # characters before a number in which a word says what it is
 
@@ -46,6 +47,8 @@ DATE = re.compile(
     r"|[0-9]{1,2}[-/.][0-9]{1,2}[-/.](?:19|20)[0-9]{2}(?![0-9])"
     r"|(?:1[0-9]|20)[0-9]{2} ?[-/] ?(?:1[0-9]|20)[0-9]{2}(?![0-9]))"
 )
+# an IP address, whatever is said before it ("ping 10.0.0.1")
+QUAD = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})(?![0-9]|\.[0-9])")
 # seconds or milliseconds since 1970, the largest integers
 NOT_BARE = re.compile(r"1[0-9]{9}|1[0-9]{12}|214748364[78]|429496729[56]|1234567890?")
 
@@ -100,9 +103,9 @@ def find_phones(text: str, regions: Sequence[str] = REGIONS) -> Iterator[Found]:
             first = window[0][0]
             if first < done:
                 continue
-            date = DATE.match(text, first)
-            if date:
-                done = date.end()
+            other = DATE.match(text, first) or QUAD.match(text, first)
+            if other:
+                done = other.end()
                 continue
             if not _may_begin(text, window, run.start()):
                 continue
@@ -176,7 +179,8 @@ def _phone_at(
             regions=regions_here,
         )
         strong = NANP_STRONG.fullmatch(shown) is not None or RUSSIAN.fullmatch(shown) is not None
-        free = plus or strong or candidate.said
+        abroad = shown.startswith("00") and _is_abroad(candidate)
+        free = plus or strong or candidate.said or abroad
         well = _begins_well(text, begin, words, free, first > run.start())
         if not well or not _ends_well(text, end, run.end(), free):
             continue
@@ -268,6 +272,11 @@ def _is_international(candidate: Candidate) -> bool:
     return grouped and len(digits) >= 9 and _possible(shown)
 
 
+def _is_abroad(candidate: Candidate) -> bool:
+    """Whether it is a country's number behind the two zeros that are dialled for a plus."""
+    return not candidate.denied and _valid("+" + candidate.digits.removeprefix("00"), None)
+
+
 def _is_national(candidate: Candidate) -> bool:
     """Decides by shape, words and number plan, cheapest first."""
     shown, digits, lengths = candidate.shown, candidate.digits, candidate.lengths
@@ -279,10 +288,11 @@ def _is_national(candidate: Candidate) -> bool:
     if dotted and "(" not in shown and not (candidate.said and re.match("0[0-9]", shown)):
         return False
     # 1. a country's prefix after the sign to dial abroad
-    for abroad in ("00", "011"):
+    for abroad in ABROAD:
         if shown.startswith(abroad) and _valid("+" + digits.removeprefix(abroad), None):
             return candidate.said or (not candidate.denied and abroad == "00")
-    if len(digits) > 12:
+    # Argentina's, with trunk 0 and 15, are the longest
+    if len(digits) > (13 if candidate.said else 12):
         return False
     # 2. a shape that little else has
     if NANP_STRONG.fullmatch(shown):
@@ -302,6 +312,7 @@ def _is_national(candidate: Candidate) -> bool:
         shown[0] in "0("
         and len(digits) >= 10
         and len(lengths) >= 3
+        and 1 not in lengths[1:]
         and set(lengths) != {4}
         and any(_valid(shown, region) for region in candidate.regions)
     )
@@ -329,8 +340,9 @@ def _is_grouped_well(shown: str, lengths: tuple[int, ...]) -> bool:
     """Whether the digits are grouped as in phone numbers, not as in tables, decimals and sums."""
     if len(lengths) == 1:
         return NOT_BARE.fullmatch(shown.strip("()")) is None
-    # one digit: the trunk prefix at most
-    if 1 in lengths[1:] or (lengths[0] == 1 and shown.lstrip("(")[0] not in "01789"):
+    # one digit: the trunk prefix at most, or an area behind a prefix ("06 1 235 4115", "0060 3 …")
+    trunk = shown.lstrip("(")[0]
+    if 1 in lengths[1 + (trunk == "0") :] or (lengths[0] == 1 and trunk not in "01789"):
         return False
     # more than two kinds of marks: a list
     if len(set(MARK.findall(shown))) > 2:

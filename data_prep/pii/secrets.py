@@ -21,13 +21,29 @@ PASSWORD_WORDS = (
     "password|passwd|passphrase|passcode|pwd|pass|pw|passwort|kennwort|contraseña|contrasena|senha"
     "|mot de passe|mdp|wachtwoord|hasło|пароль|密码|密碼|口令|パスワード|비밀번호|รหัสผ่าน"
 )
+# names of nothing but keys: what they are given is one however short
+KEY_NAMES = (
+    "(?:client|app|api|consumer|shared|signing|webhook)[_ -]?secret"
+    "|secret[_ -]?(?:access[_ -]?)?key"
+    "|(?:api|access|private|account|auth|master|encryption|signing|license)[_ -]?key"
+    "|(?:auth|access|refresh|api|bearer|bot|session|deploy)[_ -]?token"
+)
+FEWEST_OF_KEY = 8
 # "my password is hunter2", <password>hunter2
 _TOLD = r"[\"'>]{0,2}(?:[ \t]{1,3}(?:is|was|ist|est|es|:)[ \t]{1,3}|>|[:=：])[\"'`]?"
 PASSWORD = re.compile(
     # DB_PASSWORD and PGPASSWORD as well
-    rf"(?i:(?:{PASSWORD_WORDS})(?!{LETTER})(?:{_IS}|{_TOLD}))"
+    rf"(?i:(?:({KEY_NAMES})|{PASSWORD_WORDS})(?!{LETTER})(?:{_IS}|{_TOLD}))"
     r"([^\s\"'`<>{}()\[\],;]{6,128})(?![^\s\"'`<>},;)\]])"
 )
+QUERY = re.compile(r"&[a-zA-Z_]{1,30}=")
+# "Server=db1;User Id=sa;Password=" and "host=db1 user=app password=": what follows is no variable
+CONNECTION = re.compile(
+    r"(?i:\b(?:server|data source|host|uid|user id|dbname|database|initial catalog)) ?="
+    r"[^\n]*[^\n,][; ]\Z"
+)
+# as a shell or a .env file has it: PASSWORD=sunshine
+ENVIRONMENT = re.compile(r"[A-Z_]{0,40}(?:PASSWORD|PASSWD|PASSPHRASE|PASS)=[\"']?\Z")
 PLACEHOLDERS = frozenset(
     """
     password passwd pass pwd pw secret token key user username name mypassword yourpassword pass123
@@ -47,7 +63,7 @@ HEADER = re.compile(
 CANDIDATE = (
     token_shapes.CANDIDATE + r"|(?i:key|secret|token|credential|auth|signature|sig|cookie)"
     r"[\"'`]?\]?[ \t]{0,3}(?::=|=>|[:=])"
-    rf"|(?i:{PASSWORD_WORDS})[^A-Za-z]"
+    rf"|(?i:{PASSWORD_WORDS})[^A-Za-z]|(?i:(?:{KEY_NAMES})[ \t]{{1,3}}(?:is|was|ist|est|es)[ \t])"
     r"|://[^\s/:@]*:[^\s/]*@"
     r"|(?i:bearer|basic|token)[ \t]{1,3}[\"']?[A-Za-z0-9+/_.~\-]{8}"
 )
@@ -68,16 +84,17 @@ def find_secrets(text: str) -> Iterator[Found]:
             yield Found("secret", *match.span(2))
     for match in HEADER.finditer(text):
         scheme, value = match.group(1).lower(), match.group(2)
-        is_secret = _is_basic(value) if scheme == "basic" else len(value) >= 16 and _is_key(value)
-        if is_secret:
+        if _is_basic(value) if scheme == "basic" else _is_bearer(match):
             yield Found("secret", *match.span(2))
     for match in ASSIGNED_KEY.finditer(text):
         if _is_key(match.group(1)) and not _is_plain_id(match):
             yield Found("secret", *match.span(1))
     for match in PASSWORD.finditer(text):
-        value = match.group(1).rstrip(".:?")
-        if len(value) >= 6 and _is_password(value):
-            yield Found("secret", match.start(1), match.start(1) + len(value))
+        # of a URL's query only this value
+        value = QUERY.split(match.group(2), maxsplit=1)[0].rstrip(".:?")
+        fewest = FEWEST_OF_KEY if match.group(1) else 6
+        if len(value) >= fewest and (_is_password(value) or _is_literal(match, value)):
+            yield Found("secret", match.start(2), match.start(2) + len(value))
 
 
 def _is_random(token: str) -> bool:
@@ -99,6 +116,27 @@ def _is_key(value: str) -> bool:
         return False
     # "a.b.c": attributes in code; tokens with dots are known by their shape
     return "." not in value and not _is_name(value)
+
+
+def _is_bearer(match: re.Match) -> bool:
+    """Whether a header's value is a token, not the next words ("the bearer of …")."""
+    value = match.group(2)
+    before = match.string[max(0, match.start() - 24) : match.start()].lower()
+    fewest = FEWEST_OF_KEY if "authorization" in before else 16
+    if len(value) < fewest or _is_placeholder(value):
+        return False
+    # parts between dots are usual in tokens, and in file names after the word "token"
+    value = value.replace(".", "") if match.group(1).lower() == "bearer" else value
+    return _is_key(value.ljust(16, "x") if fewest < 16 else value)
+
+
+def _is_literal(match: re.Match, value: str) -> bool:
+    """Whether a mere word is a password by its place: a connection string, a line of .env."""
+    if not value.isalpha() or value.isupper() or _is_placeholder(value):
+        return False
+    line = match.string[max(0, match.start() - 160) : match.start()]
+    name = match.string[max(0, match.start() - 40) : match.start(2)]
+    return CONNECTION.search(line) is not None or ENVIRONMENT.search(name) is not None
 
 
 def _is_plain_id(match: re.Match) -> bool:
