@@ -45,6 +45,7 @@ class Collected:
         self.validation = validation
         self.kept: dict[str, list[dict]] = {"train": [], "validation": []}
         self.pairs: Counter[str] = Counter()  # strict preferences, by split
+        self.all_pairs = 0  # of all rankings, those that are left out among them
         self.equal_texts = 0  # pairs that are one text twice
         self.left_out: Counter[str] = Counter()
         self.misfits: Counter[str] = Counter()  # rows that are no ranking, by why
@@ -63,6 +64,8 @@ class Collected:
             self.add(row, place)
 
     def add(self, row: dict, where: str) -> None:
+        count = len(row["completions"])
+        self.all_pairs += count * (count - 1) // 2
         self.equal_texts += equal_text_pairs(row["completions"])
         why = why_no_preference(row)
         if why:
@@ -82,6 +85,7 @@ class Collected:
             "in": self.total,
             "kept": {split: len(rows) for split, rows in self.kept.items()},
             "pairs": dict(self.pairs),
+            "all_pairs": self.all_pairs,
             "removed": dict(self.left_out) | unfit,
             "rows": {"used": self.used, "misfits": dict(self.misfits)},
             "read_as": self.read_as,

@@ -256,6 +256,7 @@ def generate(
     temperature: float = 1.0,
     copies: int = 1,
     also: Callable[[], torch.Tensor] | None = None,
+    until: Callable[[list[int]], int | None] | None = None,
     **generate_kwargs,
 ) -> Generated:
     """Samples `copies` completions of each prompt from softmax(logits / temperature).
@@ -267,6 +268,8 @@ def generate(
         prompts: N rows of ids, that the model has positions for (`check_prompts`).
         temperature: 0 decodes greedily.
         also: called after each forward pass; the numbers [rows] it returns are kept in `noted`.
+        until: another way to end, beside the end of a turn: how many of a row's ids are kept, None
+            while it goes on. Asked every `CHUNK` tokens.
 
     Returns:
         N * copies rows, a prompt's side by side; one without an end hit `max_new_tokens`.
@@ -297,12 +300,18 @@ def generate(
                 logits_processor=LogitsProcessorList([draw]),
                 **generate_kwargs,
             )
+        stopped = set()
         for i, new in zip(open_rows, ids[:, known:].tolist(), strict=True):
             rows[i] += up_to_end(new, ends)
+            if until is not None and (count := until(rows[i])) is not None:
+                del rows[i][count:]
+                stopped.add(i)
         lost = keep_drawn(out, open_rows, start, draw)
         if lost is not None:
             raise _not_finite(tokenizer, prompts[lost // copies], temperature)
-        still_open = [j for j, i in enumerate(open_rows) if rows[i][-1] not in ends]
+        still_open = [
+            j for j, i in enumerate(open_rows) if rows[i][-1] not in ends and i not in stopped
+        ]
         if not still_open:
             break
         mask = pad_last(mask, (0, ids.shape[1] - known), value=1)  # an open row's ids are real

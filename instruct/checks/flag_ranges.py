@@ -76,6 +76,7 @@ RANGES = {
         BELOW_ONE,
     ),
     "max_steps": Range(1, off=-1),
+    "show_temperature": NONE_OR_MORE,
 }  # fmt: skip
 DTYPES = ("auto", "bfloat16", "float16", "float32")  # those of TRL's --dtype
 # a bound that is never crossed

@@ -1,67 +1,52 @@
 """What answers of several models say of them: means, KL from a reference, win rates."""
 
-import argparse
-import math
 from collections.abc import Callable
 
-import torch
-
-from instruct.errors import UserError
+from instruct.evaluation.answers import Model
+from instruct.evaluation.distinct import distinct2
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
-from instruct.models import completion_logprobs, load_policy
-from instruct.tokens import encode_prompt_of, load_tokenizer
 
 
-@torch.no_grad()
-def kl_from_reference(path: str, reference: str, answers: list[dict], dtype: str) -> float | None:
+def kl_from_reference(answers: list[dict]) -> float | None:
     """Mean over answers of log p(answer) - log p_reference(answer), in nats per answer.
 
     On the very tokens the model sampled, so it estimates the KL divergence of the model from the
-    reference (the estimator that Schulman calls k1). None where the two render prompts differently.
-
-    Raises:
-        UserError: a log-probability is NaN, or the reference never gives such an answer.
+    reference (the estimator that Schulman calls k1). None where the two were given other prompts:
+    by another template, or as plain text.
     """
-    pairs = {}
-    for name in (path, reference):
-        tokenizer = load_tokenizer(str(name))
-        pairs[name] = [
-            (encode_prompt_of(tokenizer, row, str(name)), row["completion_ids"]) for row in answers
-        ]
-    # KL of two distributions over the same ids, after the same ids
-    if pairs[path] != pairs[reference]:
+    pairs = [(row.get("logprob"), row.get("reference_logprob")) for row in answers]
+    if any(ours is None or theirs is None for ours, theirs in pairs):
         return None
-    # one model in memory at a time
-    ours, theirs = (
-        completion_logprobs(load_policy(name, dtype)[0], pairs[name]) for name in (path, reference)
-    )
-    for row, a, b in zip(answers, ours, theirs, strict=True):
-        if not math.isfinite(a - b):
-            raise UserError(
-                f"the answer of {path} to prompt {row['prompt_id']} has log-probability {a}, and "
-                f"{b} by {reference}: no KL; give another --dtype, or another --reference"
-            )
-    return sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(answers)
+    return sum(ours - theirs for ours, theirs in pairs) / len(pairs)
 
 
-def summarize(
-    name: str,
-    models: dict[str, str],
-    answers: list[dict],
-    users: list[str],
-    args: argparse.Namespace,
-) -> dict:
-    """One model's line of the report: mean and interval of each number, KL from the reference."""
-    summary = {"path": models[name]}
-    for key in ("gold", "reward", "tokens", "ended"):
-        if key in answers[0]:  # `reward` only with --reward
-            mean, low, high = cluster_bootstrap([row[key] for row in answers], users)
-            summary[key] = {"mean": mean, "low": low, "high": high}
-    if args.reference in models and name != args.reference:
-        summary[f"kl_from_{args.reference}"] = kl_from_reference(
-            models[name], models[args.reference], answers, args.dtype
-        )
+def summarize(model: Model, answers: list[dict], users: list[str], reference: str | None) -> dict:
+    """One model's line of the report: mean and interval of each number, KL from the reference.
+
+    Args:
+        reference: the name of the model that others are measured from; None where it is not there.
+    """
+    path, mode, file = model.asked
+    summary = {"path": path, "mode": mode}
+    if file is not None:
+        summary["examples"] = {"file": file, "pairs": [list(pair) for pair in model.examples]}
+    for key in ("gold", "reward", "tokens", "ended", "fit"):
+        # `reward` only with --reward, `fit` with --fit_model
+        if answers[0].get(key) is not None:
+            summary[key] = _interval([row[key] for row in answers], users)
+    summary["scores"] = {
+        name: _interval([row["scores"][name] for row in answers], users)
+        for name in answers[0]["scores"]
+    }
+    summary["distinct2"] = distinct2(row["completion"] for row in answers)
+    if reference is not None and model.name != reference:
+        summary[f"kl_from_{reference}"] = kl_from_reference(answers)
     return summary
+
+
+def _interval(values: list[float], users: list[str]) -> dict:
+    mean, low, high = cluster_bootstrap(values, users)
+    return {"mean": mean, "low": low, "high": high}
 
 
 def win_rates(
@@ -82,3 +67,17 @@ def win_rates(
                 tie,
             )
     return rates
+
+
+def rate_against(rates: dict[str, dict], ours: str, theirs: str) -> dict | None:
+    """How often `ours` beats `theirs`, whichever of the two was named first; None: not compared."""
+    if (entry := rates.get(f"{ours}_vs_{theirs}")) is not None:
+        return entry
+    if (entry := rates.get(f"{theirs}_vs_{ours}")) is None:
+        return None
+    return {
+        **entry,
+        "rate": 1 - entry["rate"],
+        "low": 1 - entry["high"],
+        "high": 1 - entry["low"],
+    }

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+from instruct.evaluation.answers import NOTES
+from instruct.evaluation.report_text import markdown
+from instruct.evaluation.terminal import print_summary
 from instruct.files import atomic_file, write_json, write_rows
-from instruct.plain_text import markdown_code, markdown_text, one_line
+from instruct.plain_text import markdown_code, markdown_text
 from instruct.run.run_record import read_record
 
 # Our name of a curve -> the trainer's name in its log.
@@ -26,7 +29,6 @@ PPO_TITLES = {
     "eos_rate": "share of responses that end",
 }
 SHOWN_LABELERS = 5  # names in a sentence
-SHOWN_ANSWERS = 12  # prompts in the table of answers side by side
 
 ################
 # What the steps wrote
@@ -133,133 +135,8 @@ def plot_ppo(steps: list[dict], file: Path) -> None:
 
 
 ################
-# The report as Markdown
-################
-
-
-def _percent(entry: dict | None) -> str:
-    if entry is None:
-        return "–"
-    return f"{100 * entry['rate']:.1f} % [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
-
-
-def _interval(entry: dict | None) -> str:
-    return f"{entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "–"
-
-
-def _steps_section(report: dict) -> list[str]:
-    """What each step of the run did; a step that was not run has no paragraph."""
-    lines = []
-    if data := report.get("data"):
-        removed = data["removed"]
-        reasons = ", ".join(f"{n} {reason}" for reason, n in removed.items()) or "none"
-        counts = f"{data['in']} in = {data['kept']} kept + {sum(removed.values())} removed"
-        lines += ["## Prompts", "", f"{counts} ({reasons}).", ""]
-    if sft := report.get("sft"):
-        change = f"{sft['eval_loss_before']:.3f} → {sft['eval_loss_after']:.3f}"
-        lines += ["## Step 1: SFT", "", f"Evaluation loss {change} (held-out demonstrations).", ""]
-    if reward := report.get("reward"):
-        # a share means little without its interval: held-out rankings are few
-        accuracy, low, high = (
-            100 * reward[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
-        )
-        ranked_by = report.get("ranked_by") or "labelers that were not recorded"
-        lines += [
-            "## Step 2: reward model",
-            "",
-            f"Held-out accuracy {accuracy:.1f} % [{low:.1f}, {high:.1f}] "
-            f"on {reward['n_pairs']} pairs ranked by {ranked_by}.",
-            "",
-        ]
-    if steps := report.get("ppo", {}).get("steps"):
-        kl = f"Last step: KL {steps[-1]['kl']:.2f} nats per response."
-        lines += ["## Step 3: PPO", "", "![PPO curves](ppo.png)", "", kl, ""]
-    return lines
-
-
-def _comparison_section(report: dict) -> list[str]:
-    """Models and their win rates, by each judge."""
-    judge = markdown_text(report["judge"])
-    lines = [
-        "## Comparison on users never seen in training",
-        "",
-        f"Gold: {judge}. Intervals are 95 % bootstrap over users; a tie counts half.",
-        "",
-        "| model | gold score | reward model | tokens | ended | KL from reference |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name, model in report["models"].items():
-        # its name ends in the model it is measured from
-        kl = next((v for key, v in model.items() if key.startswith("kl_from_")), None)
-        cells = [_interval(model.get(key)) for key in ("gold", "reward", "tokens", "ended")]
-        cells.append("–" if kl is None else f"{kl:.2f}")
-        lines.append(f"| {markdown_text(name)} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"| win rate | by {judge} | by the reward model | by length alone (shorter wins) | n |",
-        "|---|---|---|---|---|",
-    ]
-    # length beside the judges: a judge may only like short answers
-    for key, by_gold in report["win_rate"].items():
-        by_reward = report["win_rate_by_reward_model"].get(key)
-        by_length = report["win_rate_shorter"][key]
-        cells = [_percent(entry) for entry in (by_gold, by_reward, by_length)]
-        against = markdown_text(key.replace("_vs_", " against "))
-        lines.append(f"| {against} | {' | '.join(cells)} | {by_gold['n']} |")
-    return lines
-
-
-def _answers_section(answers: dict[str, list[dict]]) -> list[str]:
-    """The first prompts and each model's answer with its gold score."""
-    names = [markdown_text(name) for name in answers]
-    lines = ["", "## Side by side", ""]
-    lines += ["| prompt | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    # the first ones, not the best: nobody has picked them
-    for rows in list(zip(*answers.values(), strict=True))[:SHOWN_ANSWERS]:
-        prompt = rows[0]["prompt"][-1]["content"]
-        cells = [f"{markdown_text(row['completion'])} ({row['gold']:+.2f})" for row in rows]
-        lines.append(f"| {markdown_text(prompt)} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> str:
-    """The report as Markdown; what models and users wrote is escaped."""
-    lines = ["# From prompt log to PPO: what this run did", ""]
-    # said first: what such a model can do is not the work of these steps
-    if base:
-        lines += [f"Base model: {base}.", ""]
-    lines += _steps_section(report) + _comparison_section(report) + _answers_section(answers)
-    if seconds := report.get("seconds"):
-        lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
-        lines += [f"| {name} | {s:.0f} |" for name, s in seconds.items()]
-        lines.append(f"| all | {sum(seconds.values()):.0f} |")
-    return "\n".join(lines) + "\n"
-
-
-################
 # Writing it
 ################
-
-
-def print_summary(report: dict) -> None:
-    """The numbers that matter, for the terminal."""
-    if sft := report.get("sft"):
-        change = f"{sft['eval_loss_before']:.3f} -> {sft['eval_loss_after']:.3f}"
-        print(f"SFT evaluation loss      {change}")
-    if reward := report.get("reward"):
-        n_pairs = reward["n_pairs"]
-        print(
-            f"reward accuracy          {reward['accuracy']:.3f} "
-            f"(held-out rankings, {n_pairs} pairs)"
-        )
-    if steps := report.get("ppo", {}).get("steps"):
-        print(f"PPO KL from SFT          {steps[-1]['kl']:.2f} nats per response")
-    gold = ", ".join(f"{name} {value:.3f}" for name, value in report["gold"].items())
-    print(f"gold score               {gold}")
-    for key, entry in report["win_rate"].items():
-        print(
-            f"win rate {key:<15} {_percent(entry)} by {one_line(report['judge'])}, n = {entry['n']}"
-        )
 
 
 def write_report(
@@ -272,7 +149,7 @@ def write_report(
     """Writes `report.json`, `report.md`, `ppo.png` and `answers.jsonl`, and prints a summary.
 
     Args:
-        result: what the evaluation found (`judge`, `models`, `win_rate`…, `seconds`).
+        result: what the evaluation found (`judges`, `models`, `win_rate`…, `seconds`).
         answers: {model: rows}.
         run_dir: the run whose steps are told as well.
         base: what is said of the base model at the top, see `base_of_run`.
@@ -287,12 +164,11 @@ def write_report(
     write_json(output_dir / "report.json", report)
     with atomic_file(output_dir / "report.md") as beside:
         beside.write_text(markdown(report, answers, base), encoding="utf-8")
-    # `asked` is the cache's own note
+    # what the cache notes for itself
     rows = [
-        {k: v for k, v in r.items() if k != "asked"} for found in answers.values() for r in found
+        {k: v for k, v in r.items() if k not in NOTES} for found in answers.values() for r in found
     ]
     # last of all: demo.sh takes it for the sign that the rest is there
     write_rows(output_dir / "answers.jsonl", rows)
     # 3. The terminal
-    print_summary(report)
-    print(f"report: {output_dir / 'report.md'}")
+    print_summary(report, output_dir / "report.md")

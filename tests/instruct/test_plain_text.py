@@ -73,7 +73,7 @@ def test_nothing_that_others_wrote_acts_in_a_report():
     assert not acts(text) and "<img>" not in text and "</td>" not in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     columns = {line.replace(r"\|", "").count("|") for line in tables}
-    assert columns == {7, 6, 4}  # models, win rates, answers: no cell was cut in two
+    assert columns == {9, 6, 4}  # models, win rates, answers: no cell was cut in two
 
 
 def test_nothing_that_others_wrote_acts_in_a_card(tmp_path):

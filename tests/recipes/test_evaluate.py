@@ -7,7 +7,6 @@ from command_tools import stops
 from conftest import save_model, write_jsonl
 
 from instruct.evaluation import answers as answers_module
-from instruct.evaluation import comparison
 from recipes import evaluate
 
 
@@ -153,14 +152,16 @@ def test_a_nan_kept_by_an_earlier_version_is_judged_again(arguments, tmp_path):
     evaluate.main(arguments)
     kept = tmp_path / "report" / "answers" / "sft.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()]
-    kept.write_text("".join(json.dumps({**row, "gold": float("nan")}) + "\n" for row in rows))
+    name = "the scripted labeler"
+    lost = [{**row, "scores": {name: float("nan")}} for row in rows]
+    kept.write_text("".join(json.dumps(row) + "\n" for row in lost))
     evaluate.main(arguments)
     assert [json.loads(line) for line in kept.read_text().splitlines()] == rows
 
 
 def test_an_answer_that_the_reference_never_gives_has_no_kl(arguments, capsys, monkeypatch):
     monkeypatch.setattr(
-        comparison, "completion_logprobs", lambda model, pairs: [-float("inf")] * len(pairs)
+        answers_module, "completion_logprobs", lambda model, pairs: [-float("inf")] * len(pairs)
     )
     said = stops(evaluate.main, arguments, capsys)
-    assert "to prompt p" in said and "log-probability -inf" in said and "no KL" in said
+    assert "to prompt p" in said and "and -inf by" in said and "no KL" in said

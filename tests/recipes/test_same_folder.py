@@ -359,14 +359,14 @@ def test_evaluate_asks_anew_what_has_changed_at_its_place(tmp_path, monkeypatch)
     ]  # fmt: skip
     asked, original = [], answers_module.answer
 
-    def answer(name, *args):
-        asked.append(name)
-        return original(name, *args)
+    def answer(model, *args):
+        asked.append(model.name)
+        return original(model, *args)
 
     def run() -> list[str]:
         asked.clear()
         evaluate.main(argv)
-        return list(asked)
+        return sorted(asked, reverse=True)  # the reference answers last
 
     monkeypatch.setattr(answers_module, "answer", answer)
     assert run() == ["sft", "ppo"] and run() == []

@@ -1,0 +1,168 @@
+"""Judges side by side: what each says of every answer, kept with it. The first is the gold one."""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from instruct.checks.score_functions import ScoreFunction, scores_of
+from instruct.errors import UserError
+from instruct.evaluation.answers import keep
+from instruct.evaluation.judges import Fit, judge_model, judge_of
+from instruct.evaluation.scripted import READER, SCRIPTED, spoken_name
+from instruct.hashes import hash_of
+from instruct.plain_text import check_name
+from instruct.run.fingerprints import content_of, model_identity, source_hash
+from instruct.tokens import FOR_TEMPLATE
+
+# nothing is trained on it or filtered by it, so no policy was led to please it
+INDEPENDENT = "logprob"
+FIT = "fit"
+FIT_NOTE = "\0fit"  # beside the judges' names, of which none can be this
+
+
+class Judge(NamedTuple):
+    """Who scores answers.
+
+    Attributes:
+        name: what the report calls it.
+        spec: as it was given.
+        model: path or id of the model that it asks, if any.
+        key: what it is, by content: another one scores anew.
+    """
+
+    name: str
+    spec: str
+    score: ScoreFunction
+    model: str | None
+    key: str
+
+    @property
+    def is_independent(self) -> bool:
+        return self.spec.partition(":")[0] == INDEPENDENT
+
+
+def default_name(spec: str) -> str:
+    """What a judge is called where nobody says: by its kind and the folder of its model."""
+    kind, _, rest = spec.partition(":")
+    if judge_model(spec) is None:
+        # the labeler by its older name
+        return spoken_name(SCRIPTED) if rest in ("", "scripted_reward") else spec
+    # the folder alone: a path is of one machine
+    model = Path(rest).name or rest
+    return {
+        "scripted": spoken_name(READER),
+        "reward": f"the reward model {model}",
+        "logprob": f"the log-probability by {model}",
+    }[kind]
+
+
+def panel_of(specs: list[str], names: list[str] | None) -> list[Judge]:
+    """The judges of `--judge`, called by `--judge_name`, or by what they are.
+
+    Raises:
+        UserError: no such judge, not one name each, or one name twice.
+    """
+    if names is not None and len(names) != len(specs):
+        raise UserError(
+            f"--judge_name gives {len(names)} names for {len(specs)} judges (--judge); "
+            "give one each, or none"
+        )
+    for name in names or []:
+        check_name(name, "--judge_name")
+    names = names or [default_name(spec) for spec in specs]
+    for number, name in enumerate(names):
+        for other, same in enumerate(names[:number]):
+            if name.casefold() == same.casefold():
+                raise UserError(
+                    f"--judge {specs[other]} and {specs[number]} are both called {name!r}; "
+                    "give each a name of its own by --judge_name"
+                )
+    return [
+        _judge(name, spec, judge_of(spec, "--judge"), judge_model(spec))
+        for name, spec in zip(names, specs, strict=True)
+    ]
+
+
+def fit_judge(path: str) -> Judge:
+    """Who says how well answers fit their prompts: the model at `path`.
+
+    Raises:
+        UserError: no model there.
+    """
+    fit = Fit(path)
+    try:
+        fit.check()
+    except UserError as error:
+        raise UserError(f"--fit_model {error}") from error
+    return _judge(FIT, f"{FIT}:{path}", fit, path)
+
+
+def _judge(name: str, spec: str, score: ScoreFunction, model: str | None) -> Judge:
+    key = {
+        "kind": getattr(score, "__qualname__", type(score).__qualname__),
+        "source": source_hash(score),
+        "model": content_of(model_identity(model)),
+    }
+    return Judge(name, spec, score, model, hash_of(key))
+
+
+################
+# Their scores
+################
+
+
+def add_scores(
+    answers: dict[str, list[dict]], judges: list[Judge], fit: Judge | None, output_dir: Path
+) -> None:
+    """Adds `scores` {judge: number} and `gold`, the first judge's; `fit`, where it is asked for.
+
+    Raises:
+        UserError: a judge gives no finite numbers.
+    """
+    asked = [(judge, judge.name, f"--judge {judge.spec}") for judge in judges]
+    asked += [(fit, FIT_NOTE, "--fit_model")] if fit else []
+    # judges of one model share it: loaded once, and gone before the next
+    for model in dict.fromkeys(judge.model for judge, _, _ in asked):
+        ours = [entry for entry in asked if entry[0].model == model]
+        for judge, note, what in ours:
+            for name, rows in answers.items():
+                if not _is_scored(rows, note, judge.key):
+                    _score(rows, judge, note, f"{what}, asked of the answers of {name},")
+                    keep(output_dir, rows)
+        for judge, _, _ in ours:
+            if hasattr(judge.score, "off"):
+                judge.score.off()
+    names = [judge.name for judge in judges]
+    for row in (row for rows in answers.values() for row in rows):
+        # not those that only an earlier run asked
+        row.pop(FIT, None)
+        if fit:
+            row[FIT] = row["scores"][FIT_NOTE]
+        row["scores"] = {name: row["scores"][name] for name in names}
+        row["gold"] = row["scores"][names[0]]
+
+
+def _is_scored(rows: list[dict], note: str, key: str) -> bool:
+    """Whether these answers were scored by this judge, and every score is a number."""
+    return all(
+        row.get("judged", {}).get(note) == key
+        and isinstance(score := row.get("scores", {}).get(note), int | float)
+        and math.isfinite(score)
+        for row in rows
+    )
+
+
+def _score(rows: list[dict], judge: Judge, note: str, what: str) -> None:
+    # what a template takes; a user's function takes what it names
+    names = [key for key in FOR_TEMPLATE if judge.model and key in rows[0]]
+    # called as a reward function: one signature for both
+    scores = scores_of(
+        judge.score,
+        what,
+        prompts=[row["prompt"] for row in rows],
+        completions=[row["completion"] for row in rows],
+        **{name: [row[name] for row in rows] for name in names},
+    )
+    for row, score in zip(rows, scores, strict=True):
+        row.setdefault("scores", {})[note] = score
+        row.setdefault("judged", {})[note] = judge.key

@@ -1,0 +1,182 @@
+"""`report.md`: what a run did, for a person to read."""
+
+from instruct.evaluation.verdict import checks, figure_one, headline, independent, percent
+from instruct.plain_text import markdown_code, markdown_text
+
+SHOWN_ANSWERS = 12  # prompts in the tables of answers side by side
+
+
+def _interval(entry: dict | None) -> str:
+    return f"{entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "–"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Rows of cells that are Markdown already, header first."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def _verdict_section(report: dict) -> list[str]:
+    """Does the policy win, and is that to be believed."""
+    line = headline(report)
+    if line is None:
+        return []
+    found = [f"- {markdown_text(check.sentence())}" for check in checks(report)]
+    return [f"**{markdown_text(line)}**", "", *found, f"- {markdown_text(independent(report))}", ""]
+
+
+def _figure_section(report: dict) -> list[str]:
+    table = figure_one(report)
+    if not table:
+        return []
+    header, *rows = table
+    lines = [
+        "## The paper's figure 1",
+        "",
+        f"How often each model's answer is preferred by {markdown_text(report['judge'])}; "
+        "intervals are 95 % bootstrap over users.",
+        "",
+        *_table([[markdown_text(cell) for cell in row] for row in [header, *rows]]),
+        "",
+    ]
+    for name, model in report["models"].items():
+        if examples := model.get("examples"):
+            lines += [
+                f"{markdown_text(name)} answers after {len(examples['pairs'])} questions with "
+                f"answers of {markdown_code(examples['file'])}.",
+                "",
+            ]
+    return lines
+
+
+def _steps_section(report: dict) -> list[str]:
+    """What each step of the run did; a step that was not run has no paragraph."""
+    lines = []
+    if data := report.get("data"):
+        removed = data["removed"]
+        reasons = ", ".join(f"{n} {reason}" for reason, n in removed.items()) or "none"
+        counts = f"{data['in']} in = {data['kept']} kept + {sum(removed.values())} removed"
+        lines += ["## Prompts", "", f"{counts} ({reasons}).", ""]
+    if sft := report.get("sft"):
+        change = f"{sft['eval_loss_before']:.3f} → {sft['eval_loss_after']:.3f}"
+        lines += ["## Step 1: SFT", "", f"Evaluation loss {change} (held-out demonstrations).", ""]
+    if reward := report.get("reward"):
+        # a share means little without its interval: held-out rankings are few
+        accuracy, low, high = (
+            100 * reward[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
+        )
+        ranked_by = report.get("ranked_by") or "labelers that were not recorded"
+        lines += [
+            "## Step 2: reward model",
+            "",
+            f"Held-out accuracy {accuracy:.1f} % [{low:.1f}, {high:.1f}] "
+            f"on {reward['n_pairs']} pairs ranked by {ranked_by}.",
+            "",
+        ]
+    if steps := report.get("ppo", {}).get("steps"):
+        kl = f"Last step: KL {steps[-1]['kl']:.2f} nats per response."
+        lines += ["## Step 3: PPO", "", "![PPO curves](ppo.png)", "", kl, ""]
+    return lines
+
+
+def _comparison_section(report: dict) -> list[str]:
+    """Models and their win rates, by each judge."""
+    judge = markdown_text(report["judge"])
+    more = [name for name in report.get("judges", {}) if name != report["judge"]]
+    named = [markdown_text(name) for name in more]
+    header = ["model", "gold score", *named, "reward model", "tokens", "ended", "distinct-2"]
+    models = [[*header, "fit to the prompt", "KL from reference"]]
+    for name, model in report["models"].items():
+        # its name ends in the model it is measured from
+        kl = next((v for key, v in model.items() if key.startswith("kl_from_")), None)
+        distinct = model.get("distinct2")
+        by_others = (_interval(model["scores"][other]) for other in more)
+        models.append([
+            markdown_text(name),
+            _interval(model.get("gold")),
+            *by_others,
+            *(_interval(model.get(key)) for key in ("reward", "tokens", "ended")),
+            "–" if distinct is None else f"{distinct:.2f}",
+            _interval(model.get("fit")),
+            "–" if kl is None else f"{kl:.2f}",
+        ])  # fmt: skip
+    header = ["win rate", f"by {judge}", *(f"by {name}" for name in named), "by the reward model"]
+    # length beside the judges: a judge may only like short answers
+    rates = [[*header, "by length alone (shorter wins)", "n"]]
+    for key, by_gold in report["win_rate"].items():
+        others = [report["judges"][name]["win_rate"][key] for name in more]
+        by_reward = report["win_rate_by_reward_model"].get(key)
+        entries = [by_gold, *others, by_reward, report["win_rate_shorter"][key]]
+        against = markdown_text(key.replace("_vs_", " against "))
+        rates.append([against, *map(percent, entries), str(by_gold["n"])])
+    return [
+        "## Comparison on users never seen in training",
+        "",
+        f"Gold: {judge}. Intervals are 95 % bootstrap over users; a tie counts half. Distinct-2: "
+        "distinct pairs of words / all pairs, over all answers. Fit: log p(answer | its prompt) - "
+        "log p(answer | another prompt), in nats.",
+        "",
+        *_table(models),
+        "",
+        *_table(rates),
+    ]
+
+
+def _answers_section(report: dict, answers: dict[str, list[dict]]) -> list[str]:
+    """Some prompts and each model's answers: as they are measured, and at a low temperature."""
+    if not answers:
+        return []
+    shown = report.get("shown", {})
+    count = len(next(iter(answers.values())))
+    # drawn, not the best: nobody has picked them
+    chosen = shown.get("rows", range(min(SHOWN_ANSWERS, count)))
+    lines = ["", "## Side by side", ""]
+    if shown:
+        lines += [f"{len(chosen)} of {count} prompts, drawn with seed {shown['seed']}.", ""]
+    if shown.get("temperature") is not None:
+        cells = [[markdown_text(rows[i]["shown"]) for rows in answers.values()] for i in chosen]
+        lines += [f"At temperature {shown['temperature']:g}, easier to read:", ""]
+        lines += [*_answers_table(answers, chosen, cells), ""]
+    cells = [[_scored(rows[i]) for rows in answers.values()] for i in chosen]
+    if shown:
+        lines += [
+            f"As they are measured, at temperature {shown['measured_at']:g}, with gold scores:",
+            "",
+        ]
+    return lines + _answers_table(answers, chosen, cells)
+
+
+def _scored(row: dict) -> str:
+    return f"{markdown_text(row['completion'])} ({row['gold']:+.2f})"
+
+
+def _answers_table(
+    answers: dict[str, list[dict]], chosen: list[int], cells: list[list[str]]
+) -> list[str]:
+    prompts = next(iter(answers.values()))
+    rows = [
+        [markdown_text(prompts[i]["prompt"][-1]["content"]), *row]
+        for i, row in zip(chosen, cells, strict=True)
+    ]
+    return _table([["prompt", *map(markdown_text, answers)], *rows])
+
+
+def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> str:
+    """The report as Markdown; what models and users wrote is escaped.
+
+    Args:
+        base: what is said of the base model, see `report.base_of_run`.
+    """
+    lines = ["# From prompt log to PPO: what this run did", ""]
+    # first: a win that is not to be believed is no win
+    lines += _verdict_section(report)
+    # before the steps: what such a model can do is not their work
+    if base:
+        lines += [f"Base model: {base}.", ""]
+    lines += _figure_section(report) + _steps_section(report) + _comparison_section(report)
+    lines += _answers_section(report, answers)
+    if seconds := report.get("seconds"):
+        lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
+        lines += [f"| {name} | {s:.0f} |" for name, s in seconds.items()]
+        lines.append(f"| all | {sum(seconds.values()):.0f} |")
+    return "\n".join(lines) + "\n"
