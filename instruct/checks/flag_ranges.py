@@ -58,10 +58,11 @@ RANGES = {
     ),
     **dict.fromkeys(("seed", "data_seed"), SEED),
     **dict.fromkeys(
-        ("learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "temperature", "tie",
-         "kl_coef", "vf_coef", "ptx_coef", "min_words", "sample_every", "sample_rows",
-         "eval_delay", "dataloader_num_workers", "neftune_noise_alpha", "missing_eos_penalty",
-         "router_aux_loss_coef", "center_rewards_coefficient", "save_total_limit"),
+        ("learning_rate", "value_learning_rate", "warmup_steps", "weight_decay", "max_grad_norm",
+         "temperature", "tie", "kl_coef", "vf_coef", "ptx_coef", "min_words", "sample_every",
+         "sample_rows", "eval_delay", "dataloader_num_workers", "neftune_noise_alpha",
+         "missing_eos_penalty", "router_aux_loss_coef", "center_rewards_coefficient",
+         "save_total_limit"),
         NONE_OR_MORE,
     ),
     **dict.fromkeys(

@@ -36,6 +36,10 @@ class SharedBasePPOConfig(HardwareDefaults, _BaseConfig):
 
     # ---- models
     learning_rate: float = flag(1e-5, "Peak learning rate. LoRA takes 1e-5 to 5e-4.")
+    value_learning_rate: float | None = flag(
+        None,
+        "Peak learning rate of the value function (paper: 9e-6, fixed); default --learning_rate.",
+    )
     trust_remote_code: bool = flag(False, "Run model code from the Hub.")
     value_model: str = flag(
         "adapter",

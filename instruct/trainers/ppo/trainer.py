@@ -54,13 +54,14 @@ from instruct.trainers.ppo.callbacks import PolicyAverage, RewardAndKLBar, Sampl
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.rollout import Rollout, RolloutWorker
 from instruct.trainers.ppo.updates import cut_into_micro_batches
+from instruct.trainers.ppo.value_rate import OwnValueRate
 from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_base import SharedBase
 from instruct.trl_ppo import PlainPPOParent
 from instruct.turns import agree_on_end, save_ends
 
 
-class SharedBasePPOTrainer(FiniteRun, Resumable, PlainPPOParent):
+class SharedBasePPOTrainer(FiniteRun, Resumable, OwnValueRate, PlainPPOParent):
     """PPO with policy, reference, reward and value on one base model.
 
     Args:
