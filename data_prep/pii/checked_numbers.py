@@ -12,7 +12,9 @@ from data_prep.pii.libraries import library
 
 # possessive, here and below: a step of a long run that may be taken back costs memory until its end
 DIGIT_GROUPS = re.compile(
-    rf"(?=[0-9])(?<!{WORD})(?<!\.)[0-9]++(?!{WORD})(?:(?: {{1,2}}| ?[.-] ?)[0-9]++(?!{WORD}))*+"
+    # "No.4111 …" is none of a float's
+    rf"(?=[0-9])(?<!{WORD})(?:(?<!\.)|(?<=[A-Za-z]\.))[0-9]++(?!{WORD})"
+    rf"(?:(?: {{1,2}}| ?[.-] ?)[0-9]++(?!{WORD}))*+"
 )
 # as embossed: Visa and Mastercard, American Express, Diners, 19 digits, Visa's old 13, JCB's old
 # 15, Maestro's 12 and 18, UnionPay

@@ -13,12 +13,13 @@ NOUNS = {
     "FR BE CH LU CA": "tél|téléphone|telephone|portable|fixe|mobile|appeler|appelez|appelle|gsm"
     "|joindre|joignable|rappeler|rappelez|télécopie|téléphonez|cellulaire|mon numéro",
     "ES MX AR CO CL PE": "teléfono|telefono|tfno|tlf|telf|móvil|movil|celular|fijo|llamar"
-    "|llame|llámame|llámeme|teléfonos|cel|teléf|tlfno|llamen|llámanos|llamadme|mi número",
+    "|llame|llámame|llámeme|teléfonos|cel|teléf|tlfno|llamen|llámanos|llamadme|llama|mi número",
     "IT CH": "telefono|cellulare|cell|tel|fisso|chiamare|chiama|chiamami|chiamate|recapito"
     "|telefonare|chiamatemi|telefonino|mio numero",
     "PT BR": "telefone|telefones|telemóvel|telemovel|celular|ligar|ligue|contacto|contato|tel|fone"
     "|tlm|telem|tlf|cel|zap|me liga|meu número",
-    "NL BE": "telefoon|tel|mobiel|gsm|bel|bellen|belt|mobieltje|bereikbaar|mijn nummer",
+    "NL BE": "telefoon|tel|mobiel|gsm|bel|bellen|belt|mobieltje|bereikbaar|bereiken"
+    "|mobiele|mijn nummer",
     "DK NO SE": "telefon|tlf|mobil|mobiltelefon|mobilen|ringa|ringe|mob|tel|tfn|telefonen|mobilnr"
     "|(?:ring|ringe|ringa|nå) (?:meg|mig|oss|til|på)|(?:mitt|mit|min) (?:nummer|nr)",
     "FI EE": "puhelin|puh|matkapuhelin|soita|gsm|kännykkä|puhelinnumero|numeroni|telefon|mobiil"
@@ -41,7 +42,7 @@ NOUNS = {
     "TH": "โทร|โทรศัพท์|เบอร์|มือถือ|เบอร์โทร|ติดต่อ|โทรหา|แฟกซ์",
     "VN": "điện thoại|sđt|sdt|đt|gọi|di động|dien thoai|zalo|liên hệ|số máy",
     "ID MY PH": "telepon|telp|nomor|ponsel|hubungi|no\\.? ?hp|nomor hp|no\\.? ?wa|nomor wa|telefon"
-    "|tel|bimbit|selpon",
+    "|tel|bimbit|selpon|wa",
     "IN BD": "phone|mobile|फोन|फ़ोन|मोबाइल|नंबर|contact no|ফোন|মোবাইল|ফোন নম্বর|தொலைபேசி|ఫోన్",
     "SA AE EG MA JO IQ": "هاتف|جوال|موبايل|الهاتف|رقم|الجوال|تلفون|واتساب|اتصل|محمول|المحمول"
     "|هاتفي|جوالي",
@@ -76,7 +77,7 @@ def _before(words: str, after: str = "") -> re.Pattern:
     return re.compile(f"(?<!{LETTER})(?:{words}){after}(?!{LETTER})")
 
 
-_SUFFIX = r"(?:[ _-]?(?:numbers?|nummern?|num|nr|no|n°|nº|s))?"
+_SUFFIX = r"(?:[ _-]?(?:numbers?|nummern?|num|nr|no|n°|nº|s|szám(?:om)?))?"
 # each with what it means
 COUNTRY_WORDS = [(_before(words, _SUFFIX), tuple(of.split())) for of, words in NOUNS.items()]
 ANY_NOUN = _before("|".join(NOUNS.values()), _SUFFIX)

@@ -104,7 +104,8 @@ def find_phones(text: str, regions: Sequence[str] = REGIONS) -> Iterator[Found]:
             if first < done:
                 continue
             other = DATE.match(text, first) or QUAD.match(text, first)
-            if other:
+            # +82-10-2009-0784
+            if other and text[first - 1 : first] != "+":
                 done = other.end()
                 continue
             if not _may_begin(text, window, run.start()):
@@ -148,7 +149,7 @@ def _phone_at(
     """The longest phone number that begins with the first group of digits."""
     first = window[0][0]
     start, plus = _start(text, first)
-    words, regions_here = None, ()
+    words, regions_here, added = None, (), False
     for count in range(len(window), 0, -1):
         groups = [window[i] for i in range(count)]
         end = groups[-1][1]
@@ -164,11 +165,15 @@ def _phone_at(
             continue
         if words is None:
             words = _words(text, start, follows)
-            if plus and _is_sum(text, start, first) and not words.noun:
-                return None
+            added = plus and not words.noun and _is_sum(text, start, first)
             if not plus and (words.noun or words.verb or shown[0] in "0("):
                 near = text[end : end + 8]
                 regions_here = (*regions, *regions_of_words(words.before + near))
+        # nothing that is added to a name is written in four groups
+        if added and (count < 4 or not text[start - 2 : start - 1].isalpha()):
+            return None
+        if not plus and not words.noun and NOT_BARE.fullmatch(shown.strip("()")):
+            continue
         candidate = Candidate(
             shown=shown,
             lengths=lengths,
@@ -216,7 +221,10 @@ def _words(text: str, start: int, follows: bool) -> Words:
         # a cell is one of a table first
         noun = ANY_NOUN.search(name) is not None and name != "cell"
         named = noun or KEY_OF_PHONE.search(name) is not None
-        return Words(before, noun=named, verb=False, denied=not named)
+        # no other number is assigned with a plus, whatever its name
+        plus = text.startswith("+", start)
+        denied = OTHER_NUMBER.search(name) is not None if plus else not named
+        return Words(before, noun=named, verb=False, denied=denied)
     # "my order, call 555…" is a phone number, "call, order 555…" none
     noun, denied = last(ANY_NOUN, before), last(OTHER_NUMBER, before)
     verb = VERB_BEFORE.search(before) is not None
@@ -238,6 +246,9 @@ def _begins_well(text: str, start: int, words: Words, free: bool, inside: bool) 
     if BLOCKED_BEFORE.search(before):
         # "1,415-555-2671" is a row of a table
         return free and mark == "," and not words.denied
+    # "Nr.+49 …"
+    if mark == "." and before[:1].isalpha() and text[start] == "+":
+        return True
     if mark == "." or mark == "-":
         # "Tel.030 …", "phone-415…"
         said = ANY_NOUN.search(words.before, max(0, len(words.before) - 14))
@@ -339,10 +350,12 @@ def _is_named_phone(candidate: Candidate) -> bool:
 def _is_grouped_well(shown: str, lengths: tuple[int, ...]) -> bool:
     """Whether the digits are grouped as in phone numbers, not as in tables, decimals and sums."""
     if len(lengths) == 1:
-        return NOT_BARE.fullmatch(shown.strip("()")) is None
-    # one digit: the trunk prefix at most, or an area behind a prefix ("06 1 235 4115", "0060 3 …")
-    trunk = shown.lstrip("(")[0]
-    if 1 in lengths[1 + (trunk == "0") :] or (lengths[0] == 1 and trunk not in "01789"):
+        return True
+    # one digit: the trunk prefix at most, or an area behind a prefix: "06 1 235 4115", "0060 3 …",
+    # "00 971 2 234 4771"
+    trunk = shown.lstrip("(")
+    prefixes = 2 if trunk.startswith("00") and lengths[0] == 2 else int(trunk[0] == "0")
+    if 1 in lengths[1 + prefixes :] or (lengths[0] == 1 and trunk[0] not in "01789"):
         return False
     # more than two kinds of marks: a list
     if len(set(MARK.findall(shown))) > 2:

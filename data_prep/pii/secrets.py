@@ -30,7 +30,9 @@ KEY_NAMES = (
 )
 FEWEST_OF_KEY = 8
 # "my password is hunter2", <password>hunter2
-_TOLD = r"[\"'>]{0,2}(?:[ \t]{1,3}(?:is|was|ist|est|es|:)[ \t]{1,3}|>|[:=：])[\"'`]?"
+_TOLD = r"[\"'>]{0,2}(?:[ \t]{1,3}(?:is|was|ist|est|es|:)[ \t]{1,3}|>|[:=：]"
+# Chinese, Japanese, Korean and Thai "is"
+_TOLD += r"|[ \t]?(?:是|为|為|は|는|은|คือ)[:：]?[ \t]?)[\"'`]?"
 PASSWORD = re.compile(
     # DB_PASSWORD and PGPASSWORD as well
     rf"(?i:(?:({KEY_NAMES})|{PASSWORD_WORDS})(?!{LETTER})(?:{_IS}|{_TOLD}))"

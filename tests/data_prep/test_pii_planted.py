@@ -4,6 +4,7 @@ import pytest
 
 import tests.data_prep.pii_planted.scores as scores
 from tests.data_prep.pii_planted.near_misses import near_misses
+from tests.data_prep.pii_planted.second import second
 
 pytest.importorskip("phonenumbers", reason="needs the pii extra")
 
@@ -14,9 +15,9 @@ BARS = dict.fromkeys(
 BARS |= {"phone +": (0.97, 0.95), "phone at home": (0.97, 0.85)}
 
 
-@pytest.mark.parametrize("seed", [16, 61])
-def test_planted_information_is_found_and_near_misses_are_left(seed):
-    found, lines = scores.score([*scores.planted(seed), *near_misses(seed)])
+@pytest.mark.parametrize(("made", "seed"), [(scores.planted, 16), (second, 1717)])
+def test_planted_information_is_found_and_near_misses_are_left(made, seed):
+    found, lines = scores.score([*made(seed), *near_misses(seed)])
     assert found.keys() == BARS.keys()
     below = [
         name
@@ -27,6 +28,6 @@ def test_planted_information_is_found_and_near_misses_are_left(seed):
 
 
 def test_sets_are_large_and_hold_what_they_say():
-    planted, misses = scores.planted(), near_misses()
-    assert len(planted) >= 500 and len(misses) >= 500
-    assert all(item.value in item.text for item in planted)
+    for planted in (scores.planted(), second(), near_misses()):
+        assert len(planted) >= 500
+        assert all(item.value in item.text for item in planted)
