@@ -19,7 +19,7 @@ from yaml import YAMLError
 from instruct.checks.flag_checks import check_flags, why_unknown
 from instruct.checks.flag_documents import check_documents, with_config_apart
 from instruct.checks.flag_ranges import check_ranges, check_types
-from instruct.checks.lora_names import settle_lora_names
+from instruct.checks.lora_names import settle_dropout, settle_lora_names
 from instruct.checks.machine_checks import check_launch, check_machine
 from instruct.checks.optimizer_checks import check_optimizer
 from instruct.errors import UserError
@@ -183,6 +183,7 @@ def lora_config(model_args: trl.ModelConfig, model: nn.Module) -> PeftConfig | N
     config = get_peft_config(model_args)
     if config is not None:
         settle_lora_names(config, model)
+        settle_dropout(config, model, trl.ModelConfig.lora_dropout)
     if config is not None and model_args.model_revision != "main":
         config.revision = model_args.model_revision
     return config

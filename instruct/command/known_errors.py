@@ -77,6 +77,7 @@ KNOWN_WORDS = {
 OURS = ("instruct", "data_prep", "recipes")
 # whose constructors look at flags, and refuse some of them
 TRAINERS = re.compile(r"[/\\](transformers[/\\]trainer|trl[/\\]trainer[/\\]\w+)\.py$")
+PEFT = re.compile(r"[/\\]peft[/\\]tuners[/\\]")
 LIBRARIES = re.compile(r"[/\\](transformers|trl|peft|accelerate)[/\\]")
 
 
@@ -115,11 +116,13 @@ def _raised_by_us(error: BaseException) -> bool:
 
 
 def _refused_by_trainer(error: BaseException) -> bool:
-    """Whether a library's trainer raised this on purpose, of its flags, while it was made."""
+    """Whether a trainer or an adapter raised this on purpose, of its flags, while it was made."""
     if not isinstance(error, ValueError | NotImplementedError):
         return False
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     made = any(c.co_name == "__init__" and TRAINERS.search(c.co_filename) for c in frames)
+    # an adapter's settings, by PEFT: on PPO's shared base no trainer stands between
+    made = made or any(c.co_name == "inject_adapter" and PEFT.search(c.co_filename) for c in frames)
     return made and bool(LIBRARIES.search(frames[-1].co_filename))
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from command_tools import stops
 from conftest import CHATML, make_model, make_tokenizer, save_model, write_jsonl
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, GPT2Config, GPT2ForSequenceClassification
 
 from data_prep import sample
@@ -201,6 +201,51 @@ def test_modules_to_save_have_to_be_there(tmp_path, capsys, tiny_model):
     flags = ["--eval_fraction", "0", "--lora_modules_to_save", "foo"]
     error = train(reward.cli, tiny_model, [ranking] * 2, tmp_path, capsys, *flags)
     assert "--lora_modules_to_save foo: the model has no module of that name" in error
+
+
+def config_for(model, **flags) -> LoraConfig:
+    return lora_config(ModelConfig(lora_r=4, lora_task_type="CAUSAL_LM", **flags), model)
+
+
+def test_experts_train_by_default_without_dropout(capsys):
+    model = make_model("mixtral", num_local_experts=2)
+    config = config_for(model)
+    assert config.lora_dropout == 0
+    assert capsys.readouterr().out.count("--lora_dropout is 0 here: ") == 1
+    put = get_peft_model(model, config)
+    assert any("experts" in n and p.requires_grad for n, p in put.named_parameters())
+    # asked for, it is refused; where no adapter stands on a parameter, it stays
+    for flags in ({"lora_dropout": 0.1}, {"use_dora": True}, {"use_dora": True, "lora_dropout": 0}):
+        with pytest.raises(UserError, match="adapters on parameters of this model"):
+            config_for(make_model("mixtral", num_local_experts=2), **flags)
+    plain = {"lora_target_modules": ["q_proj"], "lora_dropout": 0.1}
+    assert config_for(make_model("mixtral", num_local_experts=2), **plain).lora_dropout == 0.1
+    assert config_for(make_model()).lora_dropout == 0.05
+
+
+def test_all_linear_of_mamba_are_those_that_take_an_adapter(capsys):
+    model = make_model("mamba", state_size=8)
+    put = get_peft_model(model, config_for(model))
+    assert "all-linear: without out_proj" in capsys.readouterr().out
+    trained = {n.split(".lora_")[0].rpartition(".")[2]
+               for n, p in put.named_parameters() if p.requires_grad}  # fmt: skip
+    assert trained == {"in_proj", "x_proj", "dt_proj"}
+
+
+@pytest.mark.parametrize("cli", [sft.cli, ppo.cli])
+def test_what_peft_refuses_is_a_sentence_in_every_recipe(cli, tmp_path, capsys):
+    model = save_model(tmp_path / "mamba", "mamba", state_size=8)
+    flags = ["--reward_funcs", "builtins:len"] if cli is ppo.cli else []
+    error = train(cli, model, DEMOS, tmp_path, capsys, *flags, "--lora_target_modules", "out_proj")
+    assert "'out_proj' is incompatible with Mamba" in error and "a bug" not in error
+
+
+@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "down_proj"]])
+def test_a_parameter_of_a_layer_that_is_named_already(targets):
+    flags = {"lora_target_parameters": ["mlp.down_proj.weight"]}
+    with pytest.raises(UserError, match="--lora_target_parameters mlp.down_proj.weight: is of a"):
+        config_for(make_model(), lora_target_modules=targets, **flags)
+    config_for(make_model(), lora_target_modules=["q_proj"], lora_dropout=0.0, **flags)
 
 
 ################
