@@ -9,6 +9,10 @@ demonstration never comes from a test user; a row without `prompt_id` (labelers 
 goes to train or validation by a stable hash of its prompt. Writes `{train,validation}.jsonl` with
 `prompt, completion, source, category` and `report.json` with every row accounted for and the
 coverage table.
+
+`--judge SPEC --min_score X` keeps the answers that a judge (instruct/evaluation/judges.py) likes:
+in the paper, who writes demonstrations also ranks, and SFT is a step towards one taste.
+`--finished` leaves out answers that do not end in a full stop, `!` or `?`.
 """
 
 import argparse
@@ -24,8 +28,11 @@ from data_prep.formats.forms import category, coverage
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read_rows
 from data_prep.pii import find_pii
+from instruct.checks.score_functions import scores_of
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
+from instruct.evaluation.judges import judge_model, judge_of
+from instruct.evaluation.scripted import is_finished
 from instruct.files import load_rows, write_json, write_rows
 from instruct.rows.row_checks import is_blank
 from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
@@ -34,6 +41,7 @@ from instruct.run.run_record import write_record
 from instruct.tokens import as_text
 
 SPLITS = ("train", "validation")
+JUDGED = 2000  # rows that a judge is asked of at once: answers of similar length share a batch
 # what earlier versions wrote, and the keys of their report.json
 OURS = {
     "names": ("train.jsonl", "validation.jsonl", "report.json", "run.json"),
@@ -51,6 +59,9 @@ class Collected:
         self.of_source: Counter[tuple[str, str]] = Counter()  # kept, by (source, split)
         self.total = 0
         self.named = 0  # rows with a prompt_id
+        # those that nothing but the judge may remove yet, with their split
+        self.waiting: list[tuple[dict, str]] = []
+        self.judge = judge_of(args.judge, "--judge") if args.judge else None
 
     def read(self, source: str) -> None:
         """Keeps the rows of a source, or counts why not."""
@@ -60,6 +71,7 @@ class Collected:
             self.removed["malformed"] += reading.total - reading.used
         for where, row in reading.rows:
             self.add(row, source, where)
+        self.settle()
 
     def add(self, row: dict, source: str, where: str) -> None:
         """Keeps the row or counts why not; `where` says where in `source` it stands."""
@@ -79,8 +91,32 @@ class Collected:
         if why:
             self.removed[why] += 1
             return
-        self.of_source[name, split] += 1
-        self.kept[split].append(as_demonstration(row, name, text_of(row, "category", where)))
+        row = as_demonstration(row, name, text_of(row, "category", where))
+        if self.judge is None:
+            return self.keep(row, split)
+        self.waiting.append((row, split))
+        if len(self.waiting) == JUDGED:
+            self.settle()
+
+    def keep(self, row: dict, split: str) -> None:
+        self.of_source[row["source"], split] += 1
+        self.kept[split].append(row)
+
+    def settle(self) -> None:
+        """Asks the judge about those who wait for it."""
+        if not self.waiting:
+            return
+        prompts = [row["prompt"] for row, _ in self.waiting]
+        texts = [as_text(row["completion"]) for row, _ in self.waiting]
+        scores = scores_of(self.judge, f"--judge {self.args.judge}", prompts, texts)
+        for (row, split), score in zip(self.waiting, scores, strict=True):
+            if score < self.args.min_score:
+                self.removed["below_min_score"] += 1
+            elif self._is_full(row["source"], split):
+                self.removed["over_per_source"] += 1
+            else:
+                self.keep(row, split)
+        self.waiting = []
 
     def _why_removed(self, row: dict, source: str, split: str | None) -> str | None:
         args, completion = self.args, as_text(row["completion"])
@@ -88,15 +124,19 @@ class Collected:
             return "prompt_not_in_train_or_validation"
         if not args.min_words <= len(completion.split()) <= args.max_words:
             return "length"
+        if args.finished and not is_finished(completion):
+            return "unfinished"
         # again: labelers may put into answers what the prompts were searched for
         texts = (completion, as_text(row["prompt"]))
         if any(find_pii(text, reserved=False) for text in texts):
             return "pii"
-        if args.per_source:
-            most = args.per_source if split == "train" else args.per_source // 5
-            if self.of_source[source, split] >= most:
-                return "over_per_source"
-        return None
+        return "over_per_source" if self._is_full(source, split) else None
+
+    def _is_full(self, source: str, split: str) -> bool:
+        most = self.args.per_source
+        if not most:
+            return False
+        return self.of_source[source, split] >= (most if split == "train" else most // 5)
 
 
 def is_empty(file: Path) -> bool:
@@ -180,17 +220,35 @@ def make_parser() -> Parser:
     add("--validation", type=float, default=0.05, help=share)
     most = "at most this many training rows of one source, a fifth of it for validation"
     add("--per_source", type=int, help=most)
+    judge = "who scores the answers: scripted, scripted:MODEL, reward:PATH, logprob:MODEL, or "
+    add("--judge", help=f"{judge}module:function; with --min_score")
+    add("--min_score", type=float, help="the lowest score by --judge to keep")
+    add("--finished", action="store_true", help="keep only answers that end in . ! or ?")
     add_shape_flags(parser)
     add_overwrite(parser, CHANGED_TOO)
     return parser
 
 
+def check_judge(args: argparse.Namespace) -> None:
+    """Raises `UserError` where a judge has no bar, or a bar has no judge."""
+    if args.judge and args.min_score is None:
+        raise UserError(
+            f"--judge {args.judge} without --min_score does nothing; give the lowest score to keep"
+        )
+    if args.min_score is not None and not args.judge:
+        raise UserError(
+            f"--min_score {args.min_score:g} without --judge does nothing; say who scores"
+        )
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
+    check_judge(args)
     claim(args.output_dir)
     # before the work, not after it
-    record = record_of_data("demonstrations", args, {"input": args.input, "prompts": args.prompts})
+    data, asked = {"input": args.input, "prompts": args.prompts}, judge_model(args.judge)
+    record = record_of_data("demonstrations", args, data, {"judge": asked} if asked else None)
     check_replaces(args.output_dir, record, args.overwrite_output_dir, **OURS)
     collected = Collected(splits_of_prompts(args.prompts), args)
     for source in args.input:

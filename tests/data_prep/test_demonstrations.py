@@ -135,3 +135,55 @@ def test_a_missing_prompt_id_in_the_first_row_puts_no_test_prompt_into_training(
     kept = load_rows(tmp_path / "o" / "train.jsonl").to_list()
     said = [row["completion"][0]["content"] for row in kept]
     assert said == ["yes", "of training", "of nobody"]
+
+
+def said_in(tmp_path) -> list[str]:
+    kept = load_rows(tmp_path / "o" / "train.jsonl").to_list()
+    return [row["completion"][0]["content"] for row in kept]
+
+
+def test_only_what_a_judge_likes_is_kept_and_every_row_is_counted(tmp_path, monkeypatch):
+    """Whatever the batches in which the judge is asked; --per_source counts what is kept."""
+    good, bad, cut = "I love it, it is great.", "I hate it, it is awful.", "I love it, it is great"
+    rows = [{"prompt": f"Tea {i}?", "completion": text} for i, text in enumerate([bad, good] * 4)]
+    rows += [{"prompt": "Rain?", "completion": cut}, {"prompt": "Snow?", "completion": ""}]
+    judged = ["--judge", "scripted", "--min_score", "0.4", "--validation", "0"]
+    for at_once in (1, 3, 2000):
+        monkeypatch.setattr(demonstrations, "JUDGED", at_once)
+        report = demonstrate(tmp_path, rows, *judged)
+        assert report["removed"] == {"malformed": 1, "below_min_score": 4}
+        assert said_in(tmp_path) == [good] * 4 + [cut]
+        report = demonstrate(tmp_path, rows, *judged, "--finished", "--per_source", "3")
+        assert report["removed"] == {
+            "malformed": 1, "below_min_score": report["removed"]["below_min_score"],
+            "over_per_source": report["removed"]["over_per_source"], "unfinished": 1,
+        }  # fmt: skip
+        assert said_in(tmp_path) == [good] * 3
+        assert report["in"] == sum(report["kept"].values()) + sum(report["removed"].values()) == 10
+
+
+def test_finished_answers_are_kept_without_a_judge(tmp_path):
+    texts = ["Yes.", "Yes!", 'He said "yes?"', "Yes.)", "Yes", "Yes,", "Yes. And"]
+    rows = [{"prompt": f"Tea {i}?", "completion": text} for i, text in enumerate(texts)]
+    report = demonstrate(tmp_path, rows, "--finished", "--validation", "0")
+    assert said_in(tmp_path) == texts[:4] and report["removed"] == {"unfinished": 3}
+
+
+def test_a_judge_and_its_bar_belong_together(tmp_path, capsys, tiny_model):
+    file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "Tea?", "completion": "I love it."}])
+    run = ["--input", file, "--output_dir", tmp_path / "o", "--validation", "0"]
+    for more, said in (
+        (["--judge", "scripted"], "--judge scripted without --min_score does nothing"),
+        (["--min_score", "0"], "--min_score 0 without --judge does nothing"),
+        (["--judge", "scripted", "--min_score", "nan"], "--min_score nan: must be a finite number"),
+        (["--judge", "scripted:", "--min_score", "0"], "--judge scripted: names no model"),
+        (["--judge", "no:no", "--min_score", "0"], "--judge no:no: no such module:function"),
+        (["--judge", f"reward:{tiny_model}", "--min_score", "0"], "without a trained reward head"),
+        (["--judge", "scripted", "--min_score", "5"], "(removed: {'below_min_score': 1})"),
+    ):
+        assert said in stops(demonstrations.main, [*run, *more], capsys)
+        assert not (tmp_path / "o").exists()
+    # the model is known by its content
+    demonstrations.main([*map(str, run), "--judge", f"logprob:{tiny_model}", "--min_score", "-99"])
+    record = json.loads((tmp_path / "o" / "run.json").read_text())
+    assert record["models"]["judge"]["sha256"] and record["flags"]["min_score"] == -99
