@@ -31,10 +31,11 @@ from instruct.command.known_errors import sentence_of
 from instruct.errors import UserError
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
+from instruct.residual_dropout import check_in_layers, config_changes
 from instruct.reward_checks import check_base, check_model, check_output_layer, untrained
 from instruct.reward_files import adapter_config, reward_head, reward_tokenizer, with_adapter
 from instruct.run.folders import MODEL_FILES, atomic_folder
-from instruct.tokens import encode_completion, encode_prompts, load_tokenizer
+from instruct.tokens import encode_pairs, load_tokenizer
 from instruct.turns import agree_on_end
 
 
@@ -122,16 +123,28 @@ def revision_of(model: PreTrainedModel) -> str | None:
     return getattr(model, "loaded_revision", None)
 
 
-def load_causal_lm(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_causal_lm(
+    model_args: trl.ModelConfig,
+    trust_remote_code: bool = False,
+    residual_dropout: float | None = None,
+) -> PreTrainedModel:
     """Loads a decoder-only LM by TRL's model flags (dtype, attention, quantization).
 
     Raises:
-        UserError: nothing there, an encoder-decoder, no safetensors, or a model of another task.
+        UserError: nothing there, an encoder-decoder, no safetensors, a model of another task, or
+            one that has no residual dropout where a rate is given.
     """
+    name, changes = model_args.model_name_or_path, {}
+    if residual_dropout is not None:
+        shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
+        config = _load_config(model_args, **shared)
+        changes = config_changes(config, residual_dropout, name)
     model, info = _from_pretrained(
-        AutoModelForCausalLM, model_args, trust_remote_code, output_loading_info=True
+        AutoModelForCausalLM, model_args, trust_remote_code, output_loading_info=True, **changes
     )
-    check_output_layer(model_args.model_name_or_path, model, info)
+    if changes:
+        check_in_layers(model, config, residual_dropout, name)
+    check_output_layer(name, model, info)
     return model
 
 
@@ -365,12 +378,8 @@ class RewardModel:
             UserError: not two lists of one length.
         """
         check_lists(prompts, completions)
-        asked = encode_prompts(self.tokenizer, prompts, columns)
-        rows = [
-            prompt + encode_completion(self.tokenizer, completion)
-            for prompt, completion in zip(asked, completions, strict=True)
-        ]
-        scores = self.score_ids(rows, batch_size)
+        pairs = encode_pairs(self.tokenizer, prompts, completions, columns)
+        scores = self.score_ids([prompt + completion for prompt, completion in pairs], batch_size)
         return checked_scores(scores, "the reward model", completions)
 
 

@@ -8,9 +8,10 @@ adapter and, in `merged/`, the merged model that the reward model and PPO start 
 is stored quantized the adapter alone, which is said). Run again it continues from its last
 checkpoint.
 
-The paper: cosine schedule, 16 epochs, residual dropout 0.2 (architectures of today have none: LoRA
-dropout stands in), and the checkpoint picked by reward-model score on validation prompts
-(`--select_by_reward`).
+The paper: cosine schedule, 16 epochs, residual dropout 0.2 (`--residual_dropout`, where the
+architecture has it; today's have none: LoRA dropout stands in), and the checkpoint picked by
+reward-model score on validation prompts (`--select_by_reward`); for PPO 2 epochs with a tenth of
+pretraining rows (`--pretraining_dataset`). YAML of both: recipes/configs/paper/.
 """
 
 import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
@@ -30,7 +31,7 @@ from instruct.cards import use_our_card
 from instruct.checks.model_limits import Limits, check_prompts
 from instruct.command.commands import command
 from instruct.errors import UserError
-from instruct.files import atomic_file, held_out_needed, held_out_place, write_json
+from instruct.files import atomic_file, held_out_needed, held_out_place, load_rows, write_json
 from instruct.generation import generate_ids
 from instruct.models import (
     load_causal_lm,
@@ -58,13 +59,12 @@ from instruct.runs import (
 )
 from instruct.tokens import (
     decode_completion,
-    encode_completion,
-    encode_prompt_of,
+    encode_answers_of,
     encode_prompts,
     load_tokenizer,
-    named,
     template_columns,
 )
+from instruct.trainers.pretraining import mix_in
 from instruct.trainers.sft import ResumableSFTTrainer as SFTTrainer
 from instruct.turns import agree_on_end
 
@@ -84,6 +84,14 @@ class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     dataset_test_split: str = field(
         default="validation",
         metadata={"help": "What to evaluate on: a split of --dataset_name, or a file or folder."},
+    )
+    pretraining_dataset: str | None = field(
+        default=None,
+        metadata={"help": "Rows with `text`, trained whole among the demonstrations (C.3)."},
+    )
+    pretraining_share: float = field(
+        default=0.1,
+        metadata={"help": "Share of the training rows that is pretraining text (paper: 0.1)."},
     )
     select_by_reward: str | None = field(
         default=None,
@@ -108,6 +116,13 @@ class SFTConfig(HardwareDefaults, trl.SFTConfig):
     completion_only_loss: bool | None = field(
         default=True, metadata={"help": "Loss on the completion only."}
     )
+    residual_dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Dropout between the layers (paper: 0.2), of models that have it (GPT-2, "
+            "GPT-NeoX, OPT, Phi, ...); with others give --lora_dropout."
+        },
+    )
     eval_on_start: bool = field(
         default=True, metadata={"help": "Evaluate once before training, if at all."}
     )
@@ -130,15 +145,13 @@ def tokenize(
 ):
     """Demonstrations -> what SFTTrainer takes as tokenised: `input_ids` and `completion_mask`.
 
-    By the token contract (prompt + completion + end) instead of TRL's rendering of both together.
+    By the token contract (`instruct/tokens.py`): as TRL does it, up to the end of the answer.
     Rows longer than `max_length` are left out and counted; a cut one would teach not to end.
     """
 
     def encode(row, index):
         where = f"{name}, row {index + 1}"
-        prompt = encode_prompt_of(tokenizer, row, where)
-        with named(where):
-            completion = encode_completion(tokenizer, row["completion"])
+        prompt, (completion,) = encode_answers_of(tokenizer, row, [row["completion"]], where)
         row_is_kept = max_length is None or len(prompt + completion) <= max_length
         if limits is not None and row_is_kept:
             shorter = f"--max_length {limits.positions} leaves such rows out"
@@ -197,7 +210,7 @@ def mean_rewards(
         check_prompts(model.config, zip(names, ids, strict=True), new)
         # sampled, not greedy: PPO starts from the distribution, not its mode
         answers = generate_ids(model, tokenizer, ids, new)
-        texts = [decode_completion(tokenizer, a) for a in answers]
+        texts = [decode_completion(tokenizer, *pair) for pair in zip(answers, ids, strict=True)]
         scores = reward.score(prompts, texts, **columns)
         means[checkpoint.name] = sum(scores) / len(scores)
         print(
@@ -249,11 +262,14 @@ def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> 
 def data_of(script_args: ScriptArguments, training_args: SFTConfig) -> dict:
     """{flag: (source, split)} of what a training run reads."""
     source, held_out = script_args.dataset_name, (None, script_args.dataset_test_split)
+    texts = script_args.pretraining_dataset
     if training_args.eval_strategy != "no":
         held_out = held_out_needed(source, script_args.dataset_test_split)
     return {
         "dataset_name": (source, script_args.dataset_train_split),
         "dataset_test_split": held_out,
+        # left out where there is none: records of earlier versions have no such data
+        **({"pretraining_dataset": (texts, "train")} if texts else {}),
     }
 
 
@@ -301,6 +317,22 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     if training_args.eval_strategy != "no":
         held_out = held_out_needed(source, script_args.dataset_test_split)
         eval_dataset = load_demonstrations(*held_out)
+    if script_args.pretraining_dataset:
+        mixed = mix_in(
+            train_dataset,
+            load_rows(script_args.pretraining_dataset, columns=["text"])["text"][:],
+            script_args.pretraining_share,
+            tokenizer,
+            training_args.seed,
+            longest=training_args.max_length,
+            limits=limits,
+            where=f"--pretraining_dataset {script_args.pretraining_dataset}",
+        )
+        train_dataset = mixed.rows
+        counts = {"demonstrations": mixed.demonstrations, "pretraining": mixed.pretraining}
+        record["rows"] = counts
+        if is_main_process():
+            print(mixed)
     if training_args.padding_free and not training_args.packing:
         training_args.max_length = None  # TRL wants no row cut; longer ones are left out by now
 
@@ -310,7 +342,9 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     model_args.lora_task_type = "CAUSAL_LM"
     # LoRA's first weights are random, and drawn before Trainer sets its seed
     set_seed(training_args.seed)
-    model = load_causal_lm(model_args, training_args.trust_remote_code)
+    model = load_causal_lm(
+        model_args, training_args.trust_remote_code, training_args.residual_dropout
+    )
     agree_on_end(model, tokenizer)
     trainer = SFTTrainer(
         model=model,
@@ -320,7 +354,8 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         processing_class=tokenizer,
         peft_config=lora_config(model_args, model),
     )
-    sources, merged = [script_args.dataset_name], unmerged is None
+    sources = [script_args.dataset_name, script_args.pretraining_dataset]
+    merged = unmerged is None
     use_our_card(trainer, "sft", model_args.model_name_or_path, sources, merged)
     train_or_resume(trainer, record)
 

@@ -59,6 +59,7 @@ NEEDS = {
     "kl_horizon": Needs("kl_target"),
     "ptx_batch_size": PTX,
     "ptx_max_length": PTX,
+    "pretraining_share": Needs("pretraining_dataset"),
     "stock_value": Needs("stock"),
     "bnb_4bit_quant_type": QUANTIZED,
     "bnb_4bit_quant_storage": QUANTIZED,

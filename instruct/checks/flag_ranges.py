@@ -77,6 +77,8 @@ RANGES = {
         BELOW_ONE,
     ),
     "max_steps": Range(1, off=-1),
+    "pretraining_share": Range(0, 1, open_low=True, open_high=True),
+    "residual_dropout": BELOW_ONE,
     "show_temperature": NONE_OR_MORE,
 }  # fmt: skip
 DTYPES = ("auto", "bfloat16", "float16", "float32")  # those of TRL's --dtype

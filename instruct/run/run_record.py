@@ -43,7 +43,7 @@ UNRECORDED = (
     "select_*", "score", "score_output",
     # by what they name
     "model_name_or_path", "model_revision", "reward_model_path", "dataset_name", "demonstrations",
-    "eval_dataset", "ptx_dataset", "chat_template_path",
+    "eval_dataset", "ptx_dataset", "pretraining_dataset", "chat_template_path",
 )  # fmt: skip
 # What the recipes and Trainer write into an output folder; also in its sub-folders below.
 WRITES_FILES = (

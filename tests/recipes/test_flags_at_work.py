@@ -52,7 +52,7 @@ SAME = {
     "": {
         **dict.fromkeys(("dataset_name", "output_dir", "model_name_or_path", "chat_template_path",
                          "demonstrations", "score", "eval_dataset", "ptx_dataset", "reward_funcs",
-                         "reward_model_path"), PLACES),
+                         "reward_model_path", "pretraining_dataset"), PLACES),
         **dict.fromkeys(("format", "columns"), "of rows in other shapes: tests/data_prep/formats"),
         **dict.fromkeys(("log_level", "log_level_replica", "debug"), TERMINAL),
         **dict.fromkeys(("lr_scheduler_kwargs", "accelerator_config", "parallelism_config"), YAML),
@@ -70,7 +70,10 @@ SAME = {
         "optim_args": "of optimizers that take some",
         "overwrite_output_dir": "of a folder that holds a run: test_same_folder.py",
     },
-    "sft": {},
+    "sft": {
+        "pretraining_share": "of the rows of --pretraining_dataset: test_sft_pretraining.py",
+        "residual_dropout": "of models that have one: tests/instruct/test_residual_dropout.py",
+    },
     "reward": {"eval_fraction": "of rows without a held-out split: test_reward.py"},
     "ppo": {
         **dict.fromkeys(("watchdog*", "max_kl", "min_kl", "min_entropy", "min_distinct2_ratio",

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SaveStrategy
 
 from instruct.errors import UserError
-from instruct.tokens import encode_prompts, ids_of, template_columns
+from instruct.tokens import encode_prompts, template_columns
 from instruct.trainers.ppo.config import SharedBasePPOConfig
-from instruct.turns import text_end
+from instruct.trainers.pretraining import text_ids
 
 # what a reward function is called with besides the columns, and what is made of a prompt here
 RESERVED = ("prompts", "prompt_ids")
@@ -210,13 +210,7 @@ class PretrainingRows:
     """PPO-ptx: rows of text and its end, cut to `longest` tokens, drawn with replacement."""
 
     def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerBase, longest: int):
-        # text ends, and the policy is to know it; not as a turn does
-        eos = [text_end(tokenizer)]
-        ids = [ids_of(tokenizer, text) + eos for text in texts]
-        # a row of one token predicts nothing
-        self.ids = [row[:longest] for row in ids if len(row[:longest]) > 1]
-        if not self.ids:
-            raise UserError("--ptx_dataset: no row with text")
+        self.ids = text_ids(texts, tokenizer, longest, "--ptx_dataset")
 
     def draw(self, count: int) -> list[list[int]]:
         """`count` rows, sorted by length."""
