@@ -48,6 +48,7 @@ from instruct.tokens import FOR_TEMPLATE
 
 # words in the name of a file of rows that nothing is trained on
 HELD_OUT = frozenset("validation valid val dev test eval evaluation heldout holdout".split())
+STEPS = ("prompts", "sft", "reward", "ppo")  # folders of a run
 REPORT = ("report.json", "report.md", "answers.jsonl")  # what it replaces in its output folder
 
 
@@ -76,8 +77,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--judge_name", nargs="+", metavar="NAME", help="what the report calls each judge")
     add("--fit_model", help="the model that says how well answers fit their prompts")
     add("--tie", type=float, default=0.3, help="gold scores closer than this are a tie")
-    add("--reference", default="sft", help="the model that others are measured from")
-    add("--policy", default="ppo", help="the model whose win against --reference is to be proven")
+    add("--reference", help="the model that others are measured from; default sft")
+    win = "the model whose win against --reference is to be proven; default ppo"
+    add("--policy", help=win)
     add("--run_dir", type=Path, help="the run to report on (prompts/ sft/ reward/ ppo/ inside)")
     add("--limit", type=int, default=200, help="this many prompts, drawn with --seed")
     add("--max_new_tokens", type=int, default=64)
@@ -135,6 +137,14 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
                 f"--models {name}=…:{FEW_SHOT}={file}: held-out rows are no examples; give the "
                 "training rows, or the folder that holds them"
             )
+    for flag, usual in (("reference", "sft"), ("policy", "ppo")):
+        name = getattr(args, flag)
+        if name is not None and name not in models:
+            raise UserError(f"--{flag} {name}: is none of --models ({', '.join(models)})")
+        setattr(args, flag, name or usual)
+    run = args.run_dir
+    if run is not None and not any((run / step).is_dir() for step in STEPS):
+        raise UserError(f"--run_dir {run}: no such run; it has to hold {', '.join(STEPS)}")
     return models
 
 

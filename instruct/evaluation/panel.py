@@ -17,6 +17,11 @@ from instruct.tokens import FOR_TEMPLATE
 # nothing is trained on it or filtered by it, so no policy was led to please it
 INDEPENDENT = "logprob"
 FIT = "fit"
+# what else the report measures, in columns of their own
+MEASURED = (
+    "the reward model", "reward model", "length alone (shorter wins)", "tokens", "ended",
+    "distinct-2", "n",
+)  # fmt: skip
 FIT_NOTE = "\0fit"  # beside the judges' names, of which none can be this
 
 
@@ -69,6 +74,8 @@ def panel_of(specs: list[str], names: list[str] | None) -> list[Judge]:
         )
     for name in names or []:
         check_name(name, "--judge_name")
+        if name.casefold() in MEASURED:
+            raise UserError(f"--judge_name {name}: a column of the report has that name already")
     names = names or [default_name(spec) for spec in specs]
     for number, name in enumerate(names):
         for other, same in enumerate(names[:number]):

@@ -165,3 +165,17 @@ def test_an_answer_that_the_reference_never_gives_has_no_kl(arguments, capsys, m
     )
     said = stops(evaluate.main, arguments, capsys)
     assert "to prompt p" in said and "and -inf by" in said and "no KL" in said
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("--reference", "zz", "--reference zz: is none of --models (sft, ppo)"),
+        ("--policy", "zz", "--policy zz: is none of --models (sft, ppo)"),
+        ("--run_dir", "/nowhere", "--run_dir /nowhere: no such run; it has to hold prompts, sft"),
+        ("--judge_name", "The reward model", "a column of the report has that name already"),
+    ],
+)
+def test_a_name_that_is_not_there_is_told_first(arguments, tmp_path, capsys, flag, value, sentence):
+    assert sentence in stops(evaluate.main, [*arguments, flag, value], capsys)
+    assert not (tmp_path / "report" / "answers").exists()

@@ -140,6 +140,12 @@ def follow_plan(args: SharedBasePPOConfig, plan: BatchPlan) -> None:
     """
     # Trainer's loop is bounded by steps: it knows no rollouts
     args.gradient_accumulation_steps = plan.gradient_accumulation_steps
+    asked = args.total_episodes
+    if asked not in (None, plan.total_episodes) and args.max_steps <= 0:
+        print_once(
+            f"--total_episodes {asked}: rounded up to {plan.total_episodes}, whole rollouts of "
+            f"{plan.rollout_size}"
+        )
     args.total_episodes = plan.total_episodes
     args.max_steps, args.num_train_epochs = plan.max_steps, 1
 

@@ -45,7 +45,9 @@ def test_batch_arithmetic(setup, tmp_path, capsys):
     assert (
         (args.max_steps, args.total_episodes) == (18, 72) == (plan.max_steps, plan.total_episodes)
     )
-    assert args.save_steps == 12 and "--save_steps 7: rounded up to 12" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert args.save_steps == 12 and "--save_steps 7: rounded up to 12" in said
+    assert "--total_episodes 50: rounded up to 72, whole rollouts of 24\n" in said
     with pytest.raises(UserError, match="20 is not a multiple of 3"):
         make_trainer(setup, tmp_path, rollout_batch_size=20, num_mini_batches=3)
     with pytest.raises(UserError, match="10 is not a multiple of 4"):
