@@ -39,7 +39,7 @@ matrix: .venv/ready
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest -q -m matrix
 
 bench: .venv/ready
-	for b in prompts reward ppo; do $(PY) benchmarks/$$b.py || exit 1; done
+	for b in prompts sft reward ppo; do $(PY) benchmarks/$$b.py || exit 1; done
 
 # every stage killed, damaged, out of disk and run twice: 10 to 15 minutes; STAGE="sft ppo" for these
 torture: .venv/ready

@@ -30,6 +30,7 @@ from instruct.generation import base_of
 from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_completion, encode_prompt_of, encode_prompts
 from instruct.trainers.finite_run import FiniteRun
+from instruct.trainers.fused_lora import fuse_lora
 from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_prompt import (
     NOT_FOR_MODEL,
@@ -185,6 +186,7 @@ class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
         super().__init__(model, args=args or RankedRewardConfig("reward"), **kwargs)
         self.model_accepts_loss_kwargs = True  # the same for TRL and transformers before that
         # TRL has put the adapter on by now, Trainer has wrapped nothing yet
+        fuse_lora(self.model)
         classifier = base_of(self.accelerator.unwrap_model(self.model))
         self.share_prompt = self._decide_share_prompt(classifier)
         score_rankings_in_forward(classifier)

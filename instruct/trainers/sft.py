@@ -1,9 +1,13 @@
-"""TRL's SFTTrainer, resuming exactly."""
+"""TRL's SFTTrainer, resuming exactly, with a faster LoRA layer and loss where they are the same."""
 
+import torch
+from torch import Tensor
 from trl import SFTTrainer
 
 from instruct.generation import base_of
 from instruct.trainers.finite_run import FiniteRun
+from instruct.trainers.fused_lora import fuse_lora
+from instruct.trainers.head_loss import HeadLoss, head_input, is_plain
 from instruct.trainers.packing import check_keeps_apart
 from instruct.trainers.resumable import Resumable
 from instruct.turns import save_ends
@@ -15,10 +19,66 @@ class ResumableSFTTrainer(FiniteRun, Resumable, SFTTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        fuse_lora(self.model)
+        model = self.accelerator.unwrap_model(self.model)
         # sharded weights cannot be tried out
-        if self.padding_free and not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            model = self.accelerator.unwrap_model(self.model)
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if self.padding_free and not sharded:
             check_keeps_apart(model, base_of(model))
+        self._own_loss = self._takes_own_loss(sharded) and is_plain(model, base_of(model))
+
+    def _takes_own_loss(self, sharded: bool) -> bool:
+        """Whether `HeadLoss` may stand for TRL's loss; what is special is TRL's business."""
+        args = self.args
+        special = (
+            sharded
+            or args.bf16
+            or args.fp16
+            or args.torch_compile
+            or args.use_liger_kernel
+            or self.label_smoother is not None
+            or self.compute_loss_func is not None
+            or args.n_gpu > 1  # nn.DataParallel: copies of the head
+            or self.aux_loss_enabled
+            or getattr(self.accelerator, "parallelism_config", None) is not None
+        )
+        # one is the other, by chunks; which is the default depends on TRL's version
+        return args.loss_type in ("nll", "chunked_nll") and not special
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """TRL's loss and metrics; in training by `HeadLoss`, where that is the same."""
+        if return_outputs or not (self._own_loss and self.model.training):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"][:, 1:]
+        trained = labels != -100
+        head = base_of(self.accelerator.unwrap_model(self.model)).get_output_embeddings()
+        with head_input(head) as given:
+            # the wrapped model: DDP syncs only what its forward ran
+            model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False)
+        hidden = given[0][:, :-1][trained]
+        loss, found, entropy = HeadLoss.apply(hidden, head.weight, head.bias, labels[trained])
+        self._note(inputs, torch.stack([trained.sum(), found, entropy]))
+        # where Trainer divides by the number of micro-batches itself
+        if num_items_in_batch is None or not self.model_accepts_loss_kwargs:
+            return loss / max(len(hidden), 1)
+        loss = loss / num_items_in_batch
+        # of all processes, over which gradients are averaged
+        across = self.args.average_tokens_across_devices
+        return loss * self.accelerator.num_processes if across else loss
+
+    def _note(self, inputs: dict, sums: Tensor) -> None:
+        """What TRL logs: numbers of trained tokens, of right guesses among them and their entropy;
+        tokens seen."""
+        seen = inputs.get("attention_mask")
+        tokens = inputs["position_ids"].numel() if seen is None else seen.sum()
+        tokens = torch.as_tensor(tokens, device=sums.device, dtype=sums.dtype)
+        sums = self.accelerator.gather(torch.cat([sums, tokens[None]])[None]).sum(0).tolist()
+        trained, found, entropy, tokens = sums
+        metrics = self._metrics["train"]
+        metrics["entropy"].append(entropy / trained if trained else 0.0)
+        metrics["mean_token_accuracy"].append(found / trained if trained else 0.0)
+        self._total_train_tokens += int(tokens)
+        metrics["num_tokens"] = [self._total_train_tokens]
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -30,7 +30,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import disable_dropout_in_model
 
 from instruct.errors import UserError
@@ -116,8 +115,7 @@ class SharedBase(nn.Module):
         self.base = base
 
         disable_dropout_in_model(self)
-        if not is_deepspeed_zero3_enabled():  # it gathers a weight when its own module is called
-            fuse_lora(base)
+        fuse_lora(base)
         self._layers = [m for m in base.modules() if isinstance(m, LoraLayer)]
         self._role: str | None = None
         self._merged: str | None = None
