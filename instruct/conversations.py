@@ -93,9 +93,12 @@ def first_of(names: Iterable[str], columns: Container[str]) -> str | None:
 
 def with_input(row: Mapping[str, Any], column: str) -> str:
     """What a column asks, with what it is about: Alpaca's `input`, Dolly's `context`."""
+    # asked of every row of a log, whose prompts are about nothing else
+    if not takes_input(column):
+        return row[column]
     about = (row.get(name) for name in ABOUT_COLUMNS if name != column)
     more = next((text for text in about if isinstance(text, str) and text.strip()), None)
-    return f"{row[column]}\n\n{more}" if more and takes_input(column) else row[column]
+    return f"{row[column]}\n\n{more}" if more else row[column]
 
 
 def takes_input(column: str) -> bool:

@@ -45,11 +45,16 @@ def find_pii(
     Raises:
         UserError: a library that a kind needs is not installed.
     """
-    kinds = frozenset(kinds)
     # the gate costs a hundredth of the finder
-    looked_for = [kind for kind in FINDERS if kind in kinds and GATES[kind].search(text)]
-    if not looked_for:
-        return []
+    suspected = [kind for kind in kinds if GATES[kind].search(text)]
+    return find_suspected(text, suspected, regions, reserved) if suspected else []
+
+
+def find_suspected(
+    text: str, kinds: Iterable[str], regions: Sequence[str] = REGIONS, reserved: bool = True
+) -> list[Found]:
+    """`find_pii` of kinds whose candidate pattern an engine has found in this very text."""
+    kinds = frozenset(kinds)
     # as long as the text, so that spans hold in both
     text = plain(text)
     numbers = without_uuids(text)
@@ -61,6 +66,7 @@ def find_pii(
     return merge(
         *(
             FINDERS[kind](numbers if kind in OF_DIGITS else text, **flags.get(kind, {}))
-            for kind in looked_for
+            for kind in FINDERS
+            if kind in kinds
         )
     )

@@ -355,7 +355,9 @@ def _is_grouped_well(shown: str, lengths: tuple[int, ...]) -> bool:
     # "00 971 2 234 4771"
     trunk = shown.lstrip("(")
     prefixes = 2 if trunk.startswith("00") and lengths[0] == 2 else int(trunk[0] == "0")
-    if 1 in lengths[1 + prefixes :] or (lengths[0] == 1 and trunk[0] not in "01789"):
+    # an area without prefix: "2 2128 2268" in Santiago, where a word says so
+    area = len(lengths) == 3 and min(lengths[1:]) > 2
+    if 1 in lengths[1 + prefixes :] or (lengths[0] == 1 and trunk[0] not in "01789" and not area):
         return False
     # more than two kinds of marks: a list
     if len(set(MARK.findall(shown))) > 2:

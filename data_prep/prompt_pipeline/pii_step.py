@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.formats.bounded import in_chunks
-from data_prep.pii import Found, ModelFinder, find_pii, merge, redact
+from data_prep.pii import Found, ModelFinder, find_pii, find_suspected, merge, redact
 from data_prep.prompt_pipeline.engine import Engine, batches
 from data_prep.prompt_pipeline.parallel import parallel
 from data_prep.prompt_pipeline.row_stream import with_texts
@@ -99,10 +99,13 @@ def find_in_batch(batch: pa.RecordBatch, job: PiiJob, spans: Spans | None = None
     for line in batch.to_pylist():
         row, prompt, history = line["row"], line["prompt"], _turns(line["history"])
         # flags are of prompt and history together, so all texts get the same kinds
-        kinds = [kind for kind in flagged if line[kind]] or job.kinds
+        suspected = [kind for kind in flagged if line[kind]]
+        kinds = suspected or job.kinds
         texts = [prompt, *(turn["content"] for turn in history)]
+        # of one text the engine has asked all that the gates of `find_pii` would
+        find = find_suspected if suspected and len(texts) == 1 else find_pii
         here = [
-            merge(find_pii(text, kinds, job.regions, job.reserved), (spans or {}).get((row, i), ()))
+            merge(find(text, kinds, job.regions, job.reserved), (spans or {}).get((row, i), ()))
             for i, text in enumerate(texts)
         ]
         if any(here):
