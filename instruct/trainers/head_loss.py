@@ -95,7 +95,8 @@ def is_plain(model: nn.Module, base: PreTrainedModel) -> bool:
     model.eval()
     try:
         with torch.no_grad():
-            spoken = model(input_ids=ids, use_cache=False).logits
+            mask = torch.ones_like(ids)  # or it would be warned of: the ids hold a pad
+            spoken = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             return len(given) == 1 and torch.equal(spoken, head(given[0]))
     finally:
         hook.remove()
