@@ -6,8 +6,8 @@ Policy, reference, reward and value share one base model: `--model_name_or_path`
 model, which is the reference itself while adapters are off.
 
 Takes prompts (`prompt`: text or messages; file, folder or Hub id) and a reward:
-`--reward_model_path` (folder by recipes/reward.py), Python functions
-(`--reward_funcs module:function ...`), or both, weighted by `--reward_weights`. Writes to
+`--reward_model_path` (folder by recipes/reward.py), Python functions and judges (`--reward_funcs
+module:function scripted:MODEL ...`), or both, weighted by `--reward_weights`. Writes to
 `--output_dir` the policy's adapter, `value/`, the tokenizer, `trainer_state.json` (metrics of each
 rollout) and `samples.jsonl`; with `--save_merged` also `merged/`. Run again it continues from its
 last whole checkpoint.
@@ -31,10 +31,11 @@ import trl
 
 from data_prep.formats.flags import ShapeArguments, shape_of
 from data_prep.formats.reader import read
-from instruct.arguments import ModelConfig, check_given, load_function, lora_config, parse
+from instruct.arguments import ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
+from instruct.evaluation.judges import judge_model, judge_of
 from instruct.files import held_out_needed, held_out_place, load_rows
 from instruct.models import check_stored_for_merging, load_causal_lm, load_limits, save_merged
 from instruct.processes import end_with_parent
@@ -75,7 +76,10 @@ class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     )
     reward_funcs: list[str] | None = field(
         default=None,
-        metadata={"help": "Reward functions as module:function, called as in TRL's GRPO."},
+        metadata={
+            "help": "Reward functions as module:function, called as in TRL's GRPO, or judges: "
+            "scripted, scripted:MODEL, reward:PATH, logprob:MODEL."
+        },
     )
     ptx_dataset: str | None = field(default=None, metadata={"help": "PPO-ptx: rows with `text`."})
     save_merged: bool = field(
@@ -142,10 +146,13 @@ def main(
         raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
     parsed = (script_args, training_args, model_args)
     adapters = {"reward_model_path": training_args.reward_model_path}
+    names = script_args.reward_funcs or ()
+    # judges' models by content: with another one it is another run
+    for name in filter(judge_model, names):
+        adapters[f"reward_funcs {name.partition(':')[0]}"] = judge_model(name)
     record = record_of("ppo", parsed, data_of(script_args, training_args), adapters)
     # a wrong name is told before anything is loaded; corrected code goes on, and it is said
-    names = script_args.reward_funcs or ()
-    reward_funcs = {name: load_function(name, "--reward_funcs") for name in names}
+    reward_funcs = {name: judge_of(name, "--reward_funcs") for name in names}
     record["versions"] |= {
         name: (source_hash(func) or "")[:12] for name, func in reward_funcs.items()
     }

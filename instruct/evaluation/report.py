@@ -5,6 +5,7 @@ from pathlib import Path
 
 from instruct.evaluation.answers import NOTES
 from instruct.evaluation.report_text import markdown
+from instruct.evaluation.scripted import spoken_name
 from instruct.evaluation.terminal import print_summary
 from instruct.files import atomic_file, write_json, write_rows
 from instruct.plain_text import markdown_code, markdown_text
@@ -12,13 +13,14 @@ from instruct.run.run_record import read_record
 
 # Our name of a curve -> the trainer's name in its log.
 PPO_KEYS = {
-    "gold": "rewards/scripted_reward",
     "reward": "objective/scores",
     "kl": "objective/kl",
     "entropy": "objective/entropy",
     "length": "objective/length",
     "eos_rate": "objective/eos_rate",
 }
+# The scripted labeler as PPO watches him: who reads the prompt, or who does not.
+GOLD_KEYS = ("rewards/scripted_reader", "rewards/scripted_reward")
 # Over the panels, in the order they are drawn.
 PPO_TITLES = {
     "gold": "gold score (scripted labeler)",
@@ -52,7 +54,7 @@ def _ranked_by(run_dir: Path) -> str | None:
     labelers = (read_record(run_dir / "reward") or {}).get("labelers")
     if not labelers:
         return None
-    names = ["the scripted labeler" if name == "scripted" else name for name in labelers]
+    names = list(map(spoken_name, labelers))
     more = f" and {len(names) - SHOWN_LABELERS} more" if len(names) > SHOWN_LABELERS else ""
     return ", ".join(map(markdown_text, names[:SHOWN_LABELERS])) + more
 
@@ -92,7 +94,11 @@ def collect_run(run_dir: Path) -> dict:
             "eval_loss_after": after["eval_loss"],
         }
     steps = [
-        {"step": entry["step"], **{key: entry.get(name) for key, name in PPO_KEYS.items()}}
+        {
+            "step": entry["step"],
+            "gold": next((entry[name] for name in GOLD_KEYS if name in entry), None),
+            **{key: entry.get(name) for key, name in PPO_KEYS.items()},
+        }
         for entry in _logged(run_dir / "ppo", "objective/kl")
     ]
     # not the whole file: the report is to be read

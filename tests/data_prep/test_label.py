@@ -1,11 +1,14 @@
 """The scripted labeler: its taste, its ranks, the rankings contract."""
 
+import json
+
 import pytest
 from command_tools import stops
 from conftest import write_jsonl
 
-from data_prep import label
+from data_prep import comparisons, label
 from instruct.evaluation import scripted
+from instruct.evaluation.judges import judge_of
 from instruct.files import load_rows
 
 
@@ -93,3 +96,48 @@ def test_samples_of_other_columns_are_ranked(tmp_path):
     row = load_rows(out)[0]
     assert row["ranks"] == [2, 1] and row["id"] == 3
     assert row["prompt"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_the_labeler_who_reads_the_prompt_ranks_and_is_named(tmp_path, tiny_model, capsys):
+    texts = [["I love tea.", "I love tea", "shit"], ["Snow is good.", "I hate it, awful."]]
+    rows = [
+        {"prompt_id": str(i), "prompt": f"Tell me of {what}.", "completions": k}
+        for i, (what, k) in enumerate(zip(("tea", "snow"), texts, strict=True))
+    ]
+    samples, out = write_jsonl(tmp_path / "s.jsonl", rows), tmp_path / "r.jsonl"
+    run = ["--input", samples, "--output", str(out), "--tie", "0.1"]
+    label.main([*run, "--labeler", f"scripted:{tiny_model}"])
+    said = capsys.readouterr().out
+    assert "2 rankings by the scripted labeler that reads the prompt, 2 with a preference" in said
+    assert "100 % of 4 pairs strict (a tie: scores less than 0.1 apart)" in said
+    ranked = load_rows(out).to_list()
+    judge = judge_of(f"scripted:{tiny_model}", "--labeler")
+    for row in ranked:
+        asked = [row["prompt"]] * len(row["completions"])
+        assert row["ranks"] == label.ranks_from_scores(judge(asked, row["completions"]), 0.1)
+        assert row["labeler"] == "scripted that reads the prompt"
+    assert ranked[0]["ranks"] == [1, 2, 3] and ranked[0]["quality"][2] < 3
+    record = json.loads((tmp_path / "r.jsonl.run").read_text())
+    assert record["labelers"] == ["scripted that reads the prompt"]
+    assert record["models"]["labeler"]["sha256"]
+    assert tiny_model not in out.read_text()
+    # each of the two may replace what the other wrote, and its rankings are comparisons
+    label.main([*run, "--labeler", "scripted"])
+    label.main([*run, "--labeler", f"scripted:{tiny_model}"])
+    made = tmp_path / "made"
+    comparisons.main(["--input", str(out), "--output_dir", str(made), "--validation", "0"])
+    assert "Ranked by: scripted that reads the prompt." in (made / "README.md").read_text()
+
+
+def test_only_a_scripted_labeler_ranks(tmp_path, tiny_model, capsys):
+    samples = write_jsonl(tmp_path / "s.jsonl", [{"prompt": "Hi", "completions": ["a", "b"]}])
+    run = ["--input", samples, "--output", tmp_path / "r.jsonl", "--labeler"]
+    for labeler, said in (
+        ("people", "--labeler people: must be scripted, or scripted:MODEL"),
+        (f"logprob:{tiny_model}", "must be scripted, or scripted:MODEL"),
+        ("scripted:", "names no model"),
+        ("scripted:/no/such", "--labeler scripted:/no/such: "),
+        ("Scripted", "must be scripted"),
+    ):
+        assert said in stops(label.main, [*run, labeler], capsys)
+        assert not (tmp_path / "r.jsonl").exists()

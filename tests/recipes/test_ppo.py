@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO, write_jsonl
+from conftest import REPO, make_model, save_model, write_jsonl
 from peft import PeftModel
 from ppo_tools import PROMPTS, flags, make_setup
 from transformers import AutoModelForCausalLM
@@ -184,3 +184,21 @@ def test_held_out_prompts_lie_where_the_flags_say(tmp_path):
     # a file's folder without that split gives none of its own rows
     with pytest.raises(UserError, match="no split 'validation' to evaluate on"):
         place(other)
+
+
+def test_judges_are_rewards_by_their_specs_and_another_model_is_another_run(setup, tmp_path):
+    asked, out = save_model(tmp_path / "asked"), tmp_path / "out"
+    specs = ["scripted", f"scripted:{asked}", f"logprob:{asked}"]
+    run = flags(setup, out, reward_funcs=specs, reward_weights=[1, 0, 1, 0])
+    cli(run)
+    log = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    names = {f"rewards/{name}" for name in ("scripted_reward", "scripted_reader", "logprob")}
+    assert names <= log[0].keys()
+    record = json.loads((out / "run.json").read_text())
+    assert record["adapters"]["reward_funcs scripted"]["sha256"]
+    cli(run)  # finished
+    make_model(seed=1).save_pretrained(asked)
+    with pytest.raises(SystemExit) as stop:
+        cli(run)
+    assert stop.value.code == 2
+    assert f"--reward_funcs scripted {asked} holds other files" in str(stop.value.__cause__)

@@ -94,6 +94,9 @@ def name_rewards(
     for function in as_functions(reward_funcs):
         name = name_of(function)
         if name in named:
-            raise UserError(f"two rewards are called {name!r}; rename one")
+            raise UserError(
+                f"two rewards are called {name!r}; rename one (a judge, which is called by its "
+                "kind: ask it in a function of your own)"
+            )
         named[name] = function
     return named
