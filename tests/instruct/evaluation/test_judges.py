@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -174,12 +175,14 @@ def test_a_wrong_spec_is_one_sentence_before_anything_is_scored(tiny_model, tmp_
         judge_of("reward:score", "--judge")
 
 
-def test_a_model_is_loaded_once_for_its_judges_until_all_let_go_of_it(tiny_model, monkeypatch):
+def test_a_model_is_loaded_once_for_its_judges_until_all_let_go_of_it(tmp_path, monkeypatch):
     from instruct import models
 
+    # of its own, so that no other test holds it
+    path = save_model(tmp_path, seed=7)
     loads, load = [], models.load_policy
     monkeypatch.setattr(models, "load_policy", lambda *a: loads.append(a) or load(*a))
-    reads, likely = judge_of(f"scripted:{tiny_model}", "--judge"), LogProb(tiny_model)
+    reads, likely = judge_of(f"scripted:{path}", "--judge"), LogProb(path)
     assert not loads  # not before it is asked
     first = reads(["Hi"], ["Yes."])
     likely(["Hi"], ["Yes."])
@@ -187,8 +190,9 @@ def test_a_model_is_loaded_once_for_its_judges_until_all_let_go_of_it(tiny_model
     reads.off()
     likely(["Hi"], ["Yes."])
     assert len(loads) == 1
+    model = weakref.ref(likely.loaded[0])
     likely.off()
-    assert not list(judges._shared.values())
+    assert model() is None
     assert reads(["Hi"], ["Yes."]) == first and len(loads) == 2
 
 
