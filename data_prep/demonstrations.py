@@ -7,8 +7,9 @@ Reads rows with `prompt` and `completion` (text or messages; paper, section 3.2)
 docs/formats.md. A row whose `prompt_id` is in `--prompts` goes to that prompt's split, so a
 demonstration never comes from a test user; a row without `prompt_id` (labelers wrote both sides)
 goes to train or validation by a stable hash of its prompt. Writes `{train,validation}.jsonl` with
-`prompt, completion, source, category` and `report.json` with every row accounted for and the
-coverage table.
+`prompt, completion, source, category` (and `tools`, `chat_template_kwargs` of rows that have them:
+the prompt is rendered with them) and `report.json` with every row accounted for and the coverage
+table.
 
 `--judge SPEC --min_score X` keeps the answers that a judge (instruct/evaluation/judges.py) likes:
 in the paper, who writes demonstrations also ranks, and SFT is a step towards one taste.
@@ -38,7 +39,7 @@ from instruct.rows.row_checks import is_blank
 from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
 from instruct.run.folders import atomic_folder, claim
 from instruct.run.run_record import write_record
-from instruct.tokens import as_text
+from instruct.tokens import FOR_TEMPLATE, as_text
 
 SPLITS = ("train", "validation")
 JUDGED = 2000  # rows that a judge is asked of at once: answers of similar length share a batch
@@ -108,7 +109,11 @@ class Collected:
             return
         prompts = [row["prompt"] for row, _ in self.waiting]
         texts = [as_text(row["completion"]) for row, _ in self.waiting]
-        scores = scores_of(self.judge, f"--judge {self.args.judge}", prompts, texts)
+        rows = [row for row, _ in self.waiting]
+        # a user's own function takes what it names
+        taken = FOR_TEMPLATE if judge_model(self.args.judge) else ()
+        columns = {key: [row.get(key) for row in rows] for key in taken}
+        scores = scores_of(self.judge, f"--judge {self.args.judge}", prompts, texts, **columns)
         for (row, split), score in zip(self.waiting, scores, strict=True):
             if score < self.args.min_score:
                 self.removed["below_min_score"] += 1
@@ -186,6 +191,8 @@ def as_demonstration(row: dict, source: str, said: str | None) -> dict:
         "completion": [{"role": "assistant", "content": completion}],
         "source": source,
         "category": said or category(prompt[-1]["content"]),
+        # other columns are nothing that a later step reads
+        **{key: row[key] for key in FOR_TEMPLATE if row.get(key) is not None},
     }
 
 

@@ -310,7 +310,8 @@ def draw(
 
     torch.manual_seed(seed)
     drawn = generate_ids(model, tokenizer, prompts, args.max_new_tokens, source.temperature, copies)
-    return [decode_completion(tokenizer, row) for row in drawn]
+    asked = [prompt for prompt in prompts for _ in range(copies)]
+    return [decode_completion(tokenizer, *pair) for pair in zip(drawn, asked, strict=True)]
 
 
 def as_sample(row: dict, outputs: list[Output]) -> dict:

@@ -35,7 +35,7 @@ from instruct.residual_dropout import check_in_layers, config_changes
 from instruct.reward_checks import check_base, check_model, check_output_layer, untrained
 from instruct.reward_files import adapter_config, reward_head, reward_tokenizer, with_adapter
 from instruct.run.folders import MODEL_FILES, atomic_folder
-from instruct.tokens import encode_completion, encode_prompts, load_tokenizer
+from instruct.tokens import encode_pairs, load_tokenizer
 from instruct.turns import agree_on_end
 
 
@@ -378,12 +378,8 @@ class RewardModel:
             UserError: not two lists of one length.
         """
         check_lists(prompts, completions)
-        asked = encode_prompts(self.tokenizer, prompts, columns)
-        rows = [
-            prompt + encode_completion(self.tokenizer, completion)
-            for prompt, completion in zip(asked, completions, strict=True)
-        ]
-        scores = self.score_ids(rows, batch_size)
+        pairs = encode_pairs(self.tokenizer, prompts, completions, columns)
+        scores = self.score_ids([prompt + completion for prompt, completion in pairs], batch_size)
         return checked_scores(scores, "the reward model", completions)
 
 

@@ -1,26 +1,45 @@
 """The token contract: every step trains on and scores `prompt ids + completion ids + end`.
 
-TRL renders prompt and completion through the chat template together; templates that write something
-after the end token (SmolLM2's adds a newline) would then be trained and scored on a token no model
-ever samples. Here the prompt is rendered as TRL renders it, the completion is the assistant's
-words, and the sequence ends in the token that ends a turn (`instruct/turns.py`), which the
-tokenizer that is saved calls eos.
+Both are rendered through the chat template together, as TRL does it, so that whatever a template
+writes between its generation prompt and the assistant's words is trained and scored (Mistral a
+blank, Qwen3 an empty thought). The sequence ends in the token that ends a turn
+(`instruct/turns.py`), which the tokenizer that is saved calls eos; TRL also trains what a template
+writes after it (SmolLM2's a newline), which no model ever samples.
 Padding is always told by lengths, never by comparing ids with pad: pad = eos (GPT-2) is harmless.
 """
 
-import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from instruct.conversations import content_of
 from instruct.errors import UserError
 from instruct.hub import ask_hub
 from instruct.processes import is_main_process
+from instruct.rendering import (  # noqa: F401  (messages are half of the contract)
+    FOR_TEMPLATE,
+    MORE_THAN_WORDS,
+    RENDERED,
+    Asked,
+    answer_text,
+    as_messages,
+    as_text,
+    for_template,
+    named,
+    render_prompt,
+)
 from instruct.run.fingerprints import JINJA
-from instruct.turns import has_ended, settle_trained_end, turn_end, up_to_end
+from instruct.turns import (
+    around_answer,
+    has_ended,
+    settle_trained_end,
+    turn_end,
+    up_to_end,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # For a base model that comes without a chat template; stored with every model the recipes save.
 DEFAULT_CHAT_TEMPLATE = (
@@ -31,12 +50,6 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Assistant:\n' }}{% endif %}"
 )
-# Columns of a row that its prompt's template takes, in the order of `encode_prompt`.
-FOR_TEMPLATE = ("tools", "chat_template_kwargs")
-# Keys of a message that templates render.
-RENDERED = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
-TOOL_CALLS = ("tool_calls", "function_call")
-MORE_THAN_WORDS = (*TOOL_CALLS, "reasoning_content", "thinking")
 # Special tokens that stand for no text, so that padding with one of them can mean nothing else.
 PAD_CANDIDATES = (
     "<|endoftext|>",
@@ -143,121 +156,6 @@ def _settle_pad(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 ################
-# Messages
-################
-
-
-def as_messages(prompt: str | list[dict]) -> list[dict]:
-    """A text prompt is one user message; of messages, parts with text become one text."""
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    in_parts = [isinstance(m, dict) and isinstance(m.get("content"), list) for m in prompt]
-    return [
-        {**message, "content": content_of(message)} if parts else message
-        for message, parts in zip(prompt, in_parts, strict=True)
-    ]
-
-
-def as_text(completion: str | list[dict]) -> str:
-    """The words of a completion: text, or the content of its messages."""
-    if isinstance(completion, str):
-        return completion
-    # the call of a tool has none
-    return "".join(content_of(m) for m in completion if m.get("content") is not None)
-
-
-def answer_text(completion: str | list[dict]) -> str:
-    """The words of a completion that is text or one assistant message.
-
-    Raises:
-        UserError: several messages, or more in it than words (tool calls, reasoning).
-    """
-    if isinstance(completion, str):
-        return completion
-    if not isinstance(completion, list) or not all(isinstance(m, dict) for m in completion):
-        raise UserError("a completion must be text or a list of messages")
-    if len(completion) != 1:
-        raise UserError(
-            f"a completion of {len(completion)} messages; it must be one assistant message "
-            "(earlier turns belong to the prompt)"
-        )
-    more = [key for key in MORE_THAN_WORDS if completion[0].get(key)]
-    if more:
-        raise UserError(f"a completion with {more[0]}; only its text could be trained")
-    return content_of(completion[0])
-
-
-def for_template(message: dict) -> dict:
-    """A message as templates take it: text as content, nothing that is null."""
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise UserError("a message must have a role and a content")
-    given = filled(message)
-    # a call of a tool may come without words
-    if "content" not in given and any(given.get(key) for key in TOOL_CALLS):
-        return given
-    return {**given, "content": content_of(message)}
-
-
-def filled(value):
-    """A JSON value without the keys that are null: Arrow gives a row the keys of all others."""
-    if isinstance(value, list):
-        return [filled(item) for item in value]
-    if isinstance(value, dict):
-        return {key: filled(item) for key, item in value.items() if item is not None}
-    return value
-
-
-def _tools_of(tools: str | list | None) -> list | None:
-    """A row's `tools`: JSON schemas, or one JSON text of them; None where it has none."""
-    if isinstance(tools, str):
-        try:
-            tools = json.loads(tools) if tools.strip() else None
-        except json.JSONDecodeError as error:
-            raise UserError(f"`tools` is no JSON ({error.msg})") from error
-    if not isinstance(tools, list | None):
-        raise UserError("`tools` must be a list of JSON schemas")
-    # templates write their text about tools even for none
-    return filled(tools) if tools else None
-
-
-def render_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str | list[dict],
-    tools: str | list | None = None,
-    chat_template_kwargs: dict | None = None,
-) -> str:
-    """The text of a prompt, as TRL renders it: one that ends in an assistant's message is
-    continued, any other gets its generation prompt.
-
-    Raises:
-        UserError: an empty prompt, or what the chat template refuses.
-    """
-    if not isinstance(prompt, str | list):
-        raise UserError("a prompt must be text or a list of messages")
-    messages = [for_template(message) for message in as_messages(prompt)]
-    if not messages or not messages[-1].get("content", "").strip():
-        raise UserError("an empty prompt: every prompt needs at least one non-blank message")
-    tools, named = _tools_of(tools), chat_template_kwargs or {}
-    if not isinstance(named, dict):
-        raise UserError("`chat_template_kwargs` must be an object")
-    continued = messages[-1]["role"] == "assistant"
-    try:
-        return tokenizer.apply_chat_template(
-            messages,
-            tools=tools,
-            add_generation_prompt=not continued,
-            continue_final_message=continued,
-            tokenize=False,
-            **filled(named),
-        )
-    # templates are people's code, and raise what they like
-    except Exception as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        roles = ", ".join(message["role"] for message in messages)
-        raise UserError(f"the chat template refuses this prompt (roles: {roles}): {why}") from error
-
-
-################
 # Ids
 ################
 
@@ -266,7 +164,7 @@ def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str | list[dict],
     tools: str | list | None = None,
-    chat_template_kwargs: dict | None = None,
+    chat_template_kwargs: str | dict | None = None,
 ) -> list[int]:
     """Prompt ids, see `render_prompt`. `prompt` is text (one user message) or messages."""
     text = render_prompt(tokenizer, prompt, tools, chat_template_kwargs)
@@ -301,41 +199,126 @@ def encode_prompts(
     where: str = "",
 ) -> list[list[int]]:
     """Ids of several prompts; `columns` as by `template_columns`, `where` is the file."""
-    columns = columns or {}
-    rows = ({"prompt": p, **{k: v[i] for k, v in columns.items()}} for i, p in enumerate(prompts))
-    place = f"{where}, row" if where else "prompt"
-    return [encode_prompt_of(tokenizer, row, f"{place} {n}") for n, row in enumerate(rows, 1)]
+    rows = _rows_of(prompts, columns, where)
+    return [encode_prompt_of(tokenizer, row, place) for row, place in rows]
 
 
-def template_columns(columns: Mapping[str, Sequence]) -> dict[str, list]:
+def _rows_of(
+    prompts: Sequence, columns: Mapping[str, Sequence] | None, where: str
+) -> Iterator[tuple[dict, str]]:
+    """(row, its place in a message) of each prompt."""
+    columns, place = columns or {}, f"{where}, row" if where else "prompt"
+    for i, prompt in enumerate(prompts):
+        yield {"prompt": prompt, **{k: v[i] for k, v in columns.items()}}, f"{place} {i + 1}"
+
+
+def template_columns(columns: "Mapping[str, Sequence] | Dataset") -> dict[str, list]:
     """Those of a dataset's columns that its prompts' template takes."""
-    return {key: columns[key][:] for key in FOR_TEMPLATE if key in columns}
+    # `in` of a Dataset looks for a row
+    there = getattr(columns, "column_names", columns)
+    return {key: columns[key][:] for key in FOR_TEMPLATE if key in there}
+
+
+def encode_answers(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str | list[dict],
+    completions: Sequence[str | list[dict]],
+    tools: str | list | None = None,
+    chat_template_kwargs: str | dict | None = None,
+) -> tuple[list[int], list[list[int]]]:
+    """Ids of a prompt, and of each of its completions as it follows it: what is trained and scored.
+
+    Together they are the conversation as TRL's SFTTrainer renders and cuts it into tokens, up to
+    the token that ends the turn. The prompt is always the one that is sampled from (as by
+    `encode_prompt`), so a completion begins with what the template writes between that and the
+    words. Where one token would span the two (a text that begins with a newline), they are cut
+    into tokens apart: no model samples such a token there.
+
+    Raises:
+        UserError: as `render_prompt` and `answer_text`.
+    """
+    conversation = Asked(tokenizer, prompt, tools, chat_template_kwargs)
+    asked, found = ids_of(tokenizer, conversation.opened), []
+    for completion in completions:
+        rest = conversation.answered(answer_text(completion))
+        # together: some tokenizers begin every text with a blank
+        whole = ids_of(tokenizer, conversation.opened + rest)
+        same = whole[: len(asked)] == asked
+        found.append(_ended(tokenizer, whole[len(asked) :] if same else ids_of(tokenizer, rest)))
+    return asked, found
+
+
+def encode_answers_of(
+    tokenizer: PreTrainedTokenizerBase, row: Mapping, completions: Sequence, where: str
+) -> tuple[list[int], list[list[int]]]:
+    """`encode_answers` of a row with `prompt`, `tools` and `chat_template_kwargs` if any.
+
+    Raises:
+        UserError: with `where` (file and row) before it.
+    """
+    with named(where):
+        columns = (row.get(key) for key in FOR_TEMPLATE)
+        return encode_answers(tokenizer, row["prompt"], completions, *columns)
+
+
+def encode_pairs(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence,
+    completions: Sequence,
+    columns: Mapping[str, Sequence] | None = None,
+    where: str = "",
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, completion ids) of each pair; `columns` and `where` as of `encode_prompts`."""
+    pairs = zip(_rows_of(prompts, columns, where), completions, strict=True)
+    found = (encode_answers_of(tokenizer, row, [answer], place) for (row, place), answer in pairs)
+    return [(prompt, answered[0]) for prompt, answered in found]
 
 
 def encode_completion(
     tokenizer: PreTrainedTokenizerBase, completion: str | list[dict]
 ) -> list[int]:
-    """Completion ids, always ending in the token that ends a turn."""
-    # on its own, as the policy would write it: no token spans prompt and completion
-    ids = ids_of(tokenizer, answer_text(completion))
+    """Ids of an answer's words alone and of the end of the turn: how long it is.
+
+    What is trained and scored may hold more before the words: `encode_answers`.
+    """
+    return _ended(tokenizer, ids_of(tokenizer, answer_text(completion)))
+
+
+def _ended(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     end = turn_end(tokenizer).trained
     # a text may bring it along
     return ids if ids[-1:] == [end] else [*ids, end]
 
 
-def decode_completion(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """The text of sampled ids: everything before the first end, special tokens left out."""
+def decode_completion(
+    tokenizer: PreTrainedTokenizerBase, ids: list[int], prompt: Sequence[int] | None = None
+) -> str:
+    """The text of sampled ids: everything before the first end, special tokens left out.
+
+    The joint (see `AroundAnswer`) is left out, too: with the words the template writes it again,
+    so a sampled answer is scored as the same ids. An answer that a model began without the joint
+    is scored with it, as all answers were that the reward model learned from.
+
+    Args:
+        prompt: ids that were sampled from; only after a generation prompt comes a joint. Default:
+            they end in one.
+    """
     ids = list(ids)
     # cut by id: `skip_special_tokens` would drop the end and keep what follows
     kept = up_to_end(ids, turn_end(tokenizer).ids)
     kept = kept[:-1] if has_ended(tokenizer, kept) else kept
-    return tokenizer.decode(kept, skip_special_tokens=True)
+    text = tokenizer.decode(kept, skip_special_tokens=True)
+    joint = _joint_after(tokenizer, prompt)
+    if joint and tokenizer.decode(kept).startswith(joint):
+        spoken = tokenizer.decode(ids_of(tokenizer, joint), skip_special_tokens=True)
+        return text.removeprefix(spoken)
+    return text
 
 
-@contextlib.contextmanager
-def named(where: str) -> Iterator[None]:
-    """What is refused in this block is told with `where`: a file and a row."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+def _joint_after(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int] | None) -> str:
+    around = around_answer(tokenizer)
+    if around is None or not around.joint or prompt is None:
+        return around.joint if around else ""
+    # a few more ids: where a text is cut into tokens depends on what stands before it
+    last = list(prompt)[-len(ids_of(tokenizer, around.opening)) - 2 :]
+    return around.joint if tokenizer.decode(last).endswith(around.opening) else ""

@@ -1,4 +1,5 @@
-"""Where an answer ends: which tokens end a turn, and which of them is trained. Decided here alone.
+"""Where an answer begins and ends: what a template writes around it, which tokens end a turn, and
+which of them is trained. Decided here alone.
 
 An instruct model may end its turn in another token than its tokenizer's eos: Gemma `<end_of_turn>`,
 Phi `<|end|>`, Llama 3 `<|eot_id|>`, Qwen's base under ChatML `<|im_end|>`. Three places name such
@@ -35,6 +36,52 @@ class TurnEnd(NamedTuple):
 
     trained: int
     ids: tuple[int, ...]
+
+
+class AroundAnswer(NamedTuple):
+    """What the chat template writes around an assistant's words.
+
+    Attributes:
+        opening: between what the user said and the answer, in a prompt with its generation prompt.
+        joint: between that and the words: Mistral's blank, Zephyr's newline, the channel of
+            gpt-oss, Qwen3's empty thought. Usually empty; the model is to write it itself.
+        tail: after the words.
+    """
+
+    opening: str
+    joint: str
+    tail: str
+
+
+def around_answer(tokenizer: PreTrainedTokenizerBase) -> AroundAnswer | None:
+    """What is written around an answer to one user's message; None where the template refuses a
+    conversation as plain as that, or leaves out what the assistant says."""
+    state = (tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
+    # asked for every row, as `turn_end` is
+    known = getattr(tokenizer, "known_around", None)
+    if known is None or known[0] != state:
+        known = tokenizer.known_around = (state, _around(tokenizer))
+    return known[1]
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> AroundAnswer | None:
+    asked = [{"role": "user", "content": QUESTION}]
+    # some want a system message
+    for first in ([], [{"role": "system", "content": "Answer."}]):
+        try:
+            prompt = tokenizer.apply_chat_template(
+                first + asked, tokenize=False, add_generation_prompt=True
+            )
+            answered = [*first, *asked, {"role": "assistant", "content": ANSWER}]
+            text = tokenizer.apply_chat_template(answered, tokenize=False)
+        # as in `closing_token`
+        except Exception:
+            continue
+        before, words, tail = text.rpartition(ANSWER)
+        if words:
+            joint = before[len(prompt) :] if before.startswith(prompt) else ""
+            return AroundAnswer(prompt.rpartition(QUESTION)[2], joint, tail)
+    return None
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase) -> TurnEnd:

@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
             check_prompts(model.config, [(f"{name}, this question", ids[0])], args.max_new_tokens)
             drawn = generate_ids(model, tokenizer, ids, args.max_new_tokens, args.temperature)
             # a model may write terminal control codes; they are shown, not carried out
-            answers[name] = plain(decode_completion(tokenizer, drawn[0]).strip())
+            answers[name] = plain(decode_completion(tokenizer, drawn[0], ids[0]).strip())
         print(side_by_side(answers, shutil.get_terminal_size().columns))
 
 

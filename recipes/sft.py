@@ -59,11 +59,9 @@ from instruct.runs import (
 )
 from instruct.tokens import (
     decode_completion,
-    encode_completion,
-    encode_prompt_of,
+    encode_answers_of,
     encode_prompts,
     load_tokenizer,
-    named,
     template_columns,
 )
 from instruct.trainers.pretraining import mix_in
@@ -147,15 +145,13 @@ def tokenize(
 ):
     """Demonstrations -> what SFTTrainer takes as tokenised: `input_ids` and `completion_mask`.
 
-    By the token contract (prompt + completion + end) instead of TRL's rendering of both together.
+    By the token contract (`instruct/tokens.py`): as TRL does it, up to the end of the answer.
     Rows longer than `max_length` are left out and counted; a cut one would teach not to end.
     """
 
     def encode(row, index):
         where = f"{name}, row {index + 1}"
-        prompt = encode_prompt_of(tokenizer, row, where)
-        with named(where):
-            completion = encode_completion(tokenizer, row["completion"])
+        prompt, (completion,) = encode_answers_of(tokenizer, row, [row["completion"]], where)
         row_is_kept = max_length is None or len(prompt + completion) <= max_length
         if limits is not None and row_is_kept:
             shorter = f"--max_length {limits.positions} leaves such rows out"
@@ -214,7 +210,7 @@ def mean_rewards(
         check_prompts(model.config, zip(names, ids, strict=True), new)
         # sampled, not greedy: PPO starts from the distribution, not its mode
         answers = generate_ids(model, tokenizer, ids, new)
-        texts = [decode_completion(tokenizer, a) for a in answers]
+        texts = [decode_completion(tokenizer, *pair) for pair in zip(answers, ids, strict=True)]
         scores = reward.score(prompts, texts, **columns)
         means[checkpoint.name] = sum(scores) / len(scores)
         print(

@@ -130,7 +130,7 @@ def _sample(
         # greedy decoding draws nothing, so it has no log-probabilities
         sums = [sum(row) for row in drawn.logprobs]
         for i, tokens, logprob in zip(batch, drawn.ids, sums, strict=True):
-            text = decode_completion(tokenizer, tokens)
+            text = decode_completion(tokenizer, tokens, ids[i])
             over = until is not None and until(tokens) is not None
             answers[i] = {
                 "completion": text if until is None else first_line(text),

@@ -36,7 +36,7 @@ from instruct.tokens import (
     as_messages,
     as_text,
     encode_completion,
-    encode_prompts,
+    encode_pairs,
     load_tokenizer,
     template_columns,
 )
@@ -60,9 +60,9 @@ OTHER_PROMPTS = (
 ################
 
 
-def answer_ids(tokenizer: PreTrainedTokenizerBase, completion: str | list[dict]) -> list[int]:
-    """Ids of an answer with the token that ends it, whatever blanks stand around its words."""
-    return encode_completion(tokenizer, answer_text(completion).strip())
+def words_of(completion: str | list[dict]) -> str:
+    """An answer without the blanks around its words."""
+    return answer_text(completion).strip()
 
 
 def log_likelihoods(
@@ -139,11 +139,15 @@ def fit_of(
     """
     check_lists(prompts, completions)
     columns = template_columns(columns or {})
-    asked = encode_prompts(tokenizer, prompts, columns)
-    others = encode_prompts(tokenizer, [other_prompt(prompt) for prompt in prompts], columns)
-    words = [answer_ids(tokenizer, completion)[:-1] for completion in completions]
-    some = [i for i, ids in enumerate(words) if ids]
-    pairs = [(ids[i], words[i]) for ids in (asked, others) for i in some]
+    words = [words_of(completion) for completion in completions]
+    # the joint of a template alone fits nothing
+    some = [i for i, text in enumerate(words) if encode_completion(tokenizer, text)[:-1]]
+    others = [other_prompt(prompt) for prompt in prompts]
+    pairs = []
+    for asked in (prompts, others):
+        ids = encode_pairs(tokenizer, asked, words, columns)
+        # without the end
+        pairs += [(prompt, answer[:-1]) for prompt, answer in (ids[i] for i in some)]
     found = log_likelihoods(model, pairs, what)
     fits = [0.0] * len(prompts)
     for i, own, other in zip(some, found[: len(some)], found[len(some) :], strict=True):
@@ -164,10 +168,10 @@ def mean_logprobs(
     Arguments and errors as of `fit_of`.
     """
     check_lists(prompts, completions)
-    asked = encode_prompts(tokenizer, prompts, template_columns(columns or {}))
-    answers = [answer_ids(tokenizer, completion) for completion in completions]
-    found = log_likelihoods(model, list(zip(asked, answers, strict=True)), what)
-    means = [total / len(ids) for total, ids in zip(found, answers, strict=True)]
+    words = [words_of(completion) for completion in completions]
+    pairs = encode_pairs(tokenizer, prompts, words, template_columns(columns or {}))
+    found = log_likelihoods(model, pairs, what)
+    means = [total / len(answer) for total, (_, answer) in zip(found, pairs, strict=True)]
     return checked_scores(means, what, completions)
 
 

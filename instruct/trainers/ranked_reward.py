@@ -28,7 +28,7 @@ from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics, strict_pairs
 from instruct.generation import base_of
 from instruct.ranking import as_ranking, key_of
-from instruct.tokens import encode_completion, encode_prompt_of, encode_prompts
+from instruct.tokens import encode_answers_of, encode_pairs
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.fused_lora import fuse_lora
 from instruct.trainers.resumable import Resumable
@@ -121,8 +121,8 @@ def encode_ranking(row: dict, tokenizer: PreTrainedTokenizerBase, where: str) ->
     `longest` (tokens of prompt and longest completion) and `length` (of all that is computed).
     """
     ranking = as_ranking(row, where)
-    prompt_ids = encode_prompt_of(tokenizer, {**row, "prompt": ranking["prompt"]}, where)
-    completion_ids = [encode_completion(tokenizer, c) for c in ranking["completions"]]
+    asked = {**row, "prompt": ranking["prompt"]}
+    prompt_ids, completion_ids = encode_answers_of(tokenizer, asked, ranking["completions"], where)
     lengths = [len(ids) for ids in completion_ids]
     labeler = row.get("labeler")
     # the text stays beside the ids: agreement of labelers compares it
@@ -352,17 +352,17 @@ class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
         """
         # `load_reward` would need whole weights, which sharded training does not have
         tokenizer = self.processing_class
-        asked = encode_prompts(tokenizer, prompts, columns, "demonstrations")
+        pairs = encode_pairs(tokenizer, prompts, completions, columns, "demonstrations")
         rows = [
             {
                 "prompt_ids": prompt,
-                "completion_ids": [encode_completion(tokenizer, completion)],
+                "completion_ids": [completion],
                 "ranks": [1],
                 "prompt_key": 0,
                 "labeler_key": -1,
                 "length": 0,
             }
-            for prompt, completion in zip(asked, completions, strict=True)
+            for prompt, completion in pairs
         ]
         scores = self.predict(Dataset.from_list(rows)).predictions
         checked_scores(scores[:, 0], "the reward model", completions)

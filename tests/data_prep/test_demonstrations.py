@@ -5,10 +5,12 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 from command_tools import stops
-from conftest import write_jsonl
+from conftest import CHATML, make_tokenizer, write_jsonl
 
 from data_prep import demonstrations
+from data_prep.formats.reader import read
 from instruct.files import load_rows, write_rows
+from instruct.tokens import encode_prompt_of
 
 
 def test_demonstrations_follow_their_prompts_split_and_leave_test_users_out(tmp_path):
@@ -187,3 +189,28 @@ def test_a_judge_and_its_bar_belong_together(tmp_path, capsys, tiny_model):
     demonstrations.main([*map(str, run), "--judge", f"logprob:{tiny_model}", "--min_score", "-99"])
     record = json.loads((tmp_path / "o" / "run.json").read_text())
     assert record["models"]["judge"]["sha256"] and record["flags"]["min_score"] == -99
+
+
+def test_what_the_prompts_template_takes_is_kept_and_read_by_sft(tmp_path):
+    tools = [[{"name": "weather"}], [{"name": "n", "zip": 1}], [], None]
+    given = [{"style": "terse"}, None, {"n": 1}, {}]
+    rows = [
+        {"prompt": f"Question {i}?", "completion": "Yes.", "tools": t, "chat_template_kwargs": k}
+        for i, (t, k) in enumerate(zip(tools, given, strict=True))
+    ]
+    argv = ["--input", write_jsonl(tmp_path / "answers.jsonl", rows), "--validation", "0"]
+    demonstrations.main([*argv, "--output_dir", str(tmp_path / "out")])
+    kept = read(tmp_path / "out" / "train.jsonl", "demonstrations")
+    tokenizer = make_tokenizer("{{ tools }}{{ style }}{{ n }}" + CHATML)
+    for row, tool, arguments in zip(kept, tools, given, strict=True):
+        asked = {"prompt": row["prompt"], "tools": tool, "chat_template_kwargs": arguments}
+        wanted = encode_prompt_of(tokenizer, asked, "a row")
+        assert encode_prompt_of(tokenizer, row, "a row") == wanted
+    # rows without them get no such column
+    argv = [
+        "--input",
+        write_jsonl(tmp_path / "plain.jsonl", [{"prompt": "Hi", "completion": "Yo"}]),
+    ]
+    demonstrations.main([*argv, "--validation", "0", "--output_dir", str(tmp_path / "plain")])
+    (plain,) = load_rows(tmp_path / "plain" / "train.jsonl").to_list()
+    assert list(plain) == ["prompt", "completion", "source", "category"]

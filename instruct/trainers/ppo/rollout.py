@@ -19,7 +19,7 @@ from instruct.checks.score_functions import ScoreFunction
 from instruct.generation import generate
 from instruct.models import RewardModel
 from instruct.reward_checks import tell_own_tokenizer
-from instruct.tokens import decode_completion, encode_completion, encode_prompts, template_columns
+from instruct.tokens import decode_completion, encode_pairs, template_columns
 from instruct.trainers.ppo.batches import by_length, token_batch
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.rewards import Rewards, name_rewards
@@ -139,7 +139,10 @@ class RolloutWorker:
 
         # 3. Score the texts
         started = time.perf_counter()
-        texts = [decode_completion(self.tokenizer, ids) for ids in sampled.responses]
+        texts = [
+            decode_completion(self.tokenizer, ids, prompt)
+            for ids, prompt in zip(sampled.responses, prompts, strict=True)
+        ]
         # a reward function takes the columns as TRL's GRPO hands them on; `completions` of samples
         # or rankings that serve as prompts are not those it is asked about
         ours = ("prompt", "prompt_ids", "completion", "completions")
@@ -310,9 +313,9 @@ class RolloutWorker:
         # by text, not by the sampled ids: the same text tokenised has the same score, and a reward
         # model rendered and cut its texts as its own tokenizer does
         tokenizer = self.shared.reward_tokenizer if role == "reward" else self.tokenizer
-        asked = encode_prompts(tokenizer, prompts, template_columns(columns))
-        answered = [encode_completion(tokenizer, text) for text in completions]
-        lengths = [len(p) + len(c) for p, c in zip(asked, answered, strict=True)]
+        pairs = encode_pairs(tokenizer, prompts, completions, template_columns(columns))
+        asked, answered = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+        lengths = [len(prompt) + len(answer) for prompt, answer in pairs]
         scores = [0.0] * len(lengths)
         with self._fast_weights(role):
             for chunk in self._chunks(lengths, even=True):
