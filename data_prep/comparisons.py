@@ -12,7 +12,10 @@ prompt, are all in one split.
 import argparse
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+
+from datasets import Dataset
 
 from data_prep.formats.flags import add_shape_flags
 from data_prep.formats.identifiers import identifier_of
@@ -43,13 +46,16 @@ class Collected:
 
     def __init__(self, validation: float):
         self.validation = validation
-        self.kept: dict[str, list[dict]] = {"train": [], "validation": []}
+        # of a million rows only the table is held
+        self.sources: list[tuple[Dataset, list[str | None]]] = []  # the split of each row
+        self.kept: Counter[str] = Counter(train=0, validation=0)
         self.pairs: Counter[str] = Counter()  # strict preferences, by split
         self.all_pairs = 0  # of all rankings, those that are left out among them
         self.equal_texts = 0  # pairs that are one text twice
         self.left_out: Counter[str] = Counter()
         self.misfits: Counter[str] = Counter()  # rows that are no ranking, by why
         self.read_as: dict[str, str] = {}
+        self.labelers: set[str] = set()
         self.total = 0
         self.used = 0
 
@@ -60,30 +66,36 @@ class Collected:
         self.used += reading.used
         self.misfits.update(reading.misfits)
         # every row with the columns of all, each of one type
-        for (place, _), row in zip(reading.rows, reading.dataset(), strict=True):
-            self.add(row, place)
+        rows, places = reading.dataset(), [place for place, _ in reading.rows]
+        reading.rows.clear()
+        splits = [self.add(row, place) for row, place in zip(rows, places, strict=True)]
+        self.sources.append((rows, splits))
 
-    def add(self, row: dict, where: str) -> None:
+    def add(self, row: dict, where: str) -> str | None:
+        """The split that a ranking is in; None where it is left out."""
         count = len(row["completions"])
         self.all_pairs += count * (count - 1) // 2
         self.equal_texts += equal_text_pairs(row["completions"])
         why = why_no_preference(row)
         if why:
             self.left_out[why] += 1
-            return
+            return None
         split = "validation" if in_validation(row, where, self.validation) else "train"
         self.pairs[split] += sum(a < b for a in row["ranks"] for b in row["ranks"])
-        self.kept[split].append(row)
+        self.kept[split] += 1
+        if row.get("labeler"):
+            self.labelers.add(str(row["labeler"]))
+        return split
 
-    def labelers(self) -> list[str]:
-        rows = [row for rows in self.kept.values() for row in rows]
-        return sorted({str(row["labeler"]) for row in rows if row.get("labeler")})
+    def of_split(self, split: str) -> Iterator[dict]:
+        for rows, splits in self.sources:
+            yield from (row for row, its in zip(rows, splits, strict=True) if its == split)
 
     def report(self) -> dict:
         unfit = {"misfit": self.total - self.used} if self.total > self.used else {}
         return {
             "in": self.total,
-            "kept": {split: len(rows) for split, rows in self.kept.items()},
+            "kept": dict(self.kept),
             "pairs": dict(self.pairs),
             "all_pairs": self.all_pairs,
             "removed": dict(self.left_out) | unfit,
@@ -138,12 +150,12 @@ def write_comparisons(collected: Collected, args: argparse.Namespace, record: di
     """`run.json`, the splits, `report.json` and the card, whole or not at all."""
     report = collected.report()
     with atomic_folder(args.output_dir, **OURS, changed=args.overwrite_output_dir) as beside:
-        write_record(beside, {**record, "labelers": collected.labelers() or None})
-        for split, rows in collected.kept.items():
-            if rows:
-                write_rows(beside / f"{split}.jsonl", rows)
+        write_record(beside, {**record, "labelers": sorted(collected.labelers) or None})
+        for split, count in collected.kept.items():
+            if count:
+                write_rows(beside / f"{split}.jsonl", collected.of_split(split))
         write_json(beside / "report.json", report)
-        card = dataset_card(report, collected.labelers())
+        card = dataset_card(report, sorted(collected.labelers))
         (beside / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -169,9 +181,11 @@ def main(argv: list[str] | None = None) -> None:
     for source in args.input:
         collected.add_all(read_rankings(source, format=args.format, columns=args.columns))
     if not collected.kept["train"]:
+        held_out = collected.kept["validation"]
+        why = f"all {held_out} are held out; give more, or a lower --validation"
         raise UserError(
             f"{', '.join(args.input)}: no ranking with a preference is left "
-            f"({dict(collected.left_out)} left out)"
+            f"({why if held_out else f'{dict(collected.left_out)} left out'})"
         )
     write_comparisons(collected, args, record)
     print(f"{args.output_dir}: {collected.report()}")

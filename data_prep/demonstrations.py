@@ -70,7 +70,7 @@ class Collected:
         self.total += reading.total
         if reading.misfits:
             self.removed["malformed"] += reading.total - reading.used
-        for where, row in reading.rows:
+        for where, row in reading.taken():
             self.add(row, source, where)
         self.settle()
 

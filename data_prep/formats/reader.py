@@ -45,6 +45,12 @@ class Reading:
         """The columns of all rows, as they first come."""
         return list(dict.fromkeys(name for _, row in self.rows for name in row))
 
+    def taken(self) -> Iterator[tuple[str, dict]]:
+        """(file and row, row) of each, which are let go of as they are read."""
+        self.rows.reverse()
+        while self.rows:
+            yield self.rows.pop()
+
     def dataset(self) -> "Dataset":
         """The rows as a Dataset with the columns of all.
 
@@ -112,10 +118,13 @@ def read_rows(
     Raises:
         UserError: nothing there, no known format, or no row that fits it.
     """
-    placed = list(placed_source(source, split, name))
-    if not placed:
+    places, rows = [], []
+    for place, row in placed_source(source, split, name):
+        places.append(place)
+        rows.append(row)
+    if not rows:
         raise UserError(f"{source}: no rows")
-    rows = with_columns([row for _, row in placed], column_names(columns), source)
+    rows = with_columns(rows, column_names(columns), source)
     found = find_format(source, kind, rows, format)
     reading = Reading(str(source), found, total=len(rows))
     reading.text_prompts = sum(isinstance(row.get("prompt"), str) for row in rows)
@@ -123,7 +132,7 @@ def read_rows(
     unfit: dict[int, UserError] = {}
     for members, made in _converted(found, rows):
         # the last is what was ranked or answered; a thread's first rows are in several
-        place = placed[members[-1]][0]
+        place = places[members[-1]]
         if not isinstance(made, UserError):
             used.update(members)
             reading.rows += [(place, row) for row in made]
@@ -133,7 +142,7 @@ def read_rows(
         unfit.update(dict.fromkeys(members, made))
     reading.used = len(used)
     # a row may be in several groups, of which one fits
-    _sum_up(reading, [(placed[i][0], why) for i, why in sorted(unfit.items()) if i not in used])
+    _sum_up(reading, [(places[i], why) for i, why in sorted(unfit.items()) if i not in used])
     return reading
 
 
@@ -167,6 +176,8 @@ def with_columns(rows: list[dict], names: Mapping[str, str], source: str | Path)
     Raises:
         UserError: no row has such a column.
     """
+    if not names:
+        return rows
     there = dict.fromkeys(name for row in rows for name in row)
     for ours, theirs in names.items():
         if theirs not in there:
@@ -224,8 +235,8 @@ def _slug(name: str) -> str:
 def _converted(
     form: Format, rows: list[dict]
 ) -> Iterator[tuple[list[int], list[dict] | UserError]]:
-    """(indices of rows, the rows made of them, or why none)."""
-    groups: Iterable = form.gather(rows) if form.gather else (([i], r) for i, r in enumerate(rows))
+    """(indices of rows, the rows made of them, or why none); lets go of rows that are read."""
+    groups: Iterable = form.gather(rows) if form.gather else _taken(rows)
     for members, row in groups:
         if isinstance(row, Misfit):
             yield members, row
@@ -239,6 +250,13 @@ def _converted(
             yield members, misfit
             continue
         yield members, found
+
+
+def _taken(rows: list[dict]) -> Iterator[tuple[list[int], dict]]:
+    """Each row by itself, taken out of the list: a million of them twice is a gigabyte."""
+    for i in range(len(rows)):
+        row, rows[i] = rows[i], {}
+        yield [i], row
 
 
 def _check_characters(rows: list[dict]) -> None:

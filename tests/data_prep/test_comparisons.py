@@ -58,6 +58,14 @@ def test_bad_rankings_are_named(tmp_path, capsys, row, sentence):
     assert sentence in error and "r.jsonl" in error and not (tmp_path / "c").exists()
 
 
+def test_a_file_of_which_all_is_held_out_is_told_so(tmp_path, capsys):
+    file = write_jsonl(tmp_path / "r.jsonl", [ranking([1, 2])])
+    argv = ["--input", file, "--output_dir", tmp_path / "c", "--validation", "0.999"]
+    assert "all 1 are held out; give more, or a lower --validation" in stops(
+        comparisons.main, argv, capsys
+    )
+
+
 @pytest.mark.parametrize("user", [0, 7, "x"])
 def test_all_rankings_of_a_user_are_in_one_split_also_of_user_0(tmp_path, user):
     rows = [ranking([1, 2], prompt=f"Question {i}") for i in range(2)]
