@@ -59,6 +59,7 @@ class Collected:
         self.removed: Counter[str] = Counter()
         self.of_source: Counter[tuple[str, str]] = Counter()  # kept, by (source, split)
         self.total = 0
+        self.used = self.made = 0  # rows that fit, and demonstrations in them: of trees, several
         self.named = 0  # rows with a prompt_id
         # those that nothing but the judge may remove yet, with their split
         self.waiting: list[tuple[dict, str]] = []
@@ -68,6 +69,8 @@ class Collected:
         """Keeps the rows of a source, or counts why not."""
         reading = read_rows(source, "demonstrations", **shape_of(self.args))
         self.total += reading.total
+        self.used += reading.used
+        self.made += len(reading.rows)
         if reading.misfits:
             self.removed["malformed"] += reading.total - reading.used
         for where, row in reading.taken():
@@ -205,6 +208,9 @@ def write_demonstrations(collected: Collected, record: dict) -> None:
         "removed": dict(collected.removed),
         "coverage": coverage(collected.kept["train"]),
     }
+    if collected.made != collected.used:
+        # so that rows in can be told from what is counted above
+        report["rows"] = {"used": collected.used, "made": collected.made}
     with atomic_folder(args.output_dir, **OURS, changed=args.overwrite_output_dir) as beside:
         write_record(beside, record)
         for split, rows in collected.kept.items():

@@ -40,11 +40,16 @@ CONTENT_KEYS = ("content", "value", "text")
 CONVERSATION_COLUMNS = (
     "messages", "conversation", "conversations", "dialog", "dialogue", "turns", "chat", "data",
 )  # fmt: skip
-QUESTION_COLUMNS = ("instruction", "question", "query", "input", "text")
+QUESTION_COLUMNS = ("instruction", "question", "query", "input", "inputs", "text")
 ABOUT_COLUMNS = ("input", "context")
+# Both turns of a round in one object: Capybara, MOSS.
+ROUNDS = (("input", "output"), ("human", "assistant"), ("user", "assistant"))
 # A name of a role that may be told: others could be a person's number or address.
 TELLABLE = re.compile(r"[A-Za-z][A-Za-z _-]{0,28}[0-9]{0,2}")
-MARKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
+MARKERS = {
+    "Human:": re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*"),
+    "### Human:": re.compile(r"### (Human|Assistant):[ \t]*"),  # Guanaco
+}
 
 
 def messages_of(value: Any) -> list[dict]:
@@ -67,7 +72,8 @@ def messages_of(value: Any) -> list[dict]:
     if all(isinstance(turn, str) for turn in value):
         speakers = ("user", "assistant")
         return [{"role": speakers[i % 2], "content": turn} for i, turn in enumerate(value)]
-    messages = [_named(message, number) for number, message in enumerate(value, 1)]
+    turns = [turn for one in value for turn in _turns_of(one)]
+    messages = [_named(message, number) for number, message in enumerate(turns, 1)]
     if fault := fault_of("completion", messages):
         raise UserError(fault)
     return [{**m, "role": role_of(m["role"])} for m in messages]
@@ -123,20 +129,31 @@ def content_of(message: dict) -> str:
 
 
 def marked_turns(text: str) -> list[dict] | None:
-    """The turns of a text that begins with `Human:`; None of any other text.
+    """The turns of a text that begins with `Human:` or `### Human:`; None of any other text.
 
     `Assistant:` with nothing behind it is where the answer goes, no turn.
     """
     text = text.lstrip()
-    if not text.startswith("Human:"):
+    marker = next((MARKERS[begins] for begins in MARKERS if text.startswith(begins)), None)
+    if marker is None:
         return None
     # what stands before the first marker is nothing
-    names, texts = (MARKER.split(text)[first::2] for first in (1, 2))
+    names, texts = (marker.split(text)[first::2] for first in (1, 2))
     turns = [
         {"role": role_of(name), "content": said.strip()}
         for name, said in zip(names, texts, strict=True)
     ]
     return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
+
+
+def _turns_of(value: Any) -> list:
+    """A message by itself, or the two of a round."""
+    if isinstance(value, dict) and not any(key in value for key in ROLE_KEYS):
+        for asked, answered in ROUNDS:
+            if isinstance(value.get(asked), str) and isinstance(value.get(answered), str):
+                user = {"role": "user", "content": value[asked]}
+                return [user, {"role": "assistant", "content": value[answered]}]
+    return [value]
 
 
 def _named(message: Any, number: int) -> Any:

@@ -20,6 +20,7 @@ PROMPT_COLUMNS = (
     "question",
     "query",
     "input",
+    "inputs",
     "history",
     "context",
     "trajectory",

@@ -7,20 +7,26 @@ from typing import Any
 
 from data_prep.formats.misfit import Misfit
 from data_prep.formats.prompt_shapes import (
+    READ_FOR_CONVERSATION,
     conversation_of,
+    has_conversations,
     has_marked_prompt,
     has_question,
     messages_in,
     our_prompt,
 )
-from instruct.conversations import messages_of
+from instruct.conversations import marked_turns, messages_of
 from instruct.errors import UserError
 from instruct.pairs import READ_FOR_PROMPT, prompt_of
 from instruct.rows.row_checks import fault_of
 from instruct.tokens import answer_text
 
-ANSWERS = ("completion", "response", "answer", "output", "target")
+ANSWERS = ("completion", "response", "answer", "output", "target", "targets", "generation")
+# Whether people liked an answer, in files for KTO: TRL's name, LLaMA-Factory's.
+LIKED = ("label", "kto_tag")
+THUMBS = {"true": True, "false": False}
 READ_OF_ANSWERED = (*READ_FOR_PROMPT, *ANSWERS)
+READ_OF_THUMBS = (*READ_FOR_CONVERSATION, *READ_OF_ANSWERED, *LIKED)
 
 
 ################
@@ -42,6 +48,13 @@ def has_alpaca(columns: set[str], first_rows: list[dict]) -> bool:
     return "instruction" in columns and not columns.isdisjoint(ANSWERS)
 
 
+def has_thumbs(columns: set[str], first_rows: list[dict]) -> bool:
+    """Answers that people liked and answers that they did not, as for KTO."""
+    said = [row[name] for name in LIKED for row in first_rows if row.get(name) is not None]
+    answered = has_answer(columns, first_rows) or has_conversations(columns, first_rows)
+    return answered and bool(said) and all(str(one).lower() in THUMBS for one in said)
+
+
 def has_marked_answer(columns: set[str], first_rows: list[dict]) -> bool:
     """A `prompt` with `Human:` before what the user says, and its answer."""
     return has_answer(columns, first_rows) and has_marked_prompt(columns, first_rows)
@@ -50,7 +63,7 @@ def has_marked_answer(columns: set[str], first_rows: list[dict]) -> bool:
 def has_marked_text(columns: set[str], first_rows: list[dict]) -> bool:
     """One text with `Human:` and `Assistant:` before each turn."""
     texts = [row["text"] for row in first_rows if isinstance(row.get("text"), str)]
-    return any("\n\nAssistant:" in t and t.lstrip().startswith("Human:") for t in texts)
+    return any(len(marked_turns(text) or ()) > 1 for text in texts)
 
 
 ################
@@ -62,6 +75,20 @@ def prompt_completion(row: dict) -> dict:
     """A row of ours: a text is what somebody said, whatever stands in it."""
     prompt = our_prompt(row)
     return {"prompt": prompt, "completion": answer(row.get("completion"), "completion")}
+
+
+def liked(row: dict) -> dict:
+    """An answer that people liked; one that they did not is nothing to learn."""
+    column = next((name for name in LIKED if row.get(name) is not None), LIKED[0])
+    thumb = THUMBS.get(str(row.get(column)).lower())
+    if not thumb:
+        missing = f"{column!r} does not say whether people liked this answer"
+        raise Misfit(
+            f"{column!r} is false: people did not like this answer" if thumb is False else missing
+        )
+    if any(row.get(name) is not None for name in ANSWERS):
+        return answered(row)
+    return dialogue(row)
 
 
 def only_answer(row: dict) -> dict:
@@ -133,9 +160,12 @@ def answer(value: Any, column: str) -> list[dict]:
         return [{"role": "assistant", "content": value}]
     try:
         messages = messages_of(value)
-        words = answer_text(messages)
     except UserError as error:
         raise Misfit(f"{column!r} {error}") from error
+    try:
+        words = answer_text(messages)
+    except UserError as error:
+        raise Misfit(f"{column!r}: {error}") from error
     if messages[0]["role"] != "assistant":
         raise Misfit(f"{column!r} is said by {messages[0]['role']!r}, not by the assistant")
     return [{"role": "assistant", "content": words}]

@@ -43,6 +43,9 @@ def rankings(row: dict) -> dict:
 @misfits
 def samples(row: dict) -> dict:
     """K outputs to one prompt, as `data_prep.sample` writes them."""
+    labels = row.get("labels")
+    if isinstance(labels, list) and any(isinstance(label, bool) for label in labels):
+        raise Misfit("its `completions` are the steps of one answer, each with one of `labels`")
     return {
         "prompt": asked_of(row.get("prompt")),
         "completions": answers_in(row.get("completions")),

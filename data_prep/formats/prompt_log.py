@@ -226,10 +226,7 @@ def shape_of(rows: list[dict], form: LogFormat) -> tuple[str, LogFormat]:
 
     By the file, not by the row: one prompt that is a JSON list may be what somebody asked.
     """
-    values = [row.get(form.prompt) for row in rows]
-    texts = [value for value in values if isinstance(value, str) and value.strip()]
-    marked = any(marked_turns(text) for text in texts)
-    listed = bool(texts) and all(listed_turns(text) for text in texts)
+    marked, listed = _talks(rows, form.prompt)
     columns = dict.fromkeys(column for row in rows for column in row)
     if form.messages is None and form.prompt in columns:
         names = {"HH prompts": marked, "prompts in JSON lists": listed}
@@ -244,7 +241,18 @@ def shape_of(rows: list[dict], form: LogFormat) -> tuple[str, LogFormat]:
         return "prompts", form
     if "role" in columns:
         return "messages, one a row", dataclasses.replace(form, prompt=column, role="role")
-    return f"questions ({column})", dataclasses.replace(form, prompt=column)
+    # a whole dialogue as text is no prompt: its answers would be asked
+    return f"questions ({column})", dataclasses.replace(
+        form, prompt=column, in_text=any(_talks(rows, column))
+    )
+
+
+def _talks(rows: list[dict], column: str) -> tuple[bool, bool]:
+    """Whether a column holds texts with markers before their turns; whether all are JSON lists."""
+    values = [row.get(column) for row in rows]
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    marked = any(marked_turns(text) for text in texts)
+    return marked, bool(texts) and all(listed_turns(text) for text in texts)
 
 
 def prompts_of(row: dict, form: LogFormat) -> list[LoggedPrompt]:

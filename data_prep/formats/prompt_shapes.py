@@ -130,6 +130,9 @@ def conversation_of(row: dict, read: Callable[[Any, str], list[dict]]) -> list[d
     if column is None:
         raise Misfit(f"no {conversation_column(set(row))!r}")
     messages = read(row[column], column)
+    # a template's rendering, say: one would ask or learn the whole of it
+    if isinstance(row[column], str) and messages == [{"role": "user", "content": row[column]}]:
+        raise Misfit(f"{column!r} is text, expected a list of messages")
     system = next((row[name] for name in SYSTEM_COLUMNS if row.get(name)), None)
     if isinstance(system, str) and messages[0]["role"] != "system":
         return [{"role": "system", "content": system}, *messages]

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FIRST_ROWS = 100  # rows that a format is told by; a column of theirs may be empty in the first
+# what a file of another kind is, and is for
+READ_BY = {
+    "rankings": "which data_prep.comparisons and recipes/reward.py read",
+    "demonstrations": "which data_prep.demonstrations and recipes/sft.py read",
+    "samples": "which data_prep.label reads",
+}
 TOLD = 5  # misfits that are told one by one
 # Columns that a format makes; a row's own of that name do not ride along.
 OURS = ("prompt", "completion", "completions", "ranks", "read_as")
@@ -216,9 +222,12 @@ def find_format(
             return one
     ours = next(f for f in known if f.ours).reads
     missing = ", ".join(repr(name) for name in ours if name not in columns)
+    others = (f for f in FORMATS if f.kind in READ_BY and f.kind != kind)
+    other = next((f for f in others if f.looks_like(set(columns), rows[:FIRST_ROWS])), None)
+    looks = f"; it looks like {other.name}, {READ_BY[other.kind]}" if other else ""
     raise UserError(
         f"{source}: no column {missing}; it has {', '.join(map(repr, columns))}, which is no known "
-        f"shape of {kind}: name them by --columns {ours[0]}=THEIRS, or a shape by --format"
+        f"shape of {kind}{looks}: name them by --columns {ours[0]}=THEIRS, or a shape by --format"
     )
 
 

@@ -106,6 +106,13 @@ FORMATS = (
         gather=oasst.best_siblings,
     ),
     Format(
+        "KTO",
+        "demonstrations",
+        demonstration_shapes.READ_OF_THUMBS,
+        demonstration_shapes.has_thumbs,
+        demonstration_shapes.liked,
+    ),
+    Format(
         "HH prompts and answers",
         "demonstrations",
         demonstration_shapes.READ_OF_ANSWERED,

@@ -214,3 +214,14 @@ def test_what_the_prompts_template_takes_is_kept_and_read_by_sft(tmp_path):
     demonstrations.main([*argv, "--validation", "0", "--output_dir", str(tmp_path / "plain")])
     (plain,) = load_rows(tmp_path / "plain" / "train.jsonl").to_list()
     assert list(plain) == ["prompt", "completion", "source", "category"]
+
+
+def test_rows_of_which_several_come_are_told_apart_from_what_came(tmp_path):
+    reply = {"role": "assistant", "text": "Water.", "replies": []}
+    more = {"role": "prompter", "text": "And rain?", "replies": [reply]}
+    tree = {"role": "prompter", "text": "What is snow?", "replies": [{**reply, "replies": [more]}]}
+    file = write_jsonl(tmp_path / "trees.jsonl", [{"prompt": tree}, {"prompt": reply}])
+    demonstrations.main(["--input", file, "--output_dir", str(tmp_path / "d")])
+    report = json.loads((tmp_path / "d" / "report.json").read_text())
+    assert report["in"] == 2 and report["removed"] == {"malformed": 1}
+    assert report["rows"] == {"used": 1, "made": 2} and sum(report["kept"].values()) == 2

@@ -9,6 +9,7 @@ import faulthandler
 import io
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -71,6 +72,24 @@ def call(main: Callable, argv: list) -> Ended:
     assert good, f"{argv}\nexit code {code}\n{ended.err[-2000:]}\n{trace[-4000:]}"
     assert "Traceback" not in ended.err, ended.err[-4000:]
     return ended
+
+
+# formats of which a row makes several of ours, or several make one
+SEVERAL = ("OpenAssistant trees", "OpenAssistant messages", "an answer a row", "PandaLM")
+
+
+def rows_used(ended: Ended, path: str, rows: int) -> int | None:
+    """How many rows of a file were used; every other one was told.
+
+    Returns:
+        None where that is not the number of rows made of them.
+    """
+    read = rf"^{re.escape(path)}: read as: (.+), (\d+) of (\d+) rows"
+    name, used, total = re.findall(read, ended.out, re.M)[0]
+    one_by_one = len(re.findall(rf"^{re.escape(path)}, \w+ \d+: ", ended.out, re.M))
+    more = sum(map(int, re.findall(rf"^{re.escape(path)}: (\d+) more do not", ended.out, re.M)))
+    assert int(total) == rows == int(used) + one_by_one + more, ended.out
+    return None if name in SEVERAL else int(used)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import fuzz_files as files
-from fuzz_calls import Ended, call, flags, fresh_folder
+from fuzz_calls import Ended, call, flags, fresh_folder, rows_used
 from hypothesis import strategies as st
 from prompt_tools import adds_up
 
@@ -91,7 +91,11 @@ def check_demonstrations(source: files.Source, split: files.Source | None, argv:
 
 def read_report(folder: Path) -> dict:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert report["in"] == sum(report["kept"].values()) + sum(report["removed"].values())
+    out = sum(report["kept"].values()) + sum(report["removed"].values())
+    # of a tree come several, of a thread's messages one
+    rows = report.get("rows", {})
+    several = rows["made"] - rows["used"] if "made" in rows else 0
+    assert report["in"] + several == out
     return report
 
 
@@ -110,8 +114,13 @@ def check_comparisons(source: files.Source, argv: list[str]) -> None:
         ended = call(comparisons.main, ["--input", given, "--output_dir", folder / "out", *argv])
         nothing_but_input(folder, ended, source.name)
         if ended.code == 0:
-            report = read_report(folder / "out")
+            report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
+            misfits = sum(report["rows"]["misfits"].values())
+            assert report["in"] == report["rows"]["used"] + misfits
             assert source.rows is None or report["in"] == source.rows
+            # where one row is one ranking
+            if source.rows and rows_used(ended, given, source.rows) is not None:
+                read_report(folder / "out")
             check_splits(folder / "out", report["kept"])
 
 
@@ -149,7 +158,8 @@ def check_sample(
     source: files.Source, answers: files.Source | None, output: str, argv: list[str], model: str
 ) -> None:
     with fresh_folder() as folder:
-        run = ["--model_name_or_path", model, "--input", source.write(folder)]
+        given = source.write(folder)
+        run = ["--model_name_or_path", model, "--input", given]
         run += ["--output", folder / output, "--max_new_tokens", "3", "--num_outputs", "2"]
         if answers:
             argv = [*argv, "--answers", answers.write(folder)]
@@ -161,7 +171,8 @@ def check_sample(
             drawn = load_rows(folder / output, columns=["prompt", "completions"])
             too_long = int(re.search(r"(\d+) prompts too long", ended.out)[1])
             limited = answers or any(a.startswith("--limit") for a in argv)
-            assert source.rows is None or limited or len(drawn) + too_long == source.rows
+            used = rows_used(ended, given, source.rows) if source.rows else None
+            assert used is None or limited or len(drawn) + too_long == used
 
 
 # --- embedded -------------------------------------------------------------------------------------

@@ -164,7 +164,12 @@ def rows(draw, row: st.SearchStrategy, most: int = 6) -> list[dict]:
 @st.composite
 def sources(draw, row: st.SearchStrategy, stem: str = "rows") -> Source:
     """One file of rows, most of them whole and of a format that is read."""
-    found = draw(rows(row))
+    return draw(written(draw(rows(row)), stem))
+
+
+@st.composite
+def written(draw, found: list[dict], stem: str = "rows") -> Source:
+    """These rows as a file."""
     ending = draw(st.sampled_from(["jsonl", "jsonl", *ENDINGS]))
     content, count = encode(found, ending), len(found)
     kind = draw(st.sampled_from(["whole"] * 12 + ["damage"] * 3 + ["harmless"] * 2 + ["name"]))

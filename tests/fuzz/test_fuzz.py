@@ -13,9 +13,10 @@ import pytest
 from fuzz_calls import fuzz
 from fuzz_data import DATA_PREP
 from fuzz_recipes import RECIPES, make_reward
+from fuzz_shapes import OTHERS_SHAPES
 
 FEW, MANY = 4, 200
-COMMANDS = DATA_PREP | RECIPES
+COMMANDS = DATA_PREP | RECIPES | OTHERS_SHAPES
 SEED = 14  # of the few: the same in every run
 
 

@@ -2,13 +2,11 @@
 
 import json
 import re
-import shlex
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from conftest import REPO
+from page_tools import PAGE, Shape
 from prompt_tools import adds_up, rows_of
 
 from data_prep.formats.reader import read_rows
@@ -17,41 +15,6 @@ from instruct.files import read_jsonl
 
 ASKED = [{"role": "user", "content": "What is snow?"}]
 GOOD, BAD = "Water.", "Stones."
-ROW = re.compile(r"\| ([\w -]+) \| (`\{.*`) \| `python -m ([\w.]+) ([^`|]*)` \|")
-
-
-class Shape(NamedTuple):
-    """A row of the page."""
-
-    kind: str
-    name: str
-    rows: list[dict]
-    module: str
-    flags: list[str]
-
-
-def shapes() -> list[Shape]:
-    found, kind = [], ""
-    for line in (REPO / "docs" / "formats.md").read_text(encoding="utf-8").splitlines():
-        kind = line[4:].lower() if line.startswith("### ") else kind
-        if row := ROW.fullmatch(line):
-            name, shape, module, flags = row.groups()
-            rows = objects("".join(re.findall("`([^`]*)`", shape)))
-            found.append(Shape(kind, name, rows, module, shlex.split(flags)))
-    return found
-
-
-def objects(text: str) -> list[dict]:
-    """JSON objects one behind the other."""
-    found, decoder = [], json.JSONDecoder()
-    while text := text.lstrip():
-        row, end = decoder.raw_decode(text)
-        found.append(row)
-        text = text[end:]
-    return found
-
-
-PAGE = shapes()
 
 
 def test_page_and_code_name_the_same_formats():

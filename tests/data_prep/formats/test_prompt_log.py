@@ -52,3 +52,17 @@ def test_conversations(tmp_path, column, messages):
     assert "c1#1" not in {
         r["id"] for n in SPLITS for r in rows_of(tmp_path / "drop", n)
     }  # its history holds an address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\nHuman: What is snow?\n\nAssistant: Water.",
+        "### Human: What is snow?### Assistant: Water.",
+    ],
+)
+def test_of_a_dialogue_as_text_the_answer_is_no_part_of_the_prompt(tmp_path, text):
+    source = write_lines(tmp_path / "log.jsonl", [{"text": text}, {"text": "And rain?"}])
+    run(source, tmp_path / "out")
+    rows = [row for split in SPLITS for row in rows_of(tmp_path / "out", split)]
+    assert {row["prompt"] for row in rows} == {"What is snow?", "And rain?"}

@@ -60,6 +60,19 @@ DEMONSTRATIONS = [
     ("conversations", {"turns": ["Hi", "Hello", "And?", "No."]}, MORE),
     ("conversations", {"messages": json.dumps([USER, ANSWER])}, PAIR),
     ("HH dialogues", {"text": "\n\nHuman: Hi\n\nAssistant: Hello"}, PAIR),
+    ("HH dialogues", {"text": "### Human: Hi### Assistant: Hello"}, PAIR),
+    # Aya and FLAN, distilabel, Capybara, KTO
+    ("question and answer", {"inputs": "Hi", "targets": "Hello"}, PAIR),
+    ("Alpaca", {"instruction": "Hi", "generation": "Hello"}, PAIR),
+    (
+        "conversations",
+        {"conversation": [{"input": "Hi", "output": "Hello"}, {"input": "And?", "output": "No."}]},
+        MORE,
+    ),
+    ("conversations", {"conversation": [{"human": "Hi", "assistant": "Hello"}]}, PAIR),
+    ("KTO", {"prompt": [USER], "completion": [ANSWER], "label": True}, PAIR),
+    ("KTO", {"messages": [USER, ANSWER], "kto_tag": True}, PAIR),
+    ("KTO", {"prompt": "Hi", "completion": "Hello", "label": "true"}, PAIR),
     (
         "HH prompts and answers",
         {"prompt": "\n\nHuman: Hi\n\nAssistant:", "completion": " Hello"},
@@ -84,6 +97,8 @@ PROMPTS = [
     ("prompts", {"prompt": [USER, ANSWER]}, [USER, ANSWER]),
     ("questions", {"question": "Hi"}, [USER]),
     ("questions", {"text": "Hi"}, [USER]),
+    ("questions", {"inputs": "Hi", "targets": "Hello"}, [USER]),
+    ("questions", {"text": "### Human: Hi### Assistant: Hello"}, [USER]),
     ("questions", {"instruction": "Hi", "input": "you"}, [{**USER, "content": "Hi\n\nyou"}]),
     ("conversations", {"messages": [SYSTEM, USER, ANSWER]}, [SYSTEM, USER]),
     ("conversations", {"conversation": SHAREGPT}, [USER]),
@@ -123,6 +138,7 @@ MISFITS = [
     ({"messages": [USER, ANSWER, ANSWER]}, "ends in two turns of the assistant's"),
     ({"messages": [USER, {"role": "critic", "content": "x"}]}, "unknown role 'critic'"),
     ({"messages": None}, "no 'messages'"),
+    ({"messages": "USER: Hi\n\nASSISTANT: Hello"}, "'messages' is text, expected a list"),
     (
         {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]},
         "tool_calls; only its text",
@@ -137,6 +153,39 @@ def test_a_row_that_does_not_fit_is_told_and_counted(write, capsys, row, why):
     said = capsys.readouterr().out.splitlines()
     assert "rows.jsonl, line 2: " in said[0] and why in said[0]
     assert said[1].endswith("read as: conversations, 1 of 2 rows")
+
+
+def test_an_answer_that_people_did_not_like_is_not_learned(write, capsys):
+    rows = [{"prompt": "Hi", "completion": text, "label": text == "Good"} for text in ("Good", "")]
+    rows += [{"prompt": "Hi", "completion": "Who knows", "label": None}]
+    reading = read_rows(write(*rows), "demonstrations")
+    assert [row["completion"][0]["content"] for _, row in reading.rows] == ["Good"]
+    said = capsys.readouterr().out
+    assert "line 2: 'label' is false" in said and "line 3: 'label' does not say" in said
+    assert "read as: KTO, 1 of 3 rows" in said
+    # a label that is no thumb says nothing of the kind
+    named = [{**row, "label": "billing"} for row in rows]
+    assert read_rows(write(*named), "demonstrations").format.name == "prompt and completion"
+
+
+def test_steps_of_one_answer_are_no_outputs_to_rank(write):
+    row = {"prompt": "Hi", "completions": ["First,", "then"], "labels": [True, False]}
+    with pytest.raises(UserError, match="line 1: its `completions` are the steps of one answer"):
+        read(write(row), "samples")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "looks"),
+    [
+        ({"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: b"}, "prompts", "HH pairs"),
+        ({"chosen": "a", "rejected": "b"}, "demonstrations", "pairs"),
+        ({"instruction": "Hi", "output": "Hello"}, "rankings", "Alpaca"),
+        ({"prompt": "Hi", "completions": ["a", "b"]}, "demonstrations", "samples"),
+    ],
+)
+def test_rows_of_another_kind_are_told_as_what_they_are(write, row, kind, looks):
+    with pytest.raises(UserError, match=f"no known shape of {kind}; it looks like {looks}, which"):
+        read_rows(write(row), kind)
 
 
 def test_five_misfits_are_told_the_others_counted(write, capsys):
