@@ -94,7 +94,7 @@ def test_notebook_runs_top_to_bottom_and_continues(tmp_path, tiny_model):
         "ppo: KL from SFT",
         "prompt: What is",
         "base",
-        "win rate",
+        "preferred by",
     ):
         assert line in printed, line
     out = tmp_path / "out"

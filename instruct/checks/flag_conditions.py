@@ -5,11 +5,13 @@ is switched off: `use_peft: false` beside `lora_r: 16`, or `--eval_strategy no` 
 says how to evaluate.
 """
 
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from instruct.checks.flag_ranges import shown
 from instruct.errors import UserError
+from instruct.processes import is_main_process
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,7 @@ NEEDS = {
     "eval_steps": Needs("eval_strategy", ("steps",)),
     **dict.fromkeys(
         ("eval_delay", "eval_on_start", "eval_prompts", "eval_dataset", "best_max_kl",
-         "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
-         "early_stopping_patience"),
+         "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
         EVALUATED,
     ),
     "save_steps": Needs("save_strategy", ("steps",), off_by_default=False),
@@ -114,7 +115,7 @@ OF_STEP = {
 def check_conditions(
     step: str | None, given: dict, changed: dict, typed: Collection[str], in_file: Collection[str]
 ) -> None:
-    """Refuses a flag that does nothing beside the others.
+    """Refuses a flag that does nothing beside the others; says so where those are typed as off.
 
     Args:
         step: the recipe.
@@ -134,4 +135,10 @@ def check_conditions(
         off_on_purpose = other in {*typed, *in_file} and not _is_on(given[other])
         if flag not in typed and (off_on_purpose or other in typed):
             continue
-        raise UserError(f"--{flag} {shown(_plain(value))}: {needs.sentence(given)}")
+        sentence = f"--{flag} {shown(_plain(value))}: {needs.sentence(given)}"
+        # switched off by hand, in a command that has both: it is done as typed, and said
+        if other in typed and not _is_on(given[other]):
+            if is_main_process():
+                print(f"note: {sentence}", file=sys.stderr)
+            continue
+        raise UserError(sentence)

@@ -66,7 +66,7 @@ def test_yaml_or_flag_makes_no_difference_and_the_result_is_plain_json(tmp_path)
 
 def test_only_flags_that_change_the_result_are_recorded(tmp_path):
     one = make_record(tmp_path, "--logging_steps", "1", "--save_steps", "2", "--run_name", "a")
-    other = make_record(tmp_path, "--logging_steps", "9", "--hub_model_id", "you/name")
+    other = make_record(tmp_path, "--logging_steps", "9", "--run_name", "b")
     assert differences(one, other) == []
 
 
