@@ -138,6 +138,15 @@ def sniff(path: str | Path, opener: Callable[[], IO[bytes]] | None = None) -> Ra
     encoding = encoding_of(head, whole)
     text = head.decode(encoding, "replace")
     kind = _kind_of(text, named, without_packing(path).endswith(".json"), whole)
+    if kind in TABLES.values() and (kind == "parquet" or packing):
+        # its library would be handed text, or a stream that it cannot go back in
+        raise UserError(
+            f"{path}: cannot be read as {kind}: it does not begin as one; copy it anew, or give it "
+            "the ending of what it is"
+        )
+    if kind == "arrow":
+        # the oldest streams have no mark
+        return RawFile(str(path), kind, None, "utf-8", "", opener)
     if encoding == WINDOWS:
         _tell_once(
             f"{path}: not UTF-8 text; read as Windows-1252 (Latin-1). "
