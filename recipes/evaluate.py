@@ -17,13 +17,9 @@ Killed and run again, models that have answered are not asked again.
 import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
 import argparse
-import json
 import random
-import re
 import time
 from pathlib import Path
-
-from accelerate import PartialState
 
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of
@@ -32,24 +28,17 @@ from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.evaluation.answers import Model, all_answers
-from instruct.evaluation.collapse import checks_of, collapse_of, is_believed, rankings_of
-from instruct.evaluation.comparison import rate_against, summarize, win_rates
-from instruct.evaluation.modes import CHAT, FEW_SHOT, Asked, draw_examples, parse_asked
-from instruct.evaluation.panel import Judge, add_scores, fit_judge, panel_of
+from instruct.evaluation.comparison import compare
+from instruct.evaluation.folder import check_folder, write_run_record
+from instruct.evaluation.modes import FEW_SHOT, Asked, draw_examples, is_held_out, parse_asked
+from instruct.evaluation.panel import add_scores, fit_judge, panel_of, reward_judge
 from instruct.evaluation.report import base_of_run, write_report
 from instruct.evaluation.report_text import SHOWN_ANSWERS
-from instruct.models import RewardModel, load_reward
-from instruct.rows.splits import stem_of
 from instruct.run.data_runs import add_overwrite
-from instruct.run.fingerprints import data_identity, model_identity
-from instruct.run.folders import claim, report_in
-from instruct.run.run_record import check_step, read_record, versions, write_record
+from instruct.run.folders import claim
 from instruct.tokens import FOR_TEMPLATE
 
-# words in the name of a file of rows that nothing is trained on
-HELD_OUT = frozenset("validation valid val dev test eval evaluation heldout holdout".split())
 STEPS = ("prompts", "sft", "reward", "ppo")  # folders of a run
-REPORT = ("report.json", "report.md", "answers.jsonl")  # what it replaces in its output folder
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -148,143 +137,12 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
     return models
 
 
-def is_held_out(file: str) -> bool:
-    """Whether a file is, by its name, of another split than the training rows."""
-    words = re.split(r"[^a-z]+", stem_of(Path(file)).lower())
-    return Path(file).is_file() and not set(words).isdisjoint(HELD_OUT)
-
-
 def examples_of(asked: Asked, prompts: list[dict], seed: int) -> list[list[str]]:
     """The pairs of question and answer that a model is shown first: none but for `few_shot`."""
     if asked.mode != FEW_SHOT:
         return []
     rows = read(asked.file, "demonstrations", "train").to_list()
     return draw_examples(rows, prompts, asked.file, seed)
-
-
-################
-# The output folder
-################
-
-
-def check_folder(output_dir: Path) -> None:
-    """That nothing in the output folder is replaced but an earlier evaluation.
-
-    Raises:
-        UserError: it holds another command's run, or a report that this one did not write.
-    """
-    found = read_record(output_dir)
-    if found is not None:
-        return check_step(output_dir, found, "evaluate")
-    there = [name for name in REPORT if (output_dir / name).exists()]
-    # earlier versions of this repo wrote no run.json
-    is_ours = "answers.jsonl" in there and "win_rate" in report_in(output_dir)
-    if there and not is_ours:
-        raise UserError(
-            f"--output_dir {output_dir} holds {', '.join(there)}, which no evaluation wrote; "
-            "give another folder"
-        )
-
-
-def write_run_record(models: dict[str, Asked], args: argparse.Namespace) -> None:
-    """`run.json`: which models, on which prompts, with which flags."""
-    examples = {m.file: data_identity(m.file, "train") for m in models.values() if m.file}
-    left_out = ("models", "input", "output_dir", "overwrite_output_dir")
-    flags = {name: value for name, value in vars(args).items() if name not in left_out}
-    record = {
-        "step": "evaluate",
-        "models": {
-            name: {**model_identity(asked.path), "mode": asked.mode}
-            for name, asked in models.items()
-        },
-        "reward": model_identity(args.reward),
-        "data": {"input": data_identity(args.input, "test"), **examples},
-        "flags": json.loads(json.dumps(flags, default=str)),
-        "versions": versions(),
-    }
-    write_record(args.output_dir, record)
-
-
-def add_reward_scores(answers: dict[str, list[dict]], reward: RewardModel) -> None:
-    """Adds `reward`, the reward model's score, to every row."""
-    # only now: until here the device was for those who answer
-    reward.model.to(PartialState().device)
-    for found in answers.values():
-        columns = {key: [r[key] for r in found] for key in FOR_TEMPLATE if key in found[0]}
-        prompts, completions = ([r[key] for r in found] for key in ("prompt", "completion"))
-        scores = reward.score(prompts, completions, **columns)
-        for row, score in zip(found, scores, strict=True):
-            row["reward"] = score
-
-
-################
-# What they say of the models
-################
-
-
-def compare(
-    models: list[Model],
-    answers: dict[str, list[dict]],
-    judges: list[Judge],
-    users: list[str],
-    args: argparse.Namespace,
-) -> dict:
-    """Means, win rates by each judge, and whether the policy's is to be believed."""
-
-    def by(judge: Judge, tie: float) -> dict[str, dict]:
-        return win_rates(answers, users, lambda row: row["scores"][judge.name], tie)
-
-    modes = {model.name: model.asked.mode for model in models}
-    reference = args.reference if modes.get(args.reference) == CHAT else None
-    # the width of a tie is in the gold judge's own points
-    rates = {judge.name: by(judge, 0.0 if n else args.tie) for n, judge in enumerate(judges)}
-    result = {
-        "judge": judges[0].name,
-        "judges": {
-            judge.name: {
-                "spec": judge.spec,
-                "independent": judge.is_independent,
-                "win_rate": rates[judge.name],
-            }
-            for judge in judges
-        },
-        "reference": reference,
-        "models": {m.name: summarize(m, answers[m.name], users, reference) for m in models},
-        "win_rate": rates[judges[0].name],
-        "win_rate_by_reward_model": {},
-        # shorter wins, to see a judge that only likes brevity
-        "win_rate_shorter": win_rates(answers, users, lambda row: -row["tokens"]),
-    }
-    if args.reward:
-        result["win_rate_by_reward_model"] = win_rates(answers, users, lambda row: row["reward"])
-    if reference is not None and modes.get(args.policy) == CHAT:
-        collapse = collapse_of(result["models"], args.policy, reference, rankings_of(args.run_dir))
-        if collapse is not None:
-            holds = {check.key: check.holds for check in checks_of(collapse)}
-            result["collapse"] = {**collapse, "holds": holds, "believed": is_believed(collapse)}
-    result["baselines"] = baselines(models, result, args)
-    return result
-
-
-def baselines(models: list[Model], result: dict, args: argparse.Namespace) -> dict[str, dict]:
-    """The models that were not trained here, each with what the policy and SFT win against it.
-
-    Those asked without a template, and the same model asked by its own.
-    """
-    plain = {model.asked.path for model in models if model.asked.mode != CHAT}
-    return {
-        model.name: {
-            "mode": model.asked.mode,
-            "path": model.asked.path,
-            **{
-                f"{ours}_wins": rate_against(result["win_rate"], ours, model.name)
-                for ours in (args.reference, args.policy)
-                if ours in result["models"] and ours != model.name
-            },
-        }
-        for model in models
-        if model.asked.path in plain or model.name in ("base", "instruct")
-    }
 
 
 @command
@@ -296,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     started = time.monotonic()
     claim(args.output_dir)
     check_folder(args.output_dir)
-    reward = load_reward(args.reward) if args.reward else None
+    reward = reward_judge(args.reward) if args.reward else None
 
     # 1. The same prompts for every model
     prompts = held_out_prompts(args.input, args.limit, args.seed, **shape_of(args))
@@ -307,9 +165,7 @@ def main(argv: list[str] | None = None) -> None:
     shown = sorted(random.Random(args.seed).sample(range(len(prompts)), count))
     answers = all_answers(asked, prompts, shown, args)
     # 2. Judges; the learned reward beside the gold one: a gap is over-optimisation
-    add_scores(answers, judges, fit, args.output_dir)
-    if reward is not None:
-        add_reward_scores(answers, reward)
+    add_scores(answers, judges, fit, reward, args.output_dir)
 
     # 3. Win rates, intervals, and whether a win is one
     users = [row["user_id"] for row in prompts]

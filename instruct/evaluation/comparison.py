@@ -1,9 +1,13 @@
 """What answers of several models say of them: means, KL from a reference, win rates."""
 
+import argparse
 from collections.abc import Callable
 
 from instruct.evaluation.answers import Model
+from instruct.evaluation.collapse import checks_of, collapse_of, is_believed, rankings_of
 from instruct.evaluation.distinct import distinct2
+from instruct.evaluation.modes import CHAT
+from instruct.evaluation.panel import Judge
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
 
 
@@ -80,4 +84,74 @@ def rate_against(rates: dict[str, dict], ours: str, theirs: str) -> dict | None:
         "rate": 1 - entry["rate"],
         "low": 1 - entry["high"],
         "high": 1 - entry["low"],
+    }
+
+
+################
+# All of it
+################
+
+
+def compare(
+    models: list[Model],
+    answers: dict[str, list[dict]],
+    judges: list[Judge],
+    users: list[str],
+    args: argparse.Namespace,
+) -> dict:
+    """Means, win rates by each judge, and whether the policy's is to be believed."""
+
+    def by(judge: Judge, tie: float) -> dict[str, dict]:
+        return win_rates(answers, users, lambda row: row["scores"][judge.name], tie)
+
+    modes = {model.name: model.asked.mode for model in models}
+    reference = args.reference if modes.get(args.reference) == CHAT else None
+    # the width of a tie is in the gold judge's own points
+    rates = {judge.name: by(judge, 0.0 if n else args.tie) for n, judge in enumerate(judges)}
+    result = {
+        "judge": judges[0].name,
+        "judges": {
+            judge.name: {
+                "spec": judge.spec,
+                "independent": judge.is_independent,
+                "win_rate": rates[judge.name],
+            }
+            for judge in judges
+        },
+        "reference": reference,
+        "models": {m.name: summarize(m, answers[m.name], users, reference) for m in models},
+        "win_rate": rates[judges[0].name],
+        "win_rate_by_reward_model": {},
+        # shorter wins, to see a judge that only likes brevity
+        "win_rate_shorter": win_rates(answers, users, lambda row: -row["tokens"]),
+    }
+    if args.reward:
+        result["win_rate_by_reward_model"] = win_rates(answers, users, lambda row: row["reward"])
+    if reference is not None and modes.get(args.policy) == CHAT:
+        collapse = collapse_of(result["models"], args.policy, reference, rankings_of(args.run_dir))
+        if collapse is not None:
+            holds = {check.key: check.holds for check in checks_of(collapse)}
+            result["collapse"] = {**collapse, "holds": holds, "believed": is_believed(collapse)}
+    result["baselines"] = baselines(models, result, args)
+    return result
+
+
+def baselines(models: list[Model], result: dict, args: argparse.Namespace) -> dict[str, dict]:
+    """The models that were not trained here, each with what the policy and SFT win against it.
+
+    Those asked without a template, and the same model asked by its own.
+    """
+    plain = {model.asked.path for model in models if model.asked.mode != CHAT}
+    return {
+        model.name: {
+            "mode": model.asked.mode,
+            "path": model.asked.path,
+            **{
+                f"{ours}_wins": rate_against(result["win_rate"], ours, model.name)
+                for ours in (args.reference, args.policy)
+                if ours in result["models"] and ours != model.name
+            },
+        }
+        for model in models
+        if model.asked.path in plain or model.name in ("base", "instruct")
     }

@@ -19,12 +19,15 @@ from transformers import PreTrainedTokenizerBase
 from instruct.arguments import parse_models
 from instruct.errors import UserError
 from instruct.plain_text import one_line
+from instruct.rows.splits import stem_of
 from instruct.tokens import as_messages, as_text, encode_prompt_of
 from instruct.turns import turn_end
 
 CHAT, RAW, FEW_SHOT = "chat", "raw", "few_shot"
 WAYS = ":raw for the bare prompt, :few_shot=FILE for examples before it"
 EXAMPLES = 4  # pairs of question and answer before a question
+# words in the name of a file of rows that nothing is trained on
+HELD_OUT = frozenset("validation valid val dev test eval evaluation heldout holdout".split())
 LONGEST_EXAMPLE = 400  # characters of a pair: it is read again before every question
 QUESTION, ANSWER = "Question:", "Answer:"
 _NEW_LINE = re.compile(r"[\n\r\u2028\u2029]")
@@ -96,13 +99,14 @@ def _no_mode(name: str, value: str, mode: str) -> str:
 
 
 ################
-# Plain text
+# Examples
 ################
 
 
-def question_of(prompt: str | list[dict]) -> str:
-    """A prompt's words as plain text, a message after the other."""
-    return "\n".join(as_text([message]) for message in as_messages(prompt)).strip()
+def is_held_out(file: str) -> bool:
+    """Whether a file is, by its name, of another split than the training rows."""
+    words = re.split(r"[^a-z]+", stem_of(Path(file)).lower())
+    return Path(file).is_file() and not set(words).isdisjoint(HELD_OUT)
 
 
 def draw_examples(rows: list[dict], asked: list[dict], file: str, seed: int) -> list[list[str]]:
@@ -131,6 +135,16 @@ def draw_examples(rows: list[dict], asked: list[dict], file: str, seed: int) -> 
             f"answer, at most {LONGEST_EXAMPLE} characters, and no prompt or user of --input"
         )
     return random.Random(seed).sample(pairs, min(EXAMPLES, len(pairs)))
+
+
+################
+# Plain text
+################
+
+
+def question_of(prompt: str | list[dict]) -> str:
+    """A prompt's words as plain text, a message after the other."""
+    return "\n".join(as_text([message]) for message in as_messages(prompt)).strip()
 
 
 def plain_prompt(question: str, mode: str, examples: Sequence[Sequence[str]] = ()) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from instruct.checks.score_functions import ScoreFunction, scores_of
 from instruct.errors import UserError
 from instruct.evaluation.answers import keep
-from instruct.evaluation.judges import Fit, judge_model, judge_of
+from instruct.evaluation.judges import Fit, RewardJudge, judge_model, judge_of
 from instruct.evaluation.scripted import READER, SCRIPTED, spoken_name
 from instruct.hashes import hash_of
 from instruct.plain_text import check_name
@@ -16,13 +16,13 @@ from instruct.tokens import FOR_TEMPLATE
 
 # nothing is trained on it or filtered by it, so no policy was led to please it
 INDEPENDENT = "logprob"
-FIT = "fit"
+FIT, REWARD = "fit", "reward"  # columns of their own, from no judge of the panel
 # what else the report measures, in columns of their own
 MEASURED = (
     "the reward model", "reward model", "length alone (shorter wins)", "tokens", "ended",
     "distinct-2", "n",
 )  # fmt: skip
-FIT_NOTE = "\0fit"  # beside the judges' names, of which none can be this
+NOTE = "\0"  # before the names of those columns among the judges', of which none begins so
 
 
 class Judge(NamedTuple):
@@ -104,6 +104,17 @@ def fit_judge(path: str) -> Judge:
     return _judge(FIT, f"{FIT}:{path}", fit, path)
 
 
+def reward_judge(path: str) -> Judge:
+    """The reward model at `path`, in a column of its own beside the judges.
+
+    Raises:
+        UserError: no trained reward model there, in the words of every command that loads one.
+    """
+    reward = RewardJudge(path)
+    reward.check()
+    return _judge(REWARD, f"{REWARD}:{path}", reward, path)
+
+
 def _judge(name: str, spec: str, score: ScoreFunction, model: str | None) -> Judge:
     key = {
         "kind": getattr(score, "__qualname__", type(score).__qualname__),
@@ -119,15 +130,20 @@ def _judge(name: str, spec: str, score: ScoreFunction, model: str | None) -> Jud
 
 
 def add_scores(
-    answers: dict[str, list[dict]], judges: list[Judge], fit: Judge | None, output_dir: Path
+    answers: dict[str, list[dict]],
+    judges: list[Judge],
+    fit: Judge | None,
+    reward: Judge | None,
+    output_dir: Path,
 ) -> None:
-    """Adds `scores` {judge: number} and `gold`, the first judge's; `fit`, where it is asked for.
+    """Adds `scores` {judge: number}, `gold`, the first judge's, and `fit`, `reward` if asked for.
 
     Raises:
         UserError: a judge gives no finite numbers.
     """
     asked = [(judge, judge.name, f"--judge {judge.spec}") for judge in judges]
-    asked += [(fit, FIT_NOTE, "--fit_model")] if fit else []
+    asked += [(fit, NOTE + FIT, "--fit_model")] if fit else []
+    asked += [(reward, NOTE + REWARD, "--reward")] if reward else []
     # judges of one model share it: loaded once, and gone before the next
     for model in dict.fromkeys(judge.model for judge, _, _ in asked):
         ours = [entry for entry in asked if entry[0].model == model]
@@ -142,9 +158,10 @@ def add_scores(
     names = [judge.name for judge in judges]
     for row in (row for rows in answers.values() for row in rows):
         # not those that only an earlier run asked
-        row.pop(FIT, None)
-        if fit:
-            row[FIT] = row["scores"][FIT_NOTE]
+        for column, judge in ((FIT, fit), (REWARD, reward)):
+            row.pop(column, None)
+            if judge:
+                row[column] = row["scores"][NOTE + column]
         row["scores"] = {name: row["scores"][name] for name in names}
         row["gold"] = row["scores"][names[0]]
 

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+from conftest import make_tokenizer, save_model
+from transformers import AutoModelForSequenceClassification
 
 from instruct.errors import UserError
 from instruct.evaluation import panel
-from instruct.evaluation.panel import add_scores, fit_judge, panel_of
+from instruct.evaluation.panel import add_scores, fit_judge, panel_of, reward_judge
+from instruct.models import load_reward
 
 
 def lengths(prompts, completions):
@@ -73,7 +76,7 @@ def kept(folder) -> list[dict]:
 def test_scores_are_kept_and_asked_anew_of_another_judge(tmp_path, tiny_model, monkeypatch):
     answers = rows("a", "bcd")
     judges = panel_of([OURS, f"logprob:{tiny_model}"], ["length", "fit"])  # a name like any other
-    add_scores(answers, judges, fit_judge(tiny_model), tmp_path)
+    add_scores(answers, judges, fit_judge(tiny_model), None, tmp_path)
     first = answers["m"]
     assert [row["gold"] for row in first] == [1.0, 3.0]
     assert all(set(row["scores"]) == {"length", "fit"} for row in first)
@@ -82,17 +85,17 @@ def test_scores_are_kept_and_asked_anew_of_another_judge(tmp_path, tiny_model, m
     # 1. The same judges: nobody is asked
     again = {"m": kept(tmp_path)}
     monkeypatch.setattr(panel, "scores_of", nothing_new)
-    add_scores(again, judges, fit_judge(tiny_model), tmp_path)
+    add_scores(again, judges, fit_judge(tiny_model), None, tmp_path)
     assert again["m"] == first
     monkeypatch.undo()
     # 2. One of them under another name, and no fit: not those of earlier runs
     other = {"m": kept(tmp_path)}
-    add_scores(other, panel_of([OURS], ["long"]), None, tmp_path)
+    add_scores(other, panel_of([OURS], ["long"]), None, None, tmp_path)
     assert other["m"][0]["scores"] == {"long": 1.0} and "fit" not in other["m"][0]
     # 3. Another judge by the name of the first
     (judge,) = panel_of(["scripted"], ["length"])
     new = {"m": kept(tmp_path)}
-    add_scores(new, [judge], None, tmp_path)
+    add_scores(new, [judge], None, None, tmp_path)
     assert new["m"][0]["gold"] != 1.0
 
 
@@ -108,6 +111,25 @@ def test_judges_of_one_model_load_it_once_and_let_it_go(tmp_path, tiny_model, mo
     monkeypatch.setattr(models, "load_policy", load)
     specs = [f"scripted:{tiny_model}", OURS, f"logprob:{tiny_model}"]
     judges = panel_of(specs, None)
-    add_scores(rows("It is great.", "Tea"), judges, fit_judge(tiny_model), tmp_path)
+    add_scores(rows("It is great.", "Tea"), judges, fit_judge(tiny_model), None, tmp_path)
     assert loads == [tiny_model]
     assert judges[2].score._loaded is None
+
+
+def test_the_reward_model_is_a_column_of_its_own_and_asked_once(tmp_path, monkeypatch):
+    folder = tmp_path / "reward"
+    head = AutoModelForSequenceClassification.from_pretrained(save_model(folder), num_labels=1)
+    head.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    answers = rows("a", "bcd")
+    judges = panel_of([OURS, f"reward:{folder}"], None)
+    add_scores(answers, judges, None, reward_judge(str(folder)), tmp_path)
+    learned = load_reward(str(folder)).score([row["prompt"] for row in answers["m"]], ["a", "bcd"])
+    assert [row["reward"] for row in answers["m"]] == pytest.approx(learned)
+    assert all(row["reward"] == row["scores"][judges[1].name] for row in answers["m"])
+    monkeypatch.setattr(panel, "scores_of", nothing_new)
+    again = {"m": kept(tmp_path)}
+    add_scores(again, judges, None, reward_judge(str(folder)), tmp_path)
+    assert again == answers
+    with pytest.raises(UserError, match="/no/folder"):
+        reward_judge("/no/folder")

@@ -1,0 +1,51 @@
+"""The output folder of an evaluation: what may be replaced in it, and its `run.json`."""
+
+import argparse
+import json
+from pathlib import Path
+
+from instruct.errors import UserError
+from instruct.evaluation.modes import Asked
+from instruct.run.fingerprints import data_identity, model_identity
+from instruct.run.folders import report_in
+from instruct.run.run_record import check_step, read_record, versions, write_record
+
+REPORT = ("report.json", "report.md", "answers.jsonl")  # what is replaced
+
+
+def check_folder(output_dir: Path) -> None:
+    """That nothing in the output folder is replaced but an earlier evaluation.
+
+    Raises:
+        UserError: it holds another command's run, or a report that this one did not write.
+    """
+    found = read_record(output_dir)
+    if found is not None:
+        return check_step(output_dir, found, "evaluate")
+    there = [name for name in REPORT if (output_dir / name).exists()]
+    # earlier versions of this repo wrote no run.json
+    is_ours = "answers.jsonl" in there and "win_rate" in report_in(output_dir)
+    if there and not is_ours:
+        raise UserError(
+            f"--output_dir {output_dir} holds {', '.join(there)}, which no evaluation wrote; "
+            "give another folder"
+        )
+
+
+def write_run_record(models: dict[str, Asked], args: argparse.Namespace) -> None:
+    """`run.json`: which models, on which prompts, with which flags."""
+    examples = {m.file: data_identity(m.file, "train") for m in models.values() if m.file}
+    left_out = ("models", "input", "output_dir", "overwrite_output_dir")
+    flags = {name: value for name, value in vars(args).items() if name not in left_out}
+    record = {
+        "step": "evaluate",
+        "models": {
+            name: {**model_identity(asked.path), "mode": asked.mode}
+            for name, asked in models.items()
+        },
+        "reward": model_identity(args.reward),
+        "data": {"input": data_identity(args.input, "test"), **examples},
+        "flags": json.loads(json.dumps(flags, default=str)),
+        "versions": versions(),
+    }
+    write_record(args.output_dir, record)
