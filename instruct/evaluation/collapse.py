@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from instruct.run.data_runs import record_beside
+from instruct.run.fingerprints import content_of
 from instruct.run.run_record import read_record
 
 MAX_KL = 7.0  # nats per answer, from the reference
@@ -83,6 +84,19 @@ def rankings_of(run_dir: Path | None) -> dict:
         flags = json.loads(note.read_text(encoding="utf-8")).get("flags") or {}
         found["tie"] = flags.get("tie")
     return found
+
+
+def aimed_at(run_dir: Path | None) -> set[str]:
+    """Models whose log-probability the run filtered its data by, or learned from; by content."""
+    if run_dir is None:
+        return set()
+    filtered, learned = (read_record(run_dir / step) or {} for step in ("demonstrations", "ppo"))
+    by = str((filtered.get("flags") or {}).get("judge"))
+    found = [
+        (filtered.get("models") or {}).get("judge") if by.startswith("logprob:") else None,
+        (learned.get("adapters") or {}).get("reward_funcs logprob"),
+    ]
+    return {content_of(model) for model in found if model is not None}
 
 
 def collapse_of(

@@ -4,11 +4,18 @@ import argparse
 from collections.abc import Callable
 
 from instruct.evaluation.answers import Model
-from instruct.evaluation.collapse import checks_of, collapse_of, is_believed, rankings_of
+from instruct.evaluation.collapse import (
+    aimed_at,
+    checks_of,
+    collapse_of,
+    is_believed,
+    rankings_of,
+)
 from instruct.evaluation.distinct import distinct2
 from instruct.evaluation.modes import CHAT
 from instruct.evaluation.panel import Judge
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
+from instruct.run.fingerprints import content_of, model_identity
 
 
 def kl_from_reference(answers: list[dict]) -> float | None:
@@ -106,6 +113,9 @@ def compare(
 
     modes = {model.name: model.asked.mode for model in models}
     reference = args.reference if modes.get(args.reference) == CHAT else None
+    # whose log-probability the answers are drawn by, or were made to please
+    both = {m.asked.path for m in models if m.name in (args.reference, args.policy)}
+    aims = {content_of(model_identity(path)) for path in both} | aimed_at(args.run_dir)
     # the width of a tie is in the gold judge's own points
     rates = {judge.name: by(judge, 0.0 if n else args.tie) for n, judge in enumerate(judges)}
     result = {
@@ -113,12 +123,13 @@ def compare(
         "judges": {
             judge.name: {
                 "spec": judge.spec,
-                "independent": judge.is_independent,
+                "independent": judge.is_independent(aims),
                 "win_rate": rates[judge.name],
             }
             for judge in judges
         },
         "reference": reference,
+        "users": len(set(users)),
         "models": {m.name: summarize(m, answers[m.name], users, reference) for m in models},
         "win_rate": rates[judges[0].name],
         "win_rate_by_reward_model": {},

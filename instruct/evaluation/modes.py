@@ -11,6 +11,7 @@ model begins to ask the next question itself.
 import random
 import re
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,9 +60,19 @@ def parse_asked(pairs: list[str]) -> dict[str, Asked]:
     """The values of `--models`, `name=path` or `name=path:mode`, in the order they were typed.
 
     Raises:
-        UserError: as `parse_models`, or a mode that there is not.
+        UserError: as `parse_models`, a mode that there is not, or names whose pairs read alike.
     """
-    return {name: _asked(name, value) for name, value in parse_models(pairs).items()}
+    models = {name: _asked(name, value) for name, value in parse_models(pairs).items()}
+    pairs_named: dict[str, tuple[str, str]] = {}
+    for pair in permutations(models, 2):
+        key = "_vs_".join(pair)  # what a report calls them
+        other = pairs_named.setdefault(key, pair)
+        if other != pair:
+            raise UserError(
+                f"--models: {' and '.join(pair)}, {' and '.join(other)} are both the pair {key} "
+                "in a report; give one of them another name"
+            )
+    return models
 
 
 def _asked(name: str, value: str) -> Asked:

@@ -1,6 +1,7 @@
 """Judges side by side: what each says of every answer, kept with it. The first is the gold one."""
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from instruct.plain_text import check_name
 from instruct.run.fingerprints import content_of, model_identity, source_hash
 from instruct.tokens import FOR_TEMPLATE
 
-# nothing is trained on it or filtered by it, so no policy was led to please it
+# no step's aim where nobody says so
 INDEPENDENT = "logprob"
 FIT, REWARD = "fit", "reward"  # columns of their own, from no judge of the panel
 # what else the report measures, in columns of their own
@@ -41,9 +42,14 @@ class Judge(NamedTuple):
     model: str | None
     key: str
 
-    @property
-    def is_independent(self) -> bool:
-        return self.spec.partition(":")[0] == INDEPENDENT
+    def is_independent(self, aims: Collection[str] = ()) -> bool:
+        """Whether no policy was led to please it.
+
+        Args:
+            aims: models that are judged themselves or were a step's aim, by content.
+        """
+        is_free = self.spec.partition(":")[0] == INDEPENDENT
+        return is_free and content_of(model_identity(self.model)) not in aims
 
 
 def default_name(spec: str) -> str:

@@ -31,6 +31,9 @@ def headline(report: dict) -> str | None:
             f"The win rate of {policy} against {reference} ({found}) is not to be believed: "
             f"{'; '.join(broken)}."
         )
+    # drawn from one, the bootstrap has no spread: its interval is the rate itself
+    if report["users"] < 2:
+        return f"{policy} against {reference}: {found}, of one user: no interval, give more."
     if entry["low"] > 0.5:
         return f"{policy} beats {reference}: {found}."
     return f"{policy} does not beat {reference}: {found}."
@@ -55,7 +58,7 @@ def independent(report: dict) -> str | None:
     if not told:
         return (
             f"{policy} against {reference} by a judge that nothing was trained on or filtered by: "
-            "not asked, add logprob:MODEL to --judge."
+            f"not asked, add logprob:MODEL to --judge, MODEL neither {policy} nor {reference}."
         )
     return (
         f"{policy} against {reference} by a judge that nothing was trained on or filtered by: "

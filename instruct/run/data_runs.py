@@ -55,7 +55,9 @@ def record_of_data(
         models: {flag: folder or Hub id} of the models that it asks.
         labelers: who ranked, where that is known.
     """
-    named = {*UNRECORDED, *data, *(models or {})}
+    # a judge's spec says more than its model: what is asked of it
+    plain = {flag for flag, name in (models or {}).items() if getattr(args, flag, name) == name}
+    named = {*UNRECORDED, *data, *plain}
     flags = {flag: value for flag, value in vars(args).items() if flag not in named}
     return {
         "step": step,

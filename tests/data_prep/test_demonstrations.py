@@ -189,6 +189,8 @@ def test_a_judge_and_its_bar_belong_together(tmp_path, capsys, tiny_model):
     demonstrations.main([*map(str, run), "--judge", f"logprob:{tiny_model}", "--min_score", "-99"])
     record = json.loads((tmp_path / "o" / "run.json").read_text())
     assert record["models"]["judge"]["sha256"] and record["flags"]["min_score"] == -99
+    # what was asked of it, too
+    assert record["flags"]["judge"] == f"logprob:{tiny_model}"
 
 
 def test_what_the_prompts_template_takes_is_kept_and_read_by_sft(tmp_path):

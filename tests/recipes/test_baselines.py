@@ -104,6 +104,14 @@ def test_baselines_judges_and_what_a_win_has_to_show(
     assert "by a judge that nothing was trained on or filtered by" in text.replace("\\", "")
     assert f"talk to it: python recipes/chat.py --models sft={paths[2]} ppo={paths[1]}" in said
 
+    # a judge that is the policy or the reference is not independent of them
+    name = f"the log-probability by {paths[1].rpartition('/')[2]}"
+    both = ["--judge", "scripted", f"logprob:{paths[1]}", f"logprob:{paths[2]}"]
+    evaluate.main([*arguments, *both])
+    told = report_in(tmp_path)["judges"]
+    assert name in told and not any(judge["independent"] for judge in told.values())
+    evaluate.main([*arguments, *judges])
+
     # 5. Run again, nobody is loaded or asked, and nothing changes
     loads.clear()
     evaluate.main([*arguments, *judges])

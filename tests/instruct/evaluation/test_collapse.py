@@ -97,9 +97,9 @@ def test_win_rates_read_the_other_way_round():
 ################
 
 
-def report_of(tmp_path, kl: float, column: str = "ppo", fit: float = 1.9):
+def report_of(tmp_path, kl: float, column: str = "ppo", fit: float = 1.9, users: int = 24):
     """The report on recorded answers, liked by who likes an exclamation mark."""
-    users = [f"u{i}" for i in range(len(RECORDED))]
+    users = [f"u{i % users}" for i in range(len(RECORDED))]
     answers = {}
     for name, texts in (("sft", "sft"), ("ppo", column)):
         answers[name] = [
@@ -124,6 +124,7 @@ def report_of(tmp_path, kl: float, column: str = "ppo", fit: float = 1.9):
     judges = {"the cheerful": {"spec": "x:y", "independent": False, "win_rate": rates}}
     result = {
         "judge": "the cheerful", "judges": judges, "reference": "sft", "models": lines,
+        "users": len(set(users)),
         "win_rate": rates, "win_rate_by_reward_model": {}, "win_rate_shorter": rates,
         "collapse": collapse_of(lines, "ppo", "sft", {"strict_share": 0.6, "tie": 0.3}),
         "seconds": {"evaluate": 1.0},
@@ -156,3 +157,9 @@ def test_a_win_that_holds_is_one_and_the_terminal_says_where_to_go_on(tmp_path, 
     table = [text.split() for text in end if "by its chat template" in text]
     assert [row[0] for row in table] == ["sft", "ppo"]
     assert "a tie: scores less than 0.3 apart" in said and "logprob:MODEL" in said
+
+
+def test_one_user_is_no_win(tmp_path):
+    """Of one cluster the bootstrap's interval is a point, which lies above anything below it."""
+    first = report_of(tmp_path, kl=2.0, column="sft", fit=7.0, users=1)[2].replace("\\", "")
+    assert "of one user: no interval" in first and "beats" not in first

@@ -44,6 +44,12 @@ def test_modes_as_they_are_typed(typed, asked):
     assert parse_asked([typed]) == {"a": asked}
 
 
+def test_two_pairs_of_one_name_are_told():
+    assert len(parse_asked(["a=m", "b_vs_c=m", "c=m"])) == 3
+    with pytest.raises(UserError, match="are both the pair a_vs_b_vs_c in a report"):
+        parse_asked(["c=m", "b_vs_c=m", "a=m", "a_vs_b=m"])
+
+
 def test_what_is_there_is_meant(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("m:raw", "m:few_shot=f", "m:v2"):

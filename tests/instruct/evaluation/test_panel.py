@@ -8,8 +8,11 @@ from transformers import AutoModelForSequenceClassification
 
 from instruct.errors import UserError
 from instruct.evaluation import panel
+from instruct.evaluation.collapse import aimed_at
 from instruct.evaluation.panel import add_scores, fit_judge, panel_of, reward_judge
 from instruct.models import load_reward
+from instruct.run.fingerprints import model_identity
+from instruct.run.run_record import write_record
 
 
 def lengths(prompts, completions):
@@ -32,7 +35,7 @@ def test_judges_are_called_by_what_they_are(tiny_model):
         "the log-probability by llama",  # no path of this machine
         OURS,
     ]
-    assert [j.is_independent for j in panel_of(specs, None)] == [False, False, True, False]
+    assert [j.is_independent() for j in panel_of(specs, None)] == [False, False, True, False]
     older = panel_of(["data_prep.label:scripted_reward"], None)
     assert older[0].name == "the scripted labeler"
     assert [judge.name for judge in panel_of([OURS, "scripted"], ["a", "b"])] == ["a", "b"]
@@ -66,6 +69,22 @@ def test_a_fit_model_that_is_not_there():
 def rows(*texts) -> dict[str, list[dict]]:
     prompt = [{"role": "user", "content": "Tell me"}]
     return {"m": [{"model": "m", "prompt": prompt, "completion": text} for text in texts]}
+
+
+def test_a_judge_that_was_an_aim_is_not_independent(tmp_path, tiny_model):
+    (judge,) = panel_of([f"logprob:{tiny_model}"], None)
+    known = model_identity(tiny_model)
+    assert judge.is_independent(aimed_at(None) | aimed_at(tmp_path))
+    for step, record in (
+        ("demonstrations", {"flags": {"judge": "logprob:m"}, "models": {"judge": known}}),
+        ("ppo", {"adapters": {"reward_funcs logprob": known}}),
+    ):
+        write_record(tmp_path / step / step, record)
+        assert not judge.is_independent(aimed_at(tmp_path / step))
+    # another judge of that model looks at something else
+    record = {"flags": {"judge": "scripted:m"}, "models": {"judge": known}}
+    write_record(tmp_path / "demonstrations", record)
+    assert judge.is_independent(aimed_at(tmp_path))
 
 
 def kept(folder) -> list[dict]:
