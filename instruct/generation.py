@@ -323,6 +323,13 @@ def generate(
     return out
 
 
+def starts_from_cache(model: PreTrainedModel) -> bool:
+    """Whether a cache that was filled before can be cut, and have rows taken out or repeated."""
+    base = base_of(model)
+    # a recurrent state (Mamba) can not
+    return not getattr(base, "_is_stateful", False) and cache_argument(base) is not None
+
+
 def start_cache(
     model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, together: bool
 ) -> DynamicCache | None:
@@ -330,8 +337,7 @@ def start_cache(
     own.
     """
     base = base_of(model)
-    # a recurrent state (Mamba) cannot be cut or have rows taken out
-    if getattr(base, "_is_stateful", False) or cache_argument(base) is None:
+    if not starts_from_cache(model):
         return None
     # but the last: `generate` needs one token to go on from
     if ids.shape[1] > 1 and (copies > 1 or not together):

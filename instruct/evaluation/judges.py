@@ -12,13 +12,15 @@ A model is loaded at the first call, once for all judges that ask it, until they
 import gc
 import hashlib
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import selective_log_softmax
 
 from instruct.checks.model_limits import limits_of
 from instruct.checks.score_functions import ScoreFunction, check_lists, checked_scores
@@ -29,6 +31,7 @@ from instruct.evaluation.scripted import (
     scripted_reward,
     word_lists,
 )
+from instruct.generation import cache_argument, left_pad, start_cache, starts_from_cache
 from instruct.processes import is_main_process
 from instruct.run.fingerprints import content_of, model_identity
 from instruct.tokens import (
@@ -68,7 +71,9 @@ def words_of(completion: str | list[dict]) -> str:
 def log_likelihoods(
     model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], what: str
 ) -> list[float]:
-    """`completion_logprobs` in batches of similar length; a bar where it takes long.
+    """log p(completion ids | prompt ids) of each pair, in nats; a bar where it takes long.
+
+    A prompt of several pairs is computed once a batch, for all of them.
 
     Args:
         what: the judge, in a message.
@@ -83,17 +88,55 @@ def log_likelihoods(
     for number, (prompt, completion) in enumerate(pairs, 1):
         limits.check(prompt + completion, f"{what}, text {number}")
     totals = [0.0] * len(pairs)
-    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
+    counts = Counter(tuple(prompt) for prompt, _ in pairs)
+    # alone, or where no cache can be gone on from, a prompt costs one pass with its completion
+    can_share = starts_from_cache(model)
+    apart, shared = [], []
+    for i, (prompt, _) in enumerate(pairs):
+        (shared if can_share and counts[tuple(prompt)] > 1 else apart).append(i)
+    apart.sort(key=lambda i: sum(map(len, pairs[i])))
+    shared.sort(key=lambda i: (len(pairs[i][0]), pairs[i][0], len(pairs[i][1])))
     with tqdm(
         total=len(pairs), desc=what, delay=TOLD_AFTER, leave=False, disable=not is_main_process()
     ) as told:
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            found = completion_logprobs(model, [pairs[i] for i in rows], BATCH)
-            for i, total in zip(rows, found, strict=True):
-                totals[i] = total
-            told.update(len(rows))
+        for order, logprobs in ((apart, completion_logprobs), (shared, _after_shared_prompts)):
+            for start in range(0, len(order), BATCH):
+                rows = order[start : start + BATCH]
+                found = logprobs(model, [pairs[i] for i in rows])
+                for i, total in zip(rows, found, strict=True):
+                    totals[i] = total
+                told.update(len(rows))
     return totals
+
+
+@torch.no_grad()
+def _after_shared_prompts(
+    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]]
+) -> list[float]:
+    """`completion_logprobs` of one batch in which few prompts stand before many completions."""
+    prompts = list(dict.fromkeys(tuple(prompt) for prompt, _ in pairs))
+    ids, mask = left_pad(prompts, 0, model.device)
+    # of all but the prompts' last token, which predicts the first of a completion
+    cache = start_cache(model, ids, mask, copies=1, together=False)
+    which = torch.tensor([prompts.index(tuple(p)) for p, _ in pairs], device=model.device)
+    cache.batch_select_indices(which)
+    longest = max(len(completion) for _, completion in pairs)
+    new = torch.tensor(
+        [[p[-1], *c] + [0] * (longest - len(c)) for p, c in pairs], device=model.device
+    )
+    # padded on the right: what stands after a completion is seen by none of its tokens
+    whole = torch.cat([mask[which], torch.ones_like(new[:, 1:-1])], 1)
+    positions = (whole.cumsum(1) - 1).clamp(min=0)[:, -longest:]
+    logits = model(
+        input_ids=new[:, :-1],
+        attention_mask=whole,
+        position_ids=positions,
+        **{cache_argument(model): cache},
+    ).logits
+    logprobs = selective_log_softmax(logits.float(), new[:, 1:])
+    lengths = torch.tensor([len(c) for _, c in pairs], device=model.device)
+    real = torch.arange(longest, device=model.device) < lengths[:, None]
+    return logprobs.where(real, 0.0).sum(1, dtype=torch.float64).tolist()
 
 
 def other_prompt(prompt: str | list[dict]) -> list[dict]:
@@ -113,66 +156,6 @@ def other_prompt(prompt: str | list[dict]) -> list[dict]:
     other = OTHER_PROMPTS[number % len(OTHER_PROMPTS)]
     other = other if other in others else others[number % len(others)]
     return [*first, {"role": "user", "content": other}, *begun]
-
-
-def fit_of(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list,
-    completions: list,
-    what: str = "fit",
-    columns: Mapping[str, Sequence] | None = None,
-) -> list[float]:
-    """log p(answer | prompt) - log p(answer | another prompt), in nats, one number an answer.
-
-    Near 0 for what would be said to anybody. Summed over the answer's own tokens, without the end:
-    an answer of no tokens fits nothing, 0.
-
-    Args:
-        prompts: text or messages.
-        completions: text, or one assistant message each.
-        what: the judge, in a message.
-        columns: `tools` and `chat_template_kwargs` of each prompt, where there are any.
-
-    Raises:
-        UserError: not two lists of one length, a row the model cannot take, or no finite number.
-    """
-    check_lists(prompts, completions)
-    columns = template_columns(columns or {})
-    words = [words_of(completion) for completion in completions]
-    # the joint of a template alone fits nothing
-    some = [i for i, text in enumerate(words) if encode_completion(tokenizer, text)[:-1]]
-    others = [other_prompt(prompt) for prompt in prompts]
-    pairs = []
-    for asked in (prompts, others):
-        ids = encode_pairs(tokenizer, asked, words, columns)
-        # without the end
-        pairs += [(prompt, answer[:-1]) for prompt, answer in (ids[i] for i in some)]
-    found = log_likelihoods(model, pairs, what)
-    fits = [0.0] * len(prompts)
-    for i, own, other in zip(some, found[: len(some)], found[len(some) :], strict=True):
-        fits[i] = own - other
-    return checked_scores(fits, what, completions)
-
-
-def mean_logprobs(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list,
-    completions: list,
-    what: str = "logprob",
-    columns: Mapping[str, Sequence] | None = None,
-) -> list[float]:
-    """Mean log-probability, in nats, of a token of each answer, the end of the turn among them.
-
-    Arguments and errors as of `fit_of`.
-    """
-    check_lists(prompts, completions)
-    words = [words_of(completion) for completion in completions]
-    pairs = encode_pairs(tokenizer, prompts, words, template_columns(columns or {}))
-    found = log_likelihoods(model, pairs, what)
-    means = [total / len(answer) for total, (_, answer) in zip(found, pairs, strict=True)]
-    return checked_scores(means, what, completions)
 
 
 ################
@@ -240,16 +223,40 @@ class ModelJudge:
 
 
 class _CausalJudge(ModelJudge):
-    def check(self) -> None:
-        from peft import PeftConfig
+    """Of a causal LM, or an adapter."""
 
+    what: str  # it gives, in a message
+
+    def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
+        """One number a completion.
+
+        Args:
+            prompts: texts or messages.
+            completions: texts, or one assistant message each.
+            columns: `tools` and `chat_template_kwargs` of each prompt count; others do not.
+
+        Raises:
+            UserError: not two lists of one length, a row the model cannot take, or no finite
+                number.
+        """
+        check_lists(prompts, completions)
+        what = f"{self.what} by {self.path}"
+        words = [words_of(completion) for completion in completions]
+        scores = self._scores(prompts, words, what, template_columns(columns))
+        return checked_scores(scores, what, completions)
+
+    def _scores(self, prompts: list, words: list[str], what: str, columns: dict) -> list[float]:
+        raise NotImplementedError
+
+    def check(self) -> None:
         from instruct.arguments import ModelConfig
         from instruct.merging import check_adapter_merges
         from instruct.models import load_limits
+        from instruct.reward_files import peft_config
 
         base = ModelConfig(model_name_or_path=self.path)
-        if (Path(self.path) / "adapter_config.json").is_file():
-            adapter = PeftConfig.from_pretrained(self.path)
+        adapter = peft_config(self.path) if Path(self.path).is_dir() else None
+        if adapter is not None:
             check_adapter_merges(self.path, adapter)
             base.model_name_or_path = adapter.base_model_name_or_path
             base.model_revision = adapter.revision or "main"
@@ -262,25 +269,44 @@ class _CausalJudge(ModelJudge):
 
 
 class Fit(_CausalJudge):
-    """`fit_of` under the causal LM (or adapter) at `path`: how well an answer fits its prompt."""
+    """log p(answer | prompt) - log p(answer | another prompt) under a causal LM, in nats.
 
-    name = "fit"
+    Near 0 for what would be said to anybody. Summed over the answer's own tokens, without the end:
+    an answer of no tokens fits nothing, 0.
+    """
 
-    def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
-        """Nats, one number a completion."""
-        what = f"the fit by {self.path}"
-        return fit_of(*self.loaded, prompts, completions, what, columns)
+    name, what = "fit", "the fit"
+
+    def _scores(self, prompts: list, words: list[str], what: str, columns: dict) -> list[float]:
+        model, tokenizer = self.loaded
+        # the joint of a template alone fits nothing
+        some = [i for i, text in enumerate(words) if encode_completion(tokenizer, text)[:-1]]
+        others = [other_prompt(prompt) for prompt in prompts]
+        pairs = []
+        for asked in (prompts, others):
+            ids = encode_pairs(tokenizer, asked, words, columns)
+            # without the end
+            pairs += [(prompt, answer[:-1]) for prompt, answer in (ids[i] for i in some)]
+        found = log_likelihoods(model, pairs, what)
+        fits = [0.0] * len(prompts)
+        for i, own, other in zip(some, found[: len(some)], found[len(some) :], strict=True):
+            fits[i] = own - other
+        return fits
 
 
 class LogProb(_CausalJudge):
-    """`mean_logprobs` under the causal LM (or adapter) at `path`."""
+    """Mean log-probability of a token of an answer under a causal LM, in nats.
 
-    name = "logprob"
+    The end of the turn is one of the tokens.
+    """
 
-    def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
-        """Nats a token, one number a completion."""
-        what = f"the log-probability by {self.path}"
-        return mean_logprobs(*self.loaded, prompts, completions, what, columns)
+    name, what = "logprob", "the log-probability"
+
+    def _scores(self, prompts: list, words: list[str], what: str, columns: dict) -> list[float]:
+        model, tokenizer = self.loaded
+        pairs = encode_pairs(tokenizer, prompts, words, columns)
+        found = log_likelihoods(model, pairs, what)
+        return [total / len(answer) for total, (_, answer) in zip(found, pairs, strict=True)]
 
 
 class RewardJudge(ModelJudge):

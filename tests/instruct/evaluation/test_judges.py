@@ -234,3 +234,23 @@ def test_a_row_too_long_for_the_model_is_told(tmp_path):
     path = save_model(tmp_path / "gpt2", "gpt2")
     with pytest.raises(UserError, match="512 positions"):
         ScriptedReader(Fit(path))(["tea " * 600], ["Yes."])
+
+
+def test_a_prompt_of_several_answers_is_computed_once_a_batch(tmp_path, monkeypatch):
+    """The same numbers as each answer by itself, in fewer tokens, whatever the batches."""
+    path = save_model(tmp_path / "model", seed=3, initializer_range=0.3)
+    asked = [("Tell me about tea, please, and rain.", t) for t in ("Yes.", "", "I like tea.")]
+    asked += [("Why?", "No."), ("And the sea, the music and the snow?", "I like the sea.")]
+    asked += [("Why?", "I like rain and the sea."), ("Tea?", "Tea."), ("Why?", "<|endoftext|>")]
+    prompts, texts = map(list, zip(*asked, strict=True))
+    for kind in (Fit, LogProb):
+        alone = [kind(path)([p], [t])[0] for p, t in asked]
+        for at_once in (1, 3, 16):
+            monkeypatch.setattr(judges, "BATCH", at_once)
+            assert kind(path)(prompts, texts) == pytest.approx(alone, abs=1e-4)
+    calls, shared = [], judges._after_shared_prompts
+    monkeypatch.setattr(
+        judges, "_after_shared_prompts", lambda m, pairs: calls.append(pairs) or shared(m, pairs)
+    )
+    LogProb(path)(prompts, texts)
+    assert [len(pairs) for pairs in calls] == [6]
