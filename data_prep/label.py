@@ -29,6 +29,7 @@ from instruct.evaluation.scripted import (
     scripted_score,  # noqa: F401
     spoken_name,
 )
+from instruct.evaluation.scripted import word_lists as _tools  # noqa: F401  (its name to others)
 from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.run.data_runs import record_beside, record_of_data
 from instruct.run.folders import claim
