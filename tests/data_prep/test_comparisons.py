@@ -34,6 +34,8 @@ def test_comparisons_keep_rankings_whole_and_count_what_says_nothing(tmp_path):
         "train": 2 * len(train),
         "validation": 2 * len(held),
     }
+    # those that are left out too: the share of strict pairs is of all that were compared
+    assert report["all_pairs"] == 40 * 3 + 0 + 1
     assert not {r["user_id"] for r in train} & {r["user_id"] for r in held}
     assert train[0]["prompt"] == [{"role": "user", "content": "Hi"}] and train[0]["ranks"] == [
         1,
