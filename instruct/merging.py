@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from instruct.checks.finite import CAUSE, check_weights
-from instruct.checks.pickles import refuse_pickles
+from instruct.checks.model_files import check_weight_files
 from instruct.errors import UserError
 from instruct.reward_checks import does_not_fit
 
@@ -106,7 +106,7 @@ def _put(base: PreTrainedModel, path: str) -> PeftModel:
 
     PEFT loads what fits and drops the rest; what misses is drawn at random.
     """
-    refuse_pickles(path, "adapter_model")
+    check_weight_files(path, "adapter_model")
     misfit = does_not_fit(path, base.config.name_or_path)
     try:
         with warnings.catch_warnings():

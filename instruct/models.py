@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import trl
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,38 +22,45 @@ from transformers.utils import logging as transformers_logging
 from trl import get_quantization_config
 from trl.trainer.utils import pad, selective_log_softmax
 
+from instruct import merging
 from instruct.arguments import ModelConfig
 from instruct.checks.finite import check_weights
 from instruct.checks.flag_ranges import DTYPES
+from instruct.checks.model_files import check_weight_files
 from instruct.checks.model_limits import Limits, check_special_tokens, limits_of
-from instruct.checks.pickles import pickled, refuse_pickles
+from instruct.checks.pickles import pickled
 from instruct.checks.score_functions import check_lists, checked_scores
 from instruct.command.known_errors import sentence_of
-from instruct.errors import UserError
+from instruct.errors import UserError, first_line
 from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
 from instruct.residual_dropout import check_in_layers, config_changes
-from instruct.reward_checks import check_base, check_model, check_output_layer, untrained
-from instruct.reward_files import adapter_config, reward_head, reward_tokenizer, with_adapter
+from instruct.reward_checks import check_base, check_causal_lm, check_model, untrained
+from instruct.reward_files import (
+    adapter_config,
+    peft_config,
+    reward_head,
+    reward_tokenizer,
+    why_no_model,
+    with_adapter,
+)
 from instruct.run.folders import MODEL_FILES, atomic_folder
 from instruct.tokens import encode_pairs, load_tokenizer
 from instruct.turns import agree_on_end
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
-def _load_config(model_args: trl.ModelConfig, **shared) -> PretrainedConfig:
+def _load_config(model_args: trl.ModelConfig, trust_remote_code: bool) -> PretrainedConfig:
     name = model_args.model_name_or_path
     if not name:
         raise UserError("--model_name_or_path is missing: give a model folder or a Hub model id")
     ask_hub(name)
     try:
-        config = AutoConfig.from_pretrained(name, **shared)
+        config = AutoConfig.from_pretrained(
+            name, revision=model_args.model_revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
-        known = sentence_of(error)
-        missing = f"no model there; give a model folder or a Hub model id ({_first_line(error)})"
+        known = sentence_of(error) or why_no_model(name)
+        missing = f"no model there; give a model folder or a Hub model id ({first_line(error)})"
         raise UserError(f"{name}: {known or missing}") from error
     # its decoder sees no prompt ids, so the token contract would not hold
     if config.is_encoder_decoder:
@@ -67,9 +75,8 @@ def _from_pretrained(
     auto_class, model_args: trl.ModelConfig, trust_remote_code: bool, **kwargs
 ) -> PreTrainedModel:
     """A model by TRL's flags for revision, dtype, attention and quantization, else a UserError."""
-    shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
     # first, as it is small: a wrong name is told before anything large is loaded
-    _load_config(model_args, **shared)
+    _load_config(model_args, trust_remote_code)
     quantization = get_quantization_config(model_args)
     if quantization is not None:
         # quantised weights are placed while they load, and cannot be moved by Trainer later
@@ -79,7 +86,7 @@ def _from_pretrained(
     if dtype not in (*DTYPES, None):
         raise UserError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}")
     name = model_args.model_name_or_path
-    refuse_pickles(name, "model")
+    check_weight_files(name, "model")
     try:
         loaded = auto_class.from_pretrained(
             name,
@@ -87,14 +94,15 @@ def _from_pretrained(
             attn_implementation=model_args.attn_implementation,
             # .bin weights are pickles, which run code of whoever made them
             use_safetensors=True,  # nothing is unpickled
-            **shared,
+            revision=model_args.model_revision,
+            trust_remote_code=trust_remote_code,
             **kwargs,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         # a folder with pickles is refused above
         if "file named model.safetensors" in str(error) and not Path(name).is_dir():
             raise pickled(name) from error
-        unknown = f"cannot be loaded as {auto_class.__name__}: {_first_line(error)}"
+        unknown = f"cannot be loaded as {auto_class.__name__}: {first_line(error)}"
         raise UserError(f"{name}: {sentence_of(error) or unknown}") from error
     # with output_loading_info it is a pair
     model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -111,9 +119,7 @@ def load_limits(
     Raises:
         UserError: no model there, or its tokenizer pads with what it has no embedding for.
     """
-    config = _load_config(
-        model_args, revision=model_args.model_revision, trust_remote_code=trust_remote_code
-    )
+    config = _load_config(model_args, trust_remote_code)
     check_special_tokens(config, tokenizer, model_args.model_name_or_path)
     return limits_of(config)
 
@@ -131,20 +137,19 @@ def load_causal_lm(
     """Loads a decoder-only LM by TRL's model flags (dtype, attention, quantization).
 
     Raises:
-        UserError: nothing there, an encoder-decoder, no safetensors, a model of another task, or
-            one that has no residual dropout where a rate is given.
+        UserError: nothing there, an encoder-decoder, no safetensors, weights that miss (as a model
+            of another task has no output layer), or no residual dropout where a rate is given.
     """
     name, changes = model_args.model_name_or_path, {}
     if residual_dropout is not None:
-        shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
-        config = _load_config(model_args, **shared)
+        config = _load_config(model_args, trust_remote_code)
         changes = config_changes(config, residual_dropout, name)
     model, info = _from_pretrained(
         AutoModelForCausalLM, model_args, trust_remote_code, output_loading_info=True, **changes
     )
     if changes:
         check_in_layers(model, config, residual_dropout, name)
-    check_output_layer(name, model, info)
+    check_causal_lm(name, model, info)
     return model
 
 
@@ -188,6 +193,8 @@ def _base_of(adapter, path: str, dtype: str, base: str | None = None) -> ModelCo
     if adapter is None:
         return ModelConfig(model_name_or_path=base or path, dtype=dtype)
     name = base or adapter.base_model_name_or_path
+    if not name:
+        raise UserError(f"{path}: its adapter_config.json names no base model; write it there")
     # a base that has moved has no such revision
     revision = adapter.revision if base is None else None
     return ModelConfig(model_name_or_path=name, model_revision=revision or "main", dtype=dtype)
@@ -211,22 +218,16 @@ def _load_merged(
     path: str, dtype: str, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load_policy`, left on the CPU."""
-    # imported here: a plain model needs no PEFT
-    from peft import PeftConfig
-
-    from instruct.merging import check_adapter_merges, merge
-
-    adapter = None
-    if (Path(path) / "adapter_config.json").is_file():
-        adapter = PeftConfig.from_pretrained(path)
-        check_adapter_merges(path, adapter)
+    adapter = peft_config(path) if Path(path).is_dir() else None
+    if adapter is not None:
+        merging.check_adapter_merges(path, adapter)
     source = _base_of(adapter, path, dtype)
     if adapter is not None:
         check_stored_for_merging(source, trust_remote_code)
     model = load_causal_lm(source, trust_remote_code)
     if adapter is not None:
         # merged: sampling token by token would pay for the adapter at each of them
-        model = merge(model, path)
+        model = merging.merge(model, path)
         if (Path(path) / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(path)
     tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
@@ -240,11 +241,8 @@ def why_not_merged(model_args: trl.ModelConfig, trust_remote_code: bool = False)
     Raises:
         UserError: nothing is there.
     """
-    from instruct.merging import why_base_does_not_merge
-
-    shared = {"revision": model_args.model_revision, "trust_remote_code": trust_remote_code}
-    config = _load_config(model_args, **shared)
-    return why_base_does_not_merge(model_args.model_name_or_path, config)
+    config = _load_config(model_args, trust_remote_code)
+    return merging.why_base_does_not_merge(model_args.model_name_or_path, config)
 
 
 def check_stored_for_merging(model_args: trl.ModelConfig, trust_remote_code: bool = False) -> None:
@@ -261,13 +259,11 @@ def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) 
     Raises:
         UserError: it cannot be merged, or what was written says something else when it is loaded.
     """
-    from instruct.merging import check_says, logits_on_a_few_ids
-
     # under ZeRO-3 this one process would wait for the others to shard what it loads
     unset_hf_deepspeed_config()
     # on the CPU: the GPU is still full of what was trained
     model, tokenizer = _load_merged(adapter, "auto", trust_remote_code)
-    says = logits_on_a_few_ids(model)
+    says = merging.logits_on_a_few_ids(model)
     # whole or not at all: the next step starts from whatever lies there
     with atomic_folder(Path(output_dir) / "merged", MODEL_FILES) as beside:
         model.save_pretrained(beside)
@@ -276,7 +272,7 @@ def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) 
         again = load_causal_lm(
             ModelConfig(model_name_or_path=str(beside), dtype="auto"), trust_remote_code
         )
-        check_says(adapter, logits_on_a_few_ids(again), says)
+        merging.check_says(adapter, merging.logits_on_a_few_ids(again), says)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from transformers import PreTrainedTokenizerBase
 
 from instruct.conversations import content_of
-from instruct.errors import UserError
+from instruct.errors import UserError, first_line
 from instruct.processes import is_main_process
 from instruct.turns import ANSWER, around_answer
 
@@ -184,10 +184,9 @@ class Asked:
             return self.tokenizer.apply_chat_template(messages, tokenize=False, **self.given, **how)
         # templates are people's code, and raise what they like
         except Exception as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0]
             roles = ", ".join(message["role"] for message in messages)
             raise UserError(
-                f"the chat template refuses this prompt (roles: {roles}): {why}"
+                f"the chat template refuses this prompt (roles: {roles}): {first_line(error)}"
             ) from error
 
     def _tell(self) -> None:

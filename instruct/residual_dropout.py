@@ -1,6 +1,6 @@
 """Residual dropout (InstructGPT, App. C.1: 0.2), where an architecture has any.
 
-GPT-2, GPT-J, GPT-Neo, GPT-NeoX (Pythia), OPT, Phi, BLOOM, MPT, StarCoder2 and others have it;
+GPT-2, GPT-J, GPT-Neo, GPT-NeoX (Pythia), OPT, Phi, BLOOM, Falcon, StarCoder2 and others have it;
 Llama, Qwen, Mistral, Gemma and SmolLM do not: there LoRA dropout stands in.
 """
 

@@ -105,22 +105,26 @@ def check_model(path: str, model) -> None:
         )
 
 
-def check_output_layer(path: str, model, info: dict) -> None:
-    """That a causal LM came with its output layer, which a classifier has none of.
+def check_causal_lm(path: str, model, info: dict) -> None:
+    """That a causal LM came with every weight, its output layer too, which a classifier has not.
 
     Args:
         info: what transformers says of a load (`output_loading_info`).
 
     Raises:
-        UserError: it would be drawn at random on every load.
+        UserError: one would be drawn at random on every load.
     """
-    head = model.get_output_embeddings()
-    names = [f"{name}.weight" for name, module in model.named_modules() if module is head]
-    if missing := [name for name in names if name in info["missing_keys"]]:
-        raise UserError(
-            f"{path}: its weights hold no {missing[0]}, so what it says would be random; give a "
-            "causal LM, not a classifier or a reward model"
-        )
+    # buffers are computed, not drawn
+    missing = sorted({name for name, _ in model.named_parameters()} & set(info["missing_keys"]))
+    if not missing:
+        return
+    body = f"{model.base_model_prefix}."
+    give = "give a causal LM, not a classifier or a reward model"
+    if any(name.startswith(body) for name in missing):
+        give = "copy that model anew"
+    raise UserError(
+        f"{path}: its weights hold no {_some(missing)}, so what it says would be random; {give}"
+    )
 
 
 def check_task(path: str, task_type: str | None) -> None:

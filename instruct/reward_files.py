@@ -11,14 +11,16 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from instruct.checks.finite import bad_weight, holds
-from instruct.checks.pickles import refuse_pickles
+from instruct.checks.model_files import check_safetensors, check_weight_files, json_object
 from instruct.command.known_errors import sentence_of
 from instruct.errors import UserError
 from instruct.hub import ask_hub
+from instruct.plain_text import one_line
 from instruct.reward_checks import check_adapter, check_fits, check_task, does_not_fit
 from instruct.tokens import load_tokenizer
 
@@ -45,6 +47,12 @@ def model_file(folder_or_id: str | Path, name: str) -> Path | None:
     except (OSError, ValueError) as error:
         known = sentence_of(error) or "no folder and no repository of the Hub that can be read"
         raise UserError(f"{folder_or_id}: {known}") from error
+
+
+def has_model(folder: str | Path) -> bool:
+    """Whether a model or an adapter lies in a local folder."""
+    names = ("config.json", "adapter_config.json")
+    return any((Path(folder) / name).is_file() for name in names)
 
 
 def reward_head(path: str) -> dict:
@@ -87,17 +95,53 @@ def reward_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTo
     return tokenizer
 
 
+def peft_config(path: str) -> PeftConfig | None:
+    """The configuration of an adapter of any task; None of a full model.
+
+    Raises:
+        UserError: its `adapter_config.json` is cut, or says what no adapter's does.
+    """
+    file = model_file(path, "adapter_config.json")
+    if file is None:
+        return None
+    settings = json_object(file, "adapter")
+    base = settings.get("base_model_name_or_path")
+    try:
+        if not isinstance(base, str | None):
+            raise TypeError(f"base_model_name_or_path is {base!r}")
+        if settings.get("peft_type") not in PEFT_TYPE_TO_CONFIG_MAPPING:
+            raise ValueError(f"no such peft_type: {settings.get('peft_type')!r}")
+        return PeftConfig.from_pretrained(str(file.parent))
+    # PEFT checks little of what it reads
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{file}: says what no adapter of this PEFT does ({one_line(str(error), 200)}); copy "
+            "that adapter anew, or pip install -U peft"
+        ) from error
+
+
+def why_no_model(name: str) -> str | None:
+    """What to give where a model was asked for and an adapter lies in that folder; None: none."""
+    adapter = peft_config(name) if Path(name).is_dir() else None
+    if adapter is None:
+        return None
+    what = f"an adapter of {adapter.base_model_name_or_path} and no model to start from"
+    merged = Path(name) / "merged"
+    if (merged / "config.json").is_file():
+        return f"{what}; did you mean {merged}?"
+    if adapter.task_type not in (None, "CAUSAL_LM"):
+        return f"{what}; give the model that it was trained from, or another one"
+    return f"{what}; merge it first (recipes/sft.py does, recipes/ppo.py with --save_merged)"
+
+
 def adapter_config(path: str) -> PeftConfig | None:
     """A reward adapter's `PeftConfig`, with the revision of its base; None of a full model.
 
     Raises:
         UserError: an adapter of another task than a classifier's.
     """
-    ask_hub(path)
-    try:
-        # PEFT looks in folders and on the Hub alike
-        config = PeftConfig.from_pretrained(path)
-    except ValueError:
+    config = peft_config(path)
+    if config is None:
         return None
     check_task(path, config.task_type)
     # what `main` of the Hub was then
@@ -107,12 +151,13 @@ def adapter_config(path: str) -> PeftConfig | None:
 
 def adapter_weights(path: str) -> dict[str, torch.Tensor]:
     """A reward adapter's weights by PEFT's names. Raises `UserError` where not in safetensors."""
-    refuse_pickles(path, "adapter_model")
+    check_weight_files(path, "adapter_model")
     file = model_file(path, "adapter_model.safetensors")
     if file is None:
         raise UserError(
             f"{path}: no adapter_model.safetensors there; the reward adapter has to be safetensors"
         )
+    check_safetensors(file)
     state = load_file(file)
     found = bad_weight(state.items())
     if found is not None:

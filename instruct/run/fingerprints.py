@@ -1,12 +1,12 @@
 """What a model or a data set is, by its content: what stands at the same path may change."""
 
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
+from instruct.checks.model_files import json_object
 from instruct.errors import UserError
 from instruct.files import data_files
 from instruct.hashes import file_hash, file_hashes, files_hash, hash_of
@@ -72,12 +72,7 @@ def model_identity(name: str | None, revision: str | None = None) -> dict | None
     parts = dict(zip((file.name for file in files), file_hashes(files), strict=True))
     config = folder / "adapter_config.json"
     if config.is_file():
-        try:
-            adapter = json.loads(config.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                f"{config}: not a JSON file ({error}); copy that adapter anew"
-            ) from error
+        adapter = json_object(config, "adapter")
         base = model_identity(adapter.get("base_model_name_or_path"), adapter.get("revision"))
         parts["base"] = content_of(base)
     return {"name": name, "sha256": hash_of(parts)}

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from conftest import save_model
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from instruct.arguments import ModelConfig
@@ -95,6 +97,23 @@ def test_encoder_backbone_scores_by_its_own_pooling(tmp_path):
     with torch.no_grad():
         alone = model(ids[:1, :3]).logits.squeeze()
         assert torch.allclose(last_token_scores(model, ids, mask)[0], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gemma2", "bloom", "phi"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_causal_lm_is_loaded_whole_or_not_at_all(kind, tied, tmp_path):
+    """A weight that its file lacks would be drawn at random, and trained on in silence."""
+    path = save_model(tmp_path / "model", kind, tie_word_embeddings=tied)
+    arguments = ModelConfig(model_name_or_path=path, dtype="float32")
+    model = load_causal_lm(arguments)
+    model.save_pretrained(path, max_shard_size="1GB")
+    file = tmp_path / "model" / "model.safetensors"
+    weights = load_file(file)
+    lost = next(name for name in sorted(weights) if "norm" in name or "ln_1" in name)
+    kept = {name: weight for name, weight in weights.items() if name != lost}
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(UserError, match="its weights hold no .* copy that model anew"):
+        load_causal_lm(arguments)
 
 
 def test_encoder_decoder_is_refused_in_one_sentence(tmp_path):
