@@ -54,22 +54,30 @@ class FusedLinear(Linear):
         if args or kwargs or self.disable_adapters or self.merged or len(active) != 1:
             return super().forward(x, *args, **kwargs)
         (name,) = active
-        base = self.get_base_layer()
-        a, b = self.lora_A[name].weight, self.lora_B[name]
-        # a variant is DoRA and the like
-        plain = name not in self.lora_variant and b.bias is None
-        # in mixed precision PEFT casts between layer and adapter; products here would not
-        autocast = torch.is_autocast_enabled(x.device.type)
-        same_dtype = x.dtype == base.weight.dtype == a.dtype and not autocast
-        if not (plain and same_dtype) or base.weight.requires_grad:
+        if not self._is_plain(name, x):
             return super().forward(x)
+        base, a, b = self.get_base_layer(), self.lora_A[name].weight, self.lora_B[name].weight
         # rows flat: `addmm` takes matrices only
         flat, dropout = x.flatten(0, -2), self.lora_dropout[name]
         # drawn as PEFT draws it: the same random numbers make the same run
         drops = self.training and getattr(dropout, "p", 0) > 0
         dropped = dropout(flat) if drops else None
-        y = LoraLinear.apply(flat, dropped, base.weight, base.bias, a, b.weight, self.scaling[name])
+        y = LoraLinear.apply(flat, dropped, base.weight, base.bias, a, b, self.scaling[name])
         return y.unflatten(0, x.shape[:-1])
+
+    def _is_plain(self, name: str, x: torch.Tensor) -> bool:
+        """That the adapter is two matrices beside a frozen layer, all of the input's dtype."""
+        base, a, b = layers = self.get_base_layer(), self.lora_A[name], self.lora_B[name]
+        # FSDP may wrap one by itself, and gathers its weight only when it is called
+        if any(type(layer) is not nn.Linear for layer in layers):
+            return False
+        # its bias may train alone (PEFT's `bias="all"`)
+        frozen = not any(p.requires_grad for p in base.parameters())
+        # in mixed precision PEFT casts between layer and adapter; products here would not
+        autocast = torch.is_autocast_enabled(x.device.type)
+        same_dtype = x.dtype == base.weight.dtype == a.weight.dtype and not autocast
+        # a variant is DoRA and the like
+        return frozen and same_dtype and name not in self.lora_variant and b.bias is None
 
 
 def fuse_lora(model: nn.Module) -> None:

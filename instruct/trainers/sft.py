@@ -32,8 +32,8 @@ class ResumableSFTTrainer(FiniteRun, Resumable, SFTTrainer):
         args = self.args
         special = (
             sharded
-            or args.bf16
-            or args.fp16
+            # by a flag, or by accelerate's own configuration
+            or self.accelerator.mixed_precision != "no"
             or args.torch_compile
             or args.use_liger_kernel
             or self.label_smoother is not None
@@ -61,7 +61,8 @@ class ResumableSFTTrainer(FiniteRun, Resumable, SFTTrainer):
         # where Trainer divides by the number of micro-batches itself
         if num_items_in_batch is None or not self.model_accepts_loss_kwargs:
             return loss / max(len(hidden), 1)
-        loss = loss / num_items_in_batch
+        # clamped as TRL does: a step in which nothing is trained is 0, not 0 / 0
+        loss = loss / torch.as_tensor(num_items_in_batch).clamp(min=1)
         # of all processes, over which gradients are averaged
         across = self.args.average_tokens_across_devices
         return loss * self.accelerator.num_processes if across else loss

@@ -15,12 +15,21 @@ from instruct.trainers.fused_lora import FusedLinear, LoraLinear, fuse_lora
 from recipes import reward, sft
 
 
+class _Doubled(torch.nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner, self.weight = inner, inner.weight
+
+    def forward(self, x):
+        return 2 * self.inner(x)
+
+
 @pytest.mark.parametrize(
     "case",
     [
         "plain", "dora", "two adapters", "off", "autocast", "base trains", "dropout",
         "dropout in evaluation", "dropout beside autocast", "plain, input without gradient",
-        "dropout, input without gradient",
+        "dropout, input without gradient", "rslora", "its bias trains", "a wrapped adapter",
     ],
 )  # fmt: skip
 def test_fused_lora_is_pefts_lora(case):
@@ -35,6 +44,8 @@ def test_fused_lora_is_pefts_lora(case):
         target_modules=["0", "2"],
         init_lora_weights=False,
         use_dora=case == "dora",
+        use_rslora=case == "rslora",
+        bias="all" if case == "its bias trains" else "none",
         lora_dropout=0.4 if case.startswith("dropout") else 0.0,
     )
     model = get_peft_model(model, config)
@@ -43,6 +54,11 @@ def test_fused_lora_is_pefts_lora(case):
         model.base_model.set_adapter(["default", "other"])
     if case == "base trains":
         model.requires_grad_(True)
+    if case == "a wrapped adapter":
+        # as by FSDP: what it computes, its weight does not say
+        for layer in model.modules():
+            if hasattr(layer, "lora_A"):
+                layer.lora_A["default"] = _Doubled(layer.lora_A["default"])
     x, found = torch.randn(3, 7, 6), []
     context = (
         torch.autocast("cpu", dtype=torch.bfloat16)
