@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import SaveStrategy
 
@@ -268,6 +268,23 @@ class RolloutSampler(Sampler):
 def index_batch(indices: list[int]) -> dict[str, torch.Tensor]:
     """Collates prompt indices, in the form that Trainer's loop hands on."""
     return {"index": torch.tensor(indices)}
+
+
+def index_loader(prompts: int, plan: BatchPlan, seed: int) -> DataLoader:
+    """Batches of prompt indices: a process's share of a rollout, once for each micro-step."""
+    sampler = RolloutSampler(
+        prompts=prompts,
+        rollout=plan.rollout_size,
+        rollouts=plan.num_rollouts,
+        repeats=plan.passes_per_rollout,
+        seed=seed,
+    )
+    return DataLoader(
+        range(prompts),
+        batch_size=plan.local_rollout_size,
+        sampler=sampler,
+        collate_fn=index_batch,
+    )
 
 
 # ---- tensors -------------------------------------------------------------------------------------

@@ -43,9 +43,8 @@ from instruct.trainers.ppo import math as ppo_math
 from instruct.trainers.ppo import metrics as ppo_metrics
 from instruct.trainers.ppo.batches import (
     MicroBatch,
-    RolloutSampler,
     follow_plan,
-    index_batch,
+    index_loader,
     plan_batches,
     pretraining_rows,
     with_prompt_ids,
@@ -169,23 +168,8 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, OwnValueRate, PlainPPOParent):
     # ---- 1. prompts ------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of prompt indices: this process's share of a rollout, once for each
-        micro-step.
-        """
-        batches = self.batches
-        sampler = RolloutSampler(
-            prompts=len(self.train_dataset),
-            rollout=batches.rollout_size,
-            rollouts=batches.num_rollouts,
-            repeats=batches.passes_per_rollout,
-            seed=self.args.seed,
-        )
-        loader = DataLoader(
-            range(len(self.train_dataset)),
-            batch_size=batches.local_rollout_size,
-            sampler=sampler,
-            collate_fn=index_batch,
-        )
+        """This process's share of each rollout's prompts, see `index_loader`."""
+        loader = index_loader(len(self.train_dataset), self.batches, self.args.seed)
         return self.accelerator.prepare(loader)
 
     # ---- 2. rollout ------------------------------------------------------------------------------
