@@ -24,7 +24,7 @@ from data_prep.formats.reader import Reading
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.files import write_json, write_rows
-from instruct.ranking import equal_text_pairs
+from instruct.ranking import equal_text_pairs, why_no_preference
 from instruct.run.data_runs import CHANGED_TOO, add_overwrite, check_replaces, record_of_data
 from instruct.run.folders import atomic_folder, claim
 from instruct.run.run_record import write_record
@@ -103,16 +103,6 @@ class Collected:
             "read_as": self.read_as,
             "equal_texts": self.equal_texts,
         }
-
-
-def why_no_preference(row: dict) -> str | None:
-    """None for a usable ranking, else why it carries no preference."""
-    completions, ranks = row["completions"], row["ranks"]
-    if len(completions) < 2:
-        return "one_completion"
-    if len(set(ranks)) > 1:
-        return None
-    return "equal_texts" if len(set(completions)) == 1 else "all_tied"
 
 
 def in_validation(row: dict, where: str, share: float) -> bool:

@@ -14,6 +14,13 @@ from instruct.pairs import PROMPT_COLUMNS, pair_of, turns_of
 from instruct.rows.row_checks import fault_of, kind_of
 from instruct.tokens import answer_text, named
 
+# why a ranking says nothing -> as a sentence about several of them
+WHY_NONE = {
+    "one_completion": "with one completion",
+    "equal_texts": "whose completions are all one text",
+    "all_tied": "whose completions are all tied",
+}
+
 
 def as_ranking(row: Mapping[str, Any], where: str = "a row") -> dict:
     """One row as {prompt: [messages], completions: [K texts], ranks: [K ints]}.
@@ -138,6 +145,16 @@ def equal_text_pairs(completions: Sequence[str]) -> int:
     """How many pairs of a ranking are one text twice."""
     counts = [list(completions).count(text) for text in set(completions)]
     return sum(n * (n - 1) // 2 for n in counts)
+
+
+def why_no_preference(row: Mapping[str, Any]) -> str | None:
+    """None for a usable ranking, else why it carries no preference: a key of `WHY_NONE`."""
+    completions, ranks = row["completions"], row["ranks"]
+    if len(completions) < 2:
+        return "one_completion"
+    if len(set(ranks)) > 1:
+        return None
+    return "equal_texts" if len(set(completions)) == 1 else "all_tied"
 
 
 def key_of(value) -> int:

@@ -39,8 +39,8 @@ from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
 from instruct.ranking import key_of
 from instruct.reward_checks import weights_hash
-from instruct.reward_files import END
-from instruct.run.run_record import labelers_of, on_main, record_of
+from instruct.reward_files import END, has_model
+from instruct.run.run_record import labelers_of, on_main, read_record, record_of
 from instruct.runs import (
     already_finished,
     end_process_group,
@@ -57,10 +57,11 @@ from instruct.turns import end_token
 class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and ours."""
 
-    dataset_test_split: str = field(
-        default="validation",
+    dataset_test_split: str | None = field(
+        default=None,
         metadata={
-            "help": "Held-out rankings: a split of the data, or a file or folder of their own."
+            "help": "Held-out rankings: a split of the data, or a file or folder of their own. "
+            "Default: 'validation', where the data has it."
         },
     )
     eval_fraction: float = field(
@@ -83,6 +84,11 @@ class ScriptArguments(ShapeArguments, trl.ScriptArguments):
         default="scored.jsonl", metadata={"help": "Where the scored rows go."}
     )
 
+    def __post_init__(self):
+        # no field: what is recorded of a run is the split
+        self.names_held_out = self.dataset_test_split is not None
+        self.dataset_test_split = self.dataset_test_split or "validation"
+
 
 def init_head(model: PreTrainedModel) -> None:
     """A new head's weights ~ N(0, 1/(d+1)), as in Stiennon et al. 2020 (arXiv 2009.01325).
@@ -102,8 +108,9 @@ def init_head(model: PreTrainedModel) -> None:
 def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) -> None:
     """Writes the rows of `--score` with a `score` each."""
     output_dir, scored = training_args.output_dir, script_args.score_output
-    # the bias comes last: before, scores would be off by it
-    if not is_finished(output_dir):
+    # the bias comes last: before, scores would be off by it. Other people's models have no record
+    is_theirs = read_record(output_dir) is None and has_model(output_dir)
+    if not is_finished(output_dir) and not is_theirs:
         raise UserError(f"--output_dir {output_dir}: no trained reward model there to score with")
     rows = read(
         script_args.score,
@@ -222,6 +229,7 @@ def main(
         script_args.eval_fraction,
         training_args.seed,
         script_args.dataset_config,
+        required=script_args.names_held_out,
         format=script_args.format,
         columns=script_args.columns,
     )

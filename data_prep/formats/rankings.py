@@ -1,15 +1,16 @@
 """Rankings from a file, a folder or the Hub, and which of them are held out."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 from datasets import Dataset
 
 from data_prep.formats.reader import Reading, read_rows
-from instruct.files import UserError, held_out_place
+from instruct.files import UserError, held_out_needed, held_out_place
 from instruct.plain_text import one_line
 from instruct.processes import is_main_process
-from instruct.ranking import as_ranking, equal_text_pairs, key_of
+from instruct.ranking import WHY_NONE, as_ranking, equal_text_pairs, key_of, why_no_preference
 from instruct.tokens import FOR_TEMPLATE
 
 logger = logging.getLogger(__name__)
@@ -50,9 +51,18 @@ def load_rankings(
     """Rankings of any shape as a Dataset of `prompt`, `completions` and `ranks`.
 
     `labeler` and what a chat template takes (`tools`, `chat_template_kwargs`) ride along.
+
+    Raises:
+        UserError: see `read_rows`; or no ranking has a pair to learn or to be judged by.
     """
     options = {"format": format, "columns": columns}
     reading = read_rankings(source, split, name, strict=True, **options)
+    lacking = Counter(why_no_preference(row) for _, row in reading.rows)
+    if None not in lacking:
+        why = ", ".join(f"{count} {WHY_NONE[why]}" for why, count in lacking.items())
+        raise UserError(
+            f"{source}: no ranking that could be learned from: {len(reading.rows)} in it, {why}"
+        )
     rankings = reading.dataset()
     return rankings.remove_columns([c for c in rankings.column_names if c not in KEPT])
 
@@ -64,6 +74,8 @@ def load_train_and_eval(
     fraction: float,
     seed: int,
     name: str | None = None,
+    *,
+    required: bool = False,
     **shape,
 ) -> tuple[Dataset, Dataset | None]:
     """Training and held-out rankings.
@@ -72,11 +84,17 @@ def load_train_and_eval(
     or a `fraction` of the prompts (all rankings of a prompt on one side; 0 holds nothing out).
 
     Args:
+        required: whether there has to be such a split: it was asked for.
         shape: `format` and `columns` of the rows, see `read_rows`.
+
+    Raises:
+        UserError: see `load_rankings`; no such split, or a share that leaves one side empty.
     """
-    train = load_rankings(source, train_split, name, **shape)
     # 1. a file or folder of its own, or a split of that name: in the folder, or on the Hub
     place = held_out_place(source, test_split)
+    if required and place is None:
+        held_out_needed(source, test_split, "leave it out, and --eval_fraction of it is held out")
+    train = load_rankings(source, train_split, name, **shape)
     if place:
         held_out, split = place
         if Path(held_out).exists():
@@ -84,6 +102,8 @@ def load_train_and_eval(
         try:
             return train, load_rankings(held_out, split, name, **shape)
         except UserError as error:
+            if required:
+                raise
             logger.warning(
                 f"No held-out split ({one_line(str(error))}); "
                 "holding out a share of the prompts instead."

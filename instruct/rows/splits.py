@@ -138,8 +138,13 @@ def held_out_place(source: str, test_split: str) -> tuple[str, str] | None:
     return (test_split, "train") if Path(test_split).exists() else None
 
 
-def held_out_needed(source: str, test_split: str) -> tuple[str, str]:
+def held_out_needed(
+    source: str, test_split: str, instead: str = "--eval_strategy no"
+) -> tuple[str, str]:
     """`held_out_place` of a run that evaluates.
+
+    Args:
+        instead: what may be given where no rows are held out.
 
     Raises:
         UserError: there is no such place; what to give.
@@ -151,7 +156,7 @@ def held_out_needed(source: str, test_split: str) -> tuple[str, str]:
             there = f"it has {', '.join(sorted(map(repr, _by_split(Path(source)))))}"
         raise UserError(
             f"{source}: no split {test_split!r} to evaluate on ({there}); give held-out rows by "
-            "--dataset_test_split FILE, or --eval_strategy no"
+            f"--dataset_test_split FILE, or {instead}"
         )
     return place
 

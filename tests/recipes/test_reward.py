@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import CHATML, REPO, make_tokenizer, save_model, write_jsonl
 from peft import PeftModel
+from ppo_tools import make_reward
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -360,3 +361,37 @@ def test_demo_yaml_parses():
         (ScriptArguments, RankedRewardConfig, ModelConfig)
     ).parse_args_and_config(["--config", str(path)])
     assert training.share_prompt == "auto" and model.use_peft and script.dataset_name
+
+
+def test_other_peoples_classifier_scores(tiny_model, tmp_path, capsys):
+    """It has no run.json and no finished.json; a run of ours without the second has not ended."""
+    make_reward(tmp_path / "theirs", tiny_model)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": "tea", "completion": "It is good."}])
+    out = tmp_path / "scored.jsonl"
+    flags = ["--output_dir", str(tmp_path / "theirs"), "--score", rows, "--score_output", str(out)]
+    cli([*flags, "--dataset_name", rows, "--report_to", "none"])
+    found = json.loads(out.read_text())["score"]
+    (wanted,) = load_reward(str(tmp_path / "theirs")).score(["tea"], ["It is good."])
+    assert found == pytest.approx(wanted, abs=1e-5)
+    (tmp_path / "theirs" / "run.json").write_text('{"step": "reward"}')
+    with pytest.raises(SystemExit):
+        cli([*flags, "--dataset_name", rows, "--report_to", "none"])
+    assert "no trained reward model there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["nope", "gone.jsonl"])
+def test_a_held_out_split_that_was_asked_for_has_to_be_there(arguments, split, capsys):
+    with pytest.raises(SystemExit):
+        cli([*arguments, "--dataset_test_split", split])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    told = "no such file" if split.endswith(".jsonl") else "--dataset_test_split FILE"
+    assert split in error and told in error
+
+
+def test_pairs_of_equal_texts_alone_teach_nothing(arguments, tmp_path, capsys):
+    rows = [{"prompt": f"tea {n}?", "chosen": "Good.", "rejected": "Good."} for n in range(6)]
+    file = write_jsonl(tmp_path / "equal.jsonl", rows)
+    with pytest.raises(SystemExit):
+        cli([*arguments, "--dataset_name", file])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "no ranking that could be learned from: 6 in it, 6 whose completions" in error
