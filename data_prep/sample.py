@@ -107,9 +107,20 @@ def peoples_answers(args: argparse.Namespace) -> dict[str, Output]:
 
 
 def deal_out(args: argparse.Namespace) -> list[Source]:
-    """The sources of the K outputs, model by model: all models and temperatures take turns."""
+    """The sources of the K outputs, model by model: all models and temperatures take turns.
+
+    Raises:
+        UserError: some of them would have no turn.
+    """
     pairs = itertools.product(args.model_name_or_path, args.temperature)
     sources = [Source(model=model, temperature=temperature) for model, temperature in pairs]
+    if len(sources) > args.num_outputs:
+        left = sources[args.num_outputs]
+        raise UserError(
+            f"--num_outputs {args.num_outputs}: fewer than the {len(sources)} models and "
+            f"temperatures that take turns, so {left.model} at {left.temperature:g} would draw "
+            "nothing; give more outputs, or fewer of those"
+        )
     # in turn, so that 4 outputs of 3 models are 2, 1 and 1
     dealt = itertools.islice(itertools.cycle(sources), args.num_outputs)
     # model by model: each is loaded once
@@ -363,6 +374,7 @@ def main(argv: list[str] | None = None) -> None:
     from instruct.tokens import ends_of
 
     args = make_parser().parse_args(argv)
+    dealt = deal_out(args)
     claim(args.output)
     partial = args.output.with_name(args.output.name + ".partial")
     record = record_beside(args.output)
@@ -383,7 +395,7 @@ def main(argv: list[str] | None = None) -> None:
     people = peoples_answers(args)
     rows = choose_prompts(log, people, args)
     finished = FinishedBatches(partial, settings)
-    outputs = draw_outputs(rows, deal_out(args), finished, args)
+    outputs = draw_outputs(rows, dealt, finished, args)
     if not outputs:
         raise UserError(
             f"{args.input}: every prompt is longer than "

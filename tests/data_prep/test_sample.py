@@ -177,3 +177,11 @@ def test_an_answer_meets_its_prompt_whatever_the_type_of_the_id():
     assert chosen([0, 1, 2.0], ["0", "2"]) == ["0", "2"]
     with pytest.raises(UserError, match="no prompt_id in it"):
         chosen([1], ["0"])
+
+
+def test_every_model_and_temperature_has_its_turn(tiny_model, tmp_path, capsys):
+    """Fewer outputs than sources would leave one out in silence."""
+    argv = [*sample_argv(tiny_model, tmp_path, "--num_outputs", "1"), "--output"]
+    error = stops(sample.main, [*argv, str(tmp_path / "s.jsonl")], capsys)
+    assert "--num_outputs 1: fewer than the 2" in error and "at 1 would draw nothing" in error
+    assert not list(tmp_path.glob("s.jsonl*"))
