@@ -2,7 +2,7 @@
 
 ShareGPT's `from` and `value`, others' names of roles, content in parts, one message instead of a
 list, turns as a list of texts, JSON as text, and text with `Human:` and `Assistant:` before each
-turn (Anthropic's HH-RLHF).
+turn (Anthropic's HH-RLHF; others' markers: `MARKERS`).
 """
 
 import json
@@ -46,9 +46,13 @@ ABOUT_COLUMNS = ("input", "context")
 ROUNDS = (("input", "output"), ("human", "assistant"), ("user", "assistant"))
 # A name of a role that may be told: others could be a person's number or address.
 TELLABLE = re.compile(r"[A-Za-z][A-Za-z _-]{0,28}[0-9]{0,2}")
+BAIZE = re.compile(r"(?:^|\n)\[\|(Human|AI)\|\][ \t]*")
 MARKERS = {
     "Human:": re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*"),
     "### Human:": re.compile(r"### (Human|Assistant):[ \t]*"),  # Guanaco
+    # with and without the sentence that its texts begin with
+    "[|Human|]": BAIZE,
+    "The conversation between human and AI assistant.": BAIZE,
 }
 
 
@@ -129,9 +133,9 @@ def content_of(message: dict) -> str:
 
 
 def marked_turns(text: str) -> list[dict] | None:
-    """The turns of a text that begins with `Human:` or `### Human:`; None of any other text.
+    """The turns of a text that begins as one of `MARKERS` says; None of any other text.
 
-    `Assistant:` with nothing behind it is where the answer goes, no turn.
+    A last `Assistant:` or `[|Human|]` with nothing behind it is where that turn would go, no turn.
     """
     text = text.lstrip()
     marker = next((MARKERS[begins] for begins in MARKERS if text.startswith(begins)), None)
@@ -143,7 +147,9 @@ def marked_turns(text: str) -> list[dict] | None:
         {"role": role_of(name), "content": said.strip()}
         for name, said in zip(names, texts, strict=True)
     ]
-    return turns[:-1] if turns[-1] == {"role": "assistant", "content": ""} else turns
+    open_ended = bool(turns) and not turns[-1]["content"]
+    # all that is there: who asked nothing is told
+    return turns[:-1] if open_ended and turns[1:] else turns or None
 
 
 def _turns_of(value: Any) -> list:

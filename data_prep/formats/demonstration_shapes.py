@@ -15,13 +15,14 @@ from data_prep.formats.prompt_shapes import (
     messages_in,
     our_prompt,
 )
-from instruct.conversations import marked_turns, messages_of
+from instruct.conversations import first_of, marked_turns, messages_of
 from instruct.errors import UserError
 from instruct.pairs import READ_FOR_PROMPT, prompt_of
 from instruct.rows.row_checks import fault_of
 from instruct.tokens import answer_text
 
 ANSWERS = ("completion", "response", "answer", "output", "target", "targets", "generation")
+MARKED = ("text", "input")  # where whole dialogues stand as one text: HH-RLHF, Baize
 # Whether people liked an answer, in files for KTO: TRL's name, LLaMA-Factory's.
 LIKED = ("label", "kto_tag")
 THUMBS = {"true": True, "false": False}
@@ -61,9 +62,14 @@ def has_marked_answer(columns: set[str], first_rows: list[dict]) -> bool:
 
 
 def has_marked_text(columns: set[str], first_rows: list[dict]) -> bool:
-    """One text with `Human:` and `Assistant:` before each turn."""
-    texts = [row["text"] for row in first_rows if isinstance(row.get("text"), str)]
-    return any(len(marked_turns(text) or ()) > 1 for text in texts)
+    """One text with `Human:` and `Assistant:`, or other markers, before each turn."""
+    return any(_marked_column(row) for row in first_rows)
+
+
+def _marked_column(row: dict) -> str | None:
+    """The column that holds a marked text with an answer in it."""
+    texts = ((name, row[name]) for name in MARKED if isinstance(row.get(name), str))
+    return next((name for name, text in texts if len(marked_turns(text) or ()) > 1), None)
 
 
 ################
@@ -127,8 +133,9 @@ def dialogue(row: dict) -> dict:
 
 
 def marked_text(row: dict) -> dict:
-    """A text with `Human:` and `Assistant:` before each turn."""
-    return split_dialogue(messages_in(row.get("text"), "text"))
+    """A text with `Human:` and `Assistant:`, or other markers, before each turn."""
+    column = _marked_column(row) or first_of(MARKED, row) or MARKED[0]
+    return split_dialogue(messages_in(row.get(column), column))
 
 
 def split_dialogue(messages: list[dict]) -> dict:

@@ -6,8 +6,8 @@ from typing import Any
 
 from data_prep.formats.misfit import Misfit
 from instruct.errors import UserError
-from instruct.pairs import READ_FOR_PROMPT, pair_of
-from instruct.ranking import answers_in, asked_of, ranked, ranking_of
+from instruct.pairs import READ_FOR_PROMPT, pair_of, prompt_of
+from instruct.ranking import answers_in, asked_of, listed, ranked, ranking_of
 
 # What others call the two, the better one first.
 PAIR_COLUMNS = (
@@ -72,6 +72,33 @@ def has_conversation_pair(columns: set[str], first_rows: list[dict]) -> bool:
     pair = pair_columns(columns)
     values = [row.get(pair[0]) for row in first_rows] if pair else []
     return any(isinstance(value, list) and len(value) > 1 for value in values)
+
+
+def has_answer_lists(columns: set[str], first_rows: list[dict]) -> bool:
+    """Lists of right and of wrong answers, as RewardBench 2 has them.
+
+    Two conversations as lists of texts share the first, which is what was asked.
+    """
+    if not columns.issuperset(("prompt", "chosen", "rejected")):
+        return False
+    pairs = [(listed(row.get("chosen")), listed(row.get("rejected"))) for row in first_rows]
+    lists = [pair for pair in pairs if all(map(_is_texts, pair))]
+    return bool(lists) and all(chosen[0] != rejected[0] for chosen, rejected in lists)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(t, str) for t in value)
+
+
+@misfits
+def answer_lists(row: dict) -> dict:
+    """Any right answer is better than any wrong one; those of one list are tied."""
+    prompt, _ = prompt_of(row)
+    right, wrong = listed(row.get("chosen")), listed(row.get("rejected"))
+    for name, texts in (("chosen", right), ("rejected", wrong)):
+        if not _is_texts(texts):
+            raise Misfit(f"{name!r} is no list of texts")
+    return ranked(prompt, [*right, *wrong], [1] * len(right) + [2] * len(wrong))
 
 
 @misfits

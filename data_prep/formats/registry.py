@@ -205,6 +205,13 @@ FORMATS = (
         preference_shapes.pairs,
     ),
     Format(
+        "RewardBench 2",
+        "rankings",
+        preference_shapes.READ_OF_PAIRS,
+        preference_shapes.has_answer_lists,
+        preference_shapes.answer_lists,
+    ),
+    Format(
         "UltraFeedback pairs",
         "rankings",
         preference_shapes.READ_OF_PAIRS,

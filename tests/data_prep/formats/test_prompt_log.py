@@ -59,6 +59,7 @@ def test_conversations(tmp_path, column, messages):
     [
         "\n\nHuman: What is snow?\n\nAssistant: Water.",
         "### Human: What is snow?### Assistant: Water.",
+        "The conversation between human and AI assistant.\n[|Human|] What is snow?\n[|AI|] Water.",
     ],
 )
 def test_of_a_dialogue_as_text_the_answer_is_no_part_of_the_prompt(tmp_path, text):

@@ -61,6 +61,7 @@ DEMONSTRATIONS = [
     ("conversations", {"messages": json.dumps([USER, ANSWER])}, PAIR),
     ("HH dialogues", {"text": "\n\nHuman: Hi\n\nAssistant: Hello"}, PAIR),
     ("HH dialogues", {"text": "### Human: Hi### Assistant: Hello"}, PAIR),
+    ("HH dialogues", {"input": "[|Human|] Hi\n[|AI|] Hello\n[|Human|]", "topic": "x"}, PAIR),
     # Aya and FLAN, distilabel, Capybara, KTO
     ("question and answer", {"inputs": "Hi", "targets": "Hello"}, PAIR),
     ("Alpaca", {"instruction": "Hi", "generation": "Hello"}, PAIR),
