@@ -31,8 +31,8 @@ from instruct.evaluation.scripted import (
 )
 from instruct.evaluation.scripted import word_lists as _tools  # noqa: F401  (its name to others)
 from instruct.files import check_output, load_rows, write_json, write_rows
-from instruct.run.data_runs import record_beside, record_of_data
-from instruct.run.folders import claim
+from instruct.run.data_runs import record_of_data
+from instruct.run.folders import claim, record_beside
 from instruct.tokens import template_columns
 
 # the demo's figures (benchmarks/README.md) were measured with this

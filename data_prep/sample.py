@@ -26,9 +26,9 @@ from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.rows.row_checks import is_blank
-from instruct.run.data_runs import VERSIONS_OF, add_overwrite, record_beside
+from instruct.run.data_runs import VERSIONS_OF, add_overwrite
 from instruct.run.fingerprints import content_of, data_identity, model_identity
-from instruct.run.folders import claim
+from instruct.run.folders import claim, record_beside
 from instruct.run.run_record import versions
 
 
@@ -159,8 +159,13 @@ def read_partial(path: Path, settings: dict) -> dict[str, list]:
     if not path.is_file():
         return {}
     lines = path.read_bytes().split(b"\n")
+    own = json.dumps(settings).encode()
+    # killed, or out of disk, while it wrote its first line: there is no batch yet
+    if len(lines) == 1 and own.startswith(lines[0]):
+        path.unlink()
+        return {}
     # other settings put other prompts into a batch of the same name
-    if lines[0] != json.dumps(settings).encode():
+    if lines[0] != own:
         raise UserError(
             f"{path} holds what a run with another model, other data or other flags (or of an "
             "earlier version) has drawn so far; give those again, delete it to start over (or add "

@@ -22,6 +22,7 @@ from instruct.generation import generate
 from instruct.hashes import hash_of
 from instruct.models import completion_logprobs, load_policy
 from instruct.run.fingerprints import content_of, model_identity
+from instruct.run.folders import clear_leftovers
 from instruct.tokens import decode_completion, ends_of, load_tokenizer
 from instruct.turns import has_ended
 
@@ -155,6 +156,8 @@ def all_answers(
     Where `--reference` is one of the models, answers by chat template have `reference_logprob`:
     the answer's log-probability, in nats, by the reference; None where it renders another prompt.
     """
+    # of a run that was killed as it wrote one of them
+    clear_leftovers(_file(args.output_dir, "any").parent)
     keys = {model.name: _key(model, rows, args) for model in models}
     kept = {} if args.overwrite_output_dir else {m.name: _kept(m, keys, args) for m in models}
     answers = {name: found for name, found in kept.items() if found is not None}

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from instruct.run.data_runs import record_beside
 from instruct.run.fingerprints import content_of
+from instruct.run.folders import record_beside
 from instruct.run.run_record import read_record
 
 MAX_KL = 7.0  # nats per answer, from the reference

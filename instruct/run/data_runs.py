@@ -110,8 +110,3 @@ def check_replaces(folder: str | Path, record: dict, overwrite: bool, **ours) ->
     if changes := differences(found, record) if found is not None else []:
         more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         print(f"{folder}: replaces an earlier output: {'; '.join(changes[:3])}{more}")
-
-
-def record_beside(output: Path) -> Path:
-    """Where a command that writes one file keeps its record; read as rows by nobody."""
-    return output.with_name(f"{output.name}.run")

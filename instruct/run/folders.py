@@ -175,23 +175,29 @@ if hasattr(os, "register_at_fork"):
 ################
 
 
+def record_beside(output: Path) -> Path:
+    """Where a command that writes one file keeps its record; read as rows by nobody."""
+    return output.with_name(f"{output.name}.run")
+
+
 def clear_leftovers(output: str | Path) -> None:
     """Of dead processes: what was being written goes, what was moved away comes back.
 
-    Beside `output` and, where it is a folder, in it. What a living process writes stays, and so
-    does everything where this process got no lock.
+    Beside `output`, also of its record, and, where it is a folder, in it. What a living process
+    writes stays, and so does everything where this process got no lock.
     """
     # another host may be writing: its processes are not seen from here
     if None in _held.values():
         return
     output = Path(output)
-    # newest first: of several moved away, the last one comes back
-    for left in sorted(_leftovers(output.parent, output.name), key=_mtime, reverse=True):
-        # killed between two renames: the earlier output is only here
-        if left.name.endswith(".old") and not output.exists():
-            left.rename(output)
-        else:
-            remove(left)
+    for place in (output, record_beside(output)):
+        # newest first: of several moved away, the last one comes back
+        for left in sorted(_leftovers(place.parent, place.name), key=_mtime, reverse=True):
+            # killed between two renames: the earlier output is only here
+            if left.name.endswith(".old") and not place.exists():
+                left.rename(place)
+            else:
+                remove(left)
     if output.is_dir():
         for left in _leftovers(output):
             place = output / left.name[1:].rsplit(".", 2)[0]

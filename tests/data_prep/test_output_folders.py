@@ -123,6 +123,8 @@ def test_a_dead_runs_leftovers_go(tmp_path, call, name):
     dead.wait()
     out = output_of(name, tmp_path)
     (tmp_path / f".{out.name}.{dead.pid}.part").mkdir()
+    # of the record of a command that writes one file
+    (tmp_path / f".{out.name}.run.{dead.pid}.part").write_text("{")
     COMMANDS[name].main(call(name, out))
     # where the output is there already, too
     (tmp_path / f".{out.name}.{dead.pid}.old").mkdir()

@@ -71,6 +71,16 @@ def test_killed_and_run_again_samples_are_the_same(tiny_model, tmp_path, monkeyp
     )
 
 
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_first_line_that_a_kill_or_a_full_disk_cut_holds_no_batch(tmp_path, share):
+    settings = {"model_name_or_path": ["m"], "seed": 0}
+    partial = tmp_path / "s.jsonl.partial"
+    line = json.dumps(settings)
+    partial.write_text(line[: int(share * len(line))])
+    finished = sample.FinishedBatches(partial, settings)
+    assert finished.done == {} and partial.read_text() == line + "\n"
+
+
 def test_partial_of_other_prompts_kept_is_not_used(tiny_model, tmp_path, monkeypatch, capsys):
     """Another --max_prompt_tokens puts other prompts into the batches: outputs must not mix."""
     import instruct.generation as generation

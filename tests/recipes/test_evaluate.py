@@ -1,6 +1,8 @@
 """recipes/evaluate.py: answers, win rates, KL and the report's fields; nothing is asked twice."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from command_tools import stops
@@ -157,6 +159,16 @@ def test_a_nan_kept_by_an_earlier_version_is_judged_again(arguments, tmp_path):
     kept.write_text("".join(json.dumps(row) + "\n" for row in lost))
     evaluate.main(arguments)
     assert [json.loads(line) for line in kept.read_text().splitlines()] == rows
+
+
+def test_answers_that_a_dead_run_was_writing_go(arguments, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    answers = tmp_path / "report" / "answers"
+    answers.mkdir(parents=True)
+    (answers / f".sft.jsonl.{dead.pid}.part").write_text('{"half')
+    evaluate.main(arguments)
+    assert sorted(path.name for path in answers.iterdir()) == ["ppo.jsonl", "sft.jsonl"]
 
 
 def test_an_answer_that_the_reference_never_gives_has_no_kl(arguments, capsys, monkeypatch):
