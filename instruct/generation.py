@@ -7,7 +7,6 @@ negative KL.
 """
 
 import contextlib
-import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,28 +14,26 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad as pad_last
 from transformers import (
-    DynamicCache,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.cache_utils import DynamicLayer
 
 from instruct.errors import UserError
+from instruct.prompt_cache import (
+    base_of,
+    cache_argument,
+    pad_after_shared,
+    shared_start,
+    start_cache,
+)
 from instruct.turns import turn_end, up_to_end
 
 # A look waits for the device and copies the cache; without it, ended rows are computed on.
 CHUNK = 8  # tokens between two looks for rows that have ended
 SHOWN = 100  # characters of a prompt in a message
-# Fewer rows, more passes: each reads all weights again, which costs more than padding.
-MIN_ROWS = 4  # a batch of prompts has at least so many, however their lengths differ
-
-
-def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformers model under a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 # ---- drawing a token -----------------------------------------------------------------------------
@@ -123,104 +120,6 @@ def own_random_state(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.random.fork_rng([device], device_type=device.type)
 
 
-# ---- the prompts' cache --------------------------------------------------------------------------
-
-
-def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of ids -> (input_ids, attention_mask), both [rows, longest], padded on the left."""
-    # on the left: every row's next token is then in the same column
-    longest = max(map(len, rows))
-    ids = torch.tensor([[pad_id] * (longest - len(r)) + list(r) for r in rows], device=device)
-    mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=device)
-    return ids, mask
-
-
-def of_similar_length(lengths: list[int]) -> list[list[int]]:
-    """Row numbers in groups: at most a tenth of padding, and at least `MIN_ROWS` in each but the
-    last.
-    """
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        # the shortest of the group comes first, so this bounds every row's padding
-        too_long = groups and lengths[i] > 1.1 * lengths[groups[-1][0]]
-        if not groups or (too_long and len(groups[-1]) >= MIN_ROWS):
-            groups.append([])
-        groups[-1].append(i)
-    return groups
-
-
-def cache_argument(model: PreTrainedModel) -> str | None:
-    """The name by which `forward` and its output hold the key-value cache, None without one.
-
-    transformers 5.24 has renamed `past_key_values` to `cache`, and warns of the older name. Model
-    code of others may take it among its `**kwargs`, by the older one.
-    """
-    parameters = inspect.signature(model.forward).parameters
-    # by signature, not by version: Hub code keeps the name it was written with
-    for name in ("cache", "past_key_values"):
-        if name in parameters:
-            return name
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    return "past_key_values" if takes_any else None
-
-
-def prompt_cache(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int
-) -> DynamicCache:
-    """The cache of left-padded prompts [N, P], every row repeated `copies` times: [N * copies, P].
-
-    Rows are computed with those of similar length, where the cache keeps whole sequences.
-    """
-    # the body alone: a prompt's logits [P, V] are not needed
-    base = base_of(model)
-    body = getattr(base, base.base_model_prefix)
-    takes_positions = "position_ids" in inspect.signature(body.forward).parameters
-
-    def filled(ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
-        cache = DynamicCache(config=base.config)
-        # counted over real tokens, so a row's padding changes nothing
-        positions = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if takes_positions else {}
-        given = {**positions, cache_argument(body): cache}
-        body(input_ids=ids, attention_mask=mask, use_cache=True, **given)
-        return cache
-
-    lengths = mask.sum(1).tolist()
-    # a sliding window's layer keeps less than the sequence: parts of other lengths do not fit
-    # together
-    whole = all(type(layer) is DynamicLayer for layer in DynamicCache(config=base.config).layers)
-    groups = of_similar_length(lengths) if whole else [list(range(len(lengths)))]
-    if len(groups) == 1:
-        cache = filled(ids, mask)
-    else:
-        # rows are sorted by length, so the last is the longest
-        widths = [max(1, lengths[rows[-1]]) for rows in groups]
-        parts = [
-            filled(ids[rows, -width:], mask[rows, -width:])
-            for rows, width in zip(groups, widths, strict=True)
-        ]
-        cache = joined(parts, groups, DynamicCache(config=base.config), ids.shape[1])
-    if copies > 1:
-        cache.batch_repeat_interleave(copies)
-    return cache
-
-
-def joined(
-    parts: list[DynamicCache], groups: list[list[int]], cache: DynamicCache, width: int
-) -> DynamicCache:
-    """Fills `cache` with the parts, each padded on the left to `width`, its rows back in order."""
-    place = torch.tensor([i for rows in groups for i in rows]).argsort()
-
-    def whole(kind: str, n: int) -> torch.Tensor:
-        states = [getattr(part.layers[n], kind) for part in parts]  # [rows, heads, length, width]
-        # 0 will do: the mask hides these places
-        padded = [pad_last(x, (0, 0, width - x.shape[2], 0)) for x in states]
-        return torch.cat(padded)[place.to(padded[0].device)]
-
-    for n in range(len(parts[0].layers)):
-        cache.update(whole("keys", n), whole("values", n), n)
-    return cache
-
-
 # ---- generating ----------------------------------------------------------------------------------
 
 
@@ -261,8 +160,8 @@ def generate(
 ) -> Generated:
     """Samples `copies` completions of each prompt from softmax(logits / temperature).
 
-    A prompt is computed once. Rows that have ended leave the batch every `CHUNK` tokens, unless the
-    processes have to step together (`synced_gpus`).
+    A prompt is computed once, and so is a long beginning of all. Rows that have ended leave the
+    batch every `CHUNK` tokens, unless the processes have to step together (`synced_gpus`).
 
     Args:
         prompts: N rows of ids, that the model has positions for (`check_prompts`).
@@ -278,8 +177,9 @@ def generate(
         UserError: logits that are not finite; names the prompt. A masked token's -inf is allowed.
     """
     ends, together = turn_end(tokenizer).ids, bool(generate_kwargs.get("synced_gpus"))
-    ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
-    cache = start_cache(model, ids, mask, copies, together)
+    shared = 0 if together else shared_start(model, prompts)
+    ids, mask = pad_after_shared(prompts, tokenizer.pad_token_id, model.device, shared)
+    cache = start_cache(model, ids, mask, copies, together, shared)
     if cache is not None:
         generate_kwargs[cache_argument(base_of(model))] = cache
     # only a cache of ours goes on from one call of `generate` to the next
@@ -321,29 +221,6 @@ def generate(
             ids, mask = ids[index], mask[index]
             cache.batch_select_indices(index)
     return out
-
-
-def starts_from_cache(model: PreTrainedModel) -> bool:
-    """Whether a cache that was filled before can be cut, and have rows taken out or repeated."""
-    base = base_of(model)
-    # a recurrent state (Mamba) can not
-    return not getattr(base, "_is_stateful", False) and cache_argument(base) is not None
-
-
-def start_cache(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, together: bool
-) -> DynamicCache | None:
-    """The cache to begin with: of all but the prompts' last token; None where `generate` makes its
-    own.
-    """
-    base = base_of(model)
-    if not starts_from_cache(model):
-        return None
-    # but the last: `generate` needs one token to go on from
-    if ids.shape[1] > 1 and (copies > 1 or not together):
-        return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies)
-    # processes that step together keep all their rows, so `generate`'s own will do
-    return None if together else DynamicCache(config=base.config)
 
 
 def keep_drawn(

@@ -32,8 +32,8 @@ from instruct.checks.pickles import pickled
 from instruct.checks.score_functions import check_lists, checked_scores
 from instruct.command.known_errors import sentence_of
 from instruct.errors import UserError, first_line
-from instruct.generation import base_of, left_pad
 from instruct.hub import ask_hub
+from instruct.prompt_cache import base_of, left_pad
 from instruct.residual_dropout import check_in_layers, config_changes
 from instruct.reward_checks import check_base, check_causal_lm, check_model, untrained
 from instruct.reward_files import (

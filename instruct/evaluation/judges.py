@@ -31,8 +31,8 @@ from instruct.evaluation.scripted import (
     scripted_reward,
     word_lists,
 )
-from instruct.generation import cache_argument, left_pad, start_cache, starts_from_cache
 from instruct.processes import is_main_process
+from instruct.prompt_cache import cache_argument, left_pad, start_cache, starts_from_cache
 from instruct.run.fingerprints import content_of, model_identity
 from instruct.tokens import (
     answer_text,

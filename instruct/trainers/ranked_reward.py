@@ -26,7 +26,7 @@ from instruct.checks.model_limits import check_special_tokens, limits_of
 from instruct.checks.score_functions import checked_scores
 from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics, strict_pairs
-from instruct.generation import base_of
+from instruct.prompt_cache import base_of
 from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_answers_of, encode_pairs
 from instruct.trainers.finite_run import FiniteRun

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from trl import SFTTrainer
 
-from instruct.generation import base_of
+from instruct.prompt_cache import base_of
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.fused_lora import fuse_lora
 from instruct.trainers.head_loss import HeadLoss, head_input, is_plain

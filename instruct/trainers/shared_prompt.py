@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from instruct.evaluation.ranking_metrics import PAD
-from instruct.generation import cache_argument, left_pad
 from instruct.models import last_token_scores
+from instruct.prompt_cache import cache_argument, left_pad
 
 NOT_FOR_MODEL = ("ranks", "keys")  # of a batch: what the loss and the metrics need
 

@@ -28,7 +28,7 @@ def test_generation_ignores_the_models_own_generation_config(tmp_path, tokenizer
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neox", "gemma2", "qwen2"])
 def test_copies_of_a_prompt_continue_from_one_shared_cache(tmp_path, tokenizer, monkeypatch, kind):
     monkeypatch.setattr(
-        "instruct.generation.MIN_ROWS", 1
+        "instruct.prompt_cache.MIN_ROWS", 1
     )  # prompts of other lengths are computed apart
     model = load_causal_lm(ModelConfig(model_name_or_path=save_model(tmp_path / "m", kind)))
     prompts = [
@@ -43,6 +43,31 @@ def test_copies_of_a_prompt_continue_from_one_shared_cache(tmp_path, tokenizer, 
     torch.manual_seed(0)
     one, two = generate_ids(model, tokenizer, prompts[:1], 8, copies=2)
     assert one != two  # each copy draws for itself
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "gpt_neox", "qwen2", "mistral"])
+def test_a_long_beginning_of_all_prompts_is_computed_once(
+    tmp_path, tokenizer, monkeypatch, kind, copies
+):
+    """Examples before a question, say: the same answers for fewer tokens."""
+    model = load_causal_lm(ModelConfig(model_name_or_path=save_model(tmp_path / "m", kind)))
+    examples = tokenizer("Question: what is it?\nAnswer: it is a cat.\n\n" * 4)["input_ids"]
+    prompts = [examples + tokenizer(text)["input_ids"] for text in ("Hi", "A longer one", "x y")]
+    body, tokens = getattr(model, model.base_model_prefix), []
+    body.register_forward_pre_hook(
+        lambda _, args, kwargs: tokens.append([*args, kwargs.get("input_ids")][0].numel()),
+        with_kwargs=True,
+    )
+    ids = generate_ids(model, tokenizer, prompts, 6, temperature=0, copies=copies)
+    once, apart = sum(tokens), [generate_ids(model, tokenizer, [p], 6, 0)[0] for p in prompts]
+    assert ids == [row for row in apart for _ in range(copies)]
+    tokens.clear()
+    monkeypatch.setattr("instruct.prompt_cache.MIN_SHARED", 10_000)
+    assert generate_ids(model, tokenizer, prompts, 6, temperature=0, copies=copies) == ids
+    saved = sum(tokens) - once
+    # a window of its own length keeps no whole beginning
+    assert saved >= (0 if kind == "mistral" else 2 * len(examples) - 20), saved
 
 
 def test_generation_equals_sampling_from_the_models_own_probabilities(tmp_path, tokenizer):
@@ -77,7 +102,7 @@ def test_rows_that_ended_leave_the_batch_and_the_others_go_on(
     assert len({len(row) for row in expected}) > 1
     monkeypatch.setattr("instruct.generation.CHUNK", 3)
     monkeypatch.setattr(
-        "instruct.generation.MIN_ROWS", 1
+        "instruct.prompt_cache.MIN_ROWS", 1
     )  # prompts of other lengths are computed apart
     sizes = []
     model.register_forward_pre_hook(

@@ -15,8 +15,8 @@ from trl import get_peft_config
 
 from instruct.checks.finite import check_weights
 from instruct.errors import UserError
-from instruct.generation import base_of
 from instruct.models import load_reward
+from instruct.prompt_cache import base_of
 from instruct.reward_checks import tokenizer_differences
 from instruct.tokens import encode_prompt_of
 from instruct.trainers.ppo.batches import accumulation_steps

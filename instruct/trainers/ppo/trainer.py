@@ -34,7 +34,8 @@ from transformers import (
 from instruct.checks.score_functions import ScoreFunction
 from instruct.errors import UserError
 from instruct.files import write_json
-from instruct.generation import base_of, own_random_state
+from instruct.generation import own_random_state
+from instruct.prompt_cache import base_of
 from instruct.run.checkpoints import step_of
 from instruct.run.run_record import together
 from instruct.trainers.adapter_files import reward_beside, shares_base

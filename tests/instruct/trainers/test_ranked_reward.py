@@ -16,7 +16,7 @@ from trl import RewardConfig, RewardTrainer
 
 from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import PAD
-from instruct.generation import cache_argument
+from instruct.prompt_cache import cache_argument
 from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer, ranking_losses
 
 # A sliding window of 8 is shorter than the rows.

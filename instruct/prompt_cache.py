@@ -1,0 +1,178 @@
+"""The key-value cache that sampling begins with: prompts computed once for all that follows."""
+
+import inspect
+
+import torch
+from torch.nn.functional import pad as pad_last
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+# Fewer rows, more passes: each reads all weights again, which costs more than padding.
+MIN_ROWS = 4  # a batch of prompts has at least so many, however their lengths differ
+# Examples or a system message before every prompt; a template's own few tokens are not worth it.
+MIN_SHARED = 32  # tokens with which all prompts of a batch begin, to be computed once
+
+
+def base_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The transformers model under a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of ids -> (input_ids, attention_mask), both [rows, longest], padded on the left."""
+    # on the left: every row's next token is then in the same column
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad_id] * (longest - len(r)) + list(r) for r in rows], device=device)
+    mask = torch.tensor([[0] * (longest - len(r)) + [1] * len(r) for r in rows], device=device)
+    return ids, mask
+
+
+def pad_after_shared(
+    rows: list[list[int]], pad_id: int, device, shared: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `left_pad`, but the first `shared` ids of all rows stand first, the padding after them."""
+    ids, mask = left_pad([row[shared:] for row in rows], pad_id, device)
+    first = torch.tensor(rows[0][:shared], dtype=ids.dtype, device=device).expand(len(rows), -1)
+    return torch.cat([first, ids], 1), pad_last(mask, (shared, 0), value=1)
+
+
+def shared_start(model: PreTrainedModel, rows: list[list[int]]) -> int:
+    """How many ids of all rows are the same and worth computing once; 0: too few, or it cannot be.
+
+    At least two ids of each row are left: one for its cache, one to go on from.
+    """
+    if len(rows) < 2 or not starts_from_cache(model) or not keeps_whole(model):
+        return 0
+    first, last = min(rows), max(rows)  # in order, what these two share all share
+    most = min(map(len, rows)) - 2
+    shared = next((i for i in range(most) if first[i] != last[i]), most)
+    return shared if shared >= MIN_SHARED else 0
+
+
+def keeps_whole(model: PreTrainedModel) -> bool:
+    """Whether the cache keeps whole sequences: a sliding window's layer keeps less."""
+    layers = DynamicCache(config=base_of(model).config).layers
+    return all(type(layer) is DynamicLayer for layer in layers)
+
+
+def of_similar_length(lengths: list[int]) -> list[list[int]]:
+    """Row numbers in groups: at most a tenth of padding, and at least `MIN_ROWS` in each but the
+    last.
+    """
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # the shortest of the group comes first, so this bounds every row's padding
+        too_long = groups and lengths[i] > 1.1 * lengths[groups[-1][0]]
+        if not groups or (too_long and len(groups[-1]) >= MIN_ROWS):
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """The name by which `forward` and its output hold the key-value cache, None without one.
+
+    transformers 5.24 has renamed `past_key_values` to `cache`, and warns of the older name. Model
+    code of others may take it among its `**kwargs`, by the older one.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    # by signature, not by version: Hub code keeps the name it was written with
+    for name in ("cache", "past_key_values"):
+        if name in parameters:
+            return name
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return "past_key_values" if takes_any else None
+
+
+def prompt_cache(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, shared: int = 0
+) -> DynamicCache:
+    """The cache of left-padded prompts [N, P], every row repeated `copies` times: [N * copies, P].
+
+    Rows are computed with those of similar length, where the cache keeps whole sequences.
+
+    Args:
+        shared: so many first columns are the same in all rows, and computed once.
+    """
+    # the body alone: a prompt's logits [P, V] are not needed
+    base = base_of(model)
+    body = getattr(base, base.base_model_prefix)
+    takes_positions = "position_ids" in inspect.signature(body.forward).parameters
+
+    def filled(ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> DynamicCache:
+        new = ids.shape[1] - cache.get_seq_length()
+        # counted over real tokens, so a row's padding changes nothing
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
+        given = {"position_ids": positions} if takes_positions else {}
+        given[cache_argument(body)] = cache
+        body(input_ids=ids[:, -new:], attention_mask=mask, use_cache=True, **given)
+        return cache
+
+    def empty() -> DynamicCache:
+        return DynamicCache(config=base.config)
+
+    lengths = mask.sum(1).tolist()
+    # parts of other lengths fit together only where they are whole
+    groups = of_similar_length(lengths) if keeps_whole(model) else [list(range(len(lengths)))]
+    if shared:
+        cache = filled(ids[:1, :shared], mask[:1, :shared], empty())
+        cache.batch_repeat_interleave(len(ids))
+        cache = filled(ids, mask, cache)
+    elif len(groups) == 1:
+        cache = filled(ids, mask, empty())
+    else:
+        # rows are sorted by length, so the last is the longest
+        widths = [max(1, lengths[rows[-1]]) for rows in groups]
+        parts = [
+            filled(ids[rows, -width:], mask[rows, -width:], empty())
+            for rows, width in zip(groups, widths, strict=True)
+        ]
+        cache = joined(parts, groups, empty(), ids.shape[1])
+    if copies > 1:
+        cache.batch_repeat_interleave(copies)
+    return cache
+
+
+def joined(
+    parts: list[DynamicCache], groups: list[list[int]], cache: DynamicCache, width: int
+) -> DynamicCache:
+    """Fills `cache` with the parts, each padded on the left to `width`, its rows back in order."""
+    place = torch.tensor([i for rows in groups for i in rows]).argsort()
+
+    def whole(kind: str, n: int) -> torch.Tensor:
+        states = [getattr(part.layers[n], kind) for part in parts]  # [rows, heads, length, width]
+        # 0 will do: the mask hides these places
+        padded = [pad_last(x, (0, 0, width - x.shape[2], 0)) for x in states]
+        return torch.cat(padded)[place.to(padded[0].device)]
+
+    for n in range(len(parts[0].layers)):
+        cache.update(whole("keys", n), whole("values", n), n)
+    return cache
+
+
+def starts_from_cache(model: PreTrainedModel) -> bool:
+    """Whether a cache that was filled before can be cut, and have rows taken out or repeated."""
+    base = base_of(model)
+    # a recurrent state (Mamba) can not
+    return not getattr(base, "_is_stateful", False) and cache_argument(base) is not None
+
+
+def start_cache(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    copies: int,
+    together: bool,
+    shared: int = 0,
+) -> DynamicCache | None:
+    """The cache to begin with: of all but the prompts' last token; None where `generate` makes its
+    own.
+    """
+    base = base_of(model)
+    if not starts_from_cache(model):
+        return None
+    # but the last: `generate` needs one token to go on from
+    if ids.shape[1] > 1 and (copies > 1 or not together):
+        return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies, shared)
+    # processes that step together keep all their rows, so `generate`'s own will do
+    return None if together else DynamicCache(config=base.config)
