@@ -1,5 +1,6 @@
 """Flags: this repo's LoRA and hardware defaults over TRL's, and how what is typed is read."""
 
+import argparse
 import importlib
 import os
 import sys
@@ -7,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclasses_fields
+from typing import get_args, get_origin, get_type_hints
 
 import torch
 import trl
@@ -89,6 +91,36 @@ class _Parser(TrlParser):
     typed: frozenset[str] = frozenset()
     in_file: frozenset[str] = frozenset()
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        hints = {k: v for kind in self.dataclass_types for k, v in get_type_hints(kind).items()}
+        # flags of one value or several, of which HfArgumentParser takes one
+        self.several = {name for name, hint in hints.items() if _takes_several(hint)}
+        for action in list(self._actions):
+            if action.dest in self.several and action.nargs is None:
+                action.nargs = "+"
+            if hints.get(action.dest) in (bool, bool | None):
+                self._add_short_forms(action)
+
+    def _add_short_forms(self, action: argparse.Action) -> None:
+        """`--flag` and `--no_flag` for every yes or no.
+
+        HfArgumentParser has the first where the default is a yes or no, and the second where it is
+        a yes. Ours differ from TRL's in some, and a command line of TRL's shall not.
+        """
+        if action.nargs is None:
+            action.nargs, action.const = "?", True
+        off = f"--no_{action.dest}"
+        if off not in self._option_string_actions:
+            # later than the flag itself, whose default is the one that counts
+            self.add_argument(
+                *dict.fromkeys((off, off.replace("_", "-"))),
+                dest=action.dest,
+                action="store_false",
+                default=action.default,
+                help=argparse.SUPPRESS,
+            )
+
     def parse_args_and_config(self, args=None, **kwargs):
         words = with_config_apart(sys.argv[1:] if args is None else list(args))
         return super().parse_args_and_config(words, **kwargs)
@@ -99,12 +131,16 @@ class _Parser(TrlParser):
 
     def parse_known_args(self, args=None, namespace=None):
         parsed, rest = super().parse_known_args(args, namespace)
+        self.typed = frozenset(filter(None, map(self._flag_of, args or ())))
+        for name in self.several & self.typed:
+            # the value itself, as one was before
+            if isinstance(values := getattr(parsed, name), list) and len(values) == 1:
+                setattr(parsed, name, values[0])
         fields = {f.name: f for kind in self.dataclass_types for f in dataclasses_fields(kind)}
         check_types(vars(parsed), self._actions, fields)
         check_ranges(vars(parsed))
         check_documents(vars(parsed))
         check_launch(vars(parsed))
-        self.typed = frozenset(filter(None, map(self._flag_of, args or ())))
         check_flags(vars(parsed), self.dataclass_types, fields, self.typed, self.in_file)
         # Trainer would write to a folder called trainer_output
         if getattr(parsed, "output_dir", "there") is None:
@@ -126,6 +162,11 @@ class _Parser(TrlParser):
         raise UserError(message)
 
 
+def _takes_several(hint) -> bool:
+    kinds = get_args(hint)
+    return str in kinds and any(get_origin(kind) is list for kind in kinds)
+
+
 def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
     """`TrlParser`: flags, or YAML by `--config` with flags on top. Returns one object a class.
 
@@ -141,9 +182,7 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
     except (ValueError, OSError, YAMLError) as error:
         raise UserError(str(error)) from error
     if unknown:
-        raise UserError(
-            why_unknown(unknown) or f"no such flag: {' '.join(unknown)}; --help lists them"
-        )
+        raise UserError(why_unknown(unknown))
     for arguments in parsed:
         if getattr(arguments, "hub_token", None):
             # where the Hub client looks itself: arguments are saved, shown and pushed, a token not

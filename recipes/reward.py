@@ -67,7 +67,8 @@ class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     eval_fraction: float = field(
         default=0.1,
         metadata={
-            "help": "Share of prompts to hold out where the data has no such split; 0 = none."
+            "help": "Share of prompts to hold out, and at least one, where the data has no such "
+            "split; 0 = none."
         },
     )
     demonstrations: str | None = field(

@@ -81,7 +81,8 @@ def load_train_and_eval(
     """Training and held-out rankings.
 
     Held out are, in this order: the file or folder that `test_split` names, the split of that name,
-    or a `fraction` of the prompts (all rankings of a prompt on one side; 0 holds nothing out).
+    or a `fraction` of the prompts (all rankings of a prompt on one side, and one prompt at least on
+    each; 0 holds nothing out).
 
     Args:
         required: whether there has to be such a split: it was asked for.
@@ -112,14 +113,17 @@ def load_train_and_eval(
     if fraction <= 0:
         return train, None
     # by hash of the prompt: its rankings share outputs, so they stay on one side
-    held_out = [key_of([row["prompt"], seed]) % 10_000 < fraction * 10_000 for row in train]
+    places = [key_of([row["prompt"], seed]) % 10_000 for row in train]
+    # of few prompts, whose hashes may all lie on one side, the nearest one is on the other
+    limit = min(max(fraction * 10_000, min(places) + 1), max(places))
+    held_out = [place < limit for place in places]
     indices = range(len(train))
     kept = train.select([i for i in indices if not held_out[i]])
     out = train.select([i for i in indices if held_out[i]])
     if not len(kept) or not len(out):
         raise UserError(
-            f"{source}: holding out {fraction:.0%} of the prompts leaves {len(kept)} rankings "
-            f"to train on and {len(out)} held out; give more rankings, "
-            "another --eval_fraction, or a file by --dataset_test_split"
+            f"{source}: its rankings are all of one prompt, of which --eval_fraction {fraction:g} "
+            "can hold none out; give rankings of more prompts, --eval_fraction 0, or a file by "
+            "--dataset_test_split"
         )
     return kept, out

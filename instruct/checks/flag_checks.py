@@ -120,6 +120,30 @@ PPO = COMMON | {
 }
 REFUSED = {"sft": SFT, "reward": REWARD, "ppo": PPO}
 
+# Flags of earlier versions of transformers and TRL, in many a command line and settings file.
+RENAMED = {
+    "warmup_ratio": "use --warmup_steps, which below 1 is a share of all steps",
+    "group_by_length": "use --train_sampling_strategy group_by_length",
+    "torch_dtype": "use --dtype",
+    "max_seq_length": "use --max_length",
+    "evaluation_strategy": "use --eval_strategy",
+    "per_gpu_train_batch_size": "use --per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "use --per_device_eval_batch_size",
+    "no_cuda": "use --use_cpu",
+    "use_flash_attention_2": "use --attn_implementation flash_attention_2",
+    "gradient_checkpointing_use_reentrant": "use --gradient_checkpointing_kwargs",
+    "push_to_hub_model_id": "use --hub_model_id",
+    "push_to_hub_token": "use --hub_token",
+    "save_safetensors": "weights are always written as safetensors; leave it out",
+    "logging_dir": "set TENSORBOARD_LOGGING_DIR, which transformers reads in its place",
+    "tokenizer_name": "the tokenizer is the one beside the model; leave it out",
+    "tokenizer_name_or_path": "the tokenizer is the one beside the model; leave it out",
+    "init_kl_coef": "use --kl_coef",
+    "adap_kl_ctrl": "use --kl_target, which adapts --kl_coef",
+    "ppo_epochs": "use --num_ppo_epochs",
+    "non_eos_penalty": "use --missing_eos_penalty",
+    "max_new_tokens": "use --response_length of recipes/ppo.py",
+}
 # Flags that TRL's PPOTrainer had, and no config here has -> what to use instead.
 COMPUTED = "it is computed: give --rollout_batch_size, --per_device_train_batch_size"
 NOT_HERE = {
@@ -136,6 +160,7 @@ NOT_HERE = {
          "local_mini_batch_size", "num_total_batches", "world_size"),
         COMPUTED,
     ),
+    **RENAMED,
 }  # fmt: skip
 
 
@@ -233,10 +258,15 @@ def _check_together(step: str, given: dict, changed: dict) -> None:
         )
 
 
-def why_unknown(words: list[str]) -> str | None:
-    """What to use instead of the first of TRL's flags among words that no config takes."""
-    names = (word.lstrip("-").split("=")[0] for word in words if word.startswith("--"))
-    return next((f"--{name}: {NOT_HERE[name]}" for name in names if name in NOT_HERE), None)
+def why_unknown(words: list[str]) -> str:
+    """The sentence for words of a command line that no flag takes."""
+    named = [word.split("=")[0] for word in words if word.startswith("--")]
+    known = (name for name in named if name[2:].replace("-", "_") in NOT_HERE)
+    if name := next(known, None):
+        return f"{name}: {NOT_HERE[name[2:].replace('-', '_')]}"
+    if not words[0].startswith("-"):
+        return f"{' '.join(words)}: stands behind a flag that takes one value; leave it out"
+    return f"no such flag: {' '.join(words)}; --help lists them"
 
 
 # ---- PPO by TRL's own trainer --------------------------------------------------------------------

@@ -67,6 +67,13 @@ NEEDS = {
     "bnb_4bit_quant_storage": QUANTIZED,
     "use_bnb_nested_quant": QUANTIZED,
     "liger_kernel_config": Needs("use_liger_kernel"),
+    # TRL's default is True, ours is not
+    "gradient_checkpointing_kwargs": Needs(
+        "gradient_checkpointing", unless="activation_checkpointing"
+    ),
+    "activation_checkpointing_kwargs": Needs(
+        "activation_checkpointing", unless="gradient_checkpointing"
+    ),
     "dataloader_persistent_workers": WORKERS,
     "dataloader_multiprocessing_context": WORKERS,
     "dataloader_prefetch_factor": WORKERS,

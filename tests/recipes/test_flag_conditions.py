@@ -23,6 +23,8 @@ VALUES = {
     "bnb_4bit_quant_storage": "float32", "lora_dropout": "0.3", "hub_strategy": "end",
     "min_eos_rate": "0.5", "min_distinct2_ratio": "0.5", "max_clipfrac": "0.5",
     "dataloader_prefetch_factor": "3", "hub_private_repo": "True", "logging_steps": "7",
+    "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
+    "activation_checkpointing_kwargs": '{"use_reentrant": false}',
 }  # fmt: skip
 NOT_TYPED = (
     ("sft", "eval_on_start"),  # on by default, and off it may be said

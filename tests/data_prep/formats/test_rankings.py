@@ -24,5 +24,21 @@ def test_held_out_rankings_from_split_file_or_share_of_prompts(comparisons, tmp_
     train, held_out = load_train_and_eval(source, "train", other, 0.3, seed=0)
     assert len(train) == 36 and len(held_out) == 2
     assert load_train_and_eval(source, "train", "validation", 0.0, seed=0)[1] is None
-    with pytest.raises(UserError, match="holding out 1%"):
-        load_train_and_eval(other, "train", "validation", 0.01, seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("prompts", [2, 3, 12])
+def test_a_share_of_few_prompts_leaves_no_side_empty(comparisons, tmp_path, prompts, fraction):
+    rows = [row for row in comparisons[:prompts] for _ in range(2)]
+    source = write_jsonl(tmp_path / "few.jsonl", rows)
+    for seed in range(5):
+        train, held_out = load_train_and_eval(source, "train", "validation", fraction, seed)
+        assert len(train) >= 2 and len(held_out) >= 2 and len(train) + len(held_out) == len(rows)
+
+
+def test_rankings_of_one_prompt_cannot_be_shared_out(comparisons, tmp_path):
+    source = write_jsonl(tmp_path / "one.jsonl", [comparisons[0], comparisons[0]])
+    with pytest.raises(UserError, match="all of one prompt.*--eval_fraction 0.1"):
+        load_train_and_eval(source, "train", "validation", 0.1, seed=0)
+    train, held_out = load_train_and_eval(source, "train", "validation", 0.0, seed=0)
+    assert len(train) == 2 and held_out is None
