@@ -45,6 +45,7 @@ from instruct.tokens import (
 )
 
 BATCH = 16  # answers a forward
+KEPT = 50_000  # pairs whose log-probability is known, before they are forgotten
 # What else could have been asked: everyday questions, so that an answer for any of them shows.
 OTHER_PROMPTS = (
     "What did you do last weekend?",
@@ -164,10 +165,11 @@ def other_prompt(prompt: str | list[dict]) -> list[dict]:
 
 
 class _Loaded:
-    """What a path held when it was loaded."""
+    """What a path held when it was loaded, and the log-probabilities that it was asked for."""
 
     def __init__(self, what):
         self.what = what
+        self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
 
 
 # judges of one model share it; gone when none of them holds it
@@ -248,6 +250,18 @@ class _CausalJudge(ModelJudge):
     def _scores(self, prompts: list, words: list[str], what: str, columns: dict) -> list[float]:
         raise NotImplementedError
 
+    def _log_likelihoods(self, pairs: list[tuple[list[int], list[int]]], what: str) -> list[float]:
+        # judges of one model ask it the same: the labeler who reads, and the fit of a report
+        keys = [(tuple(prompt), tuple(completion)) for prompt, completion in pairs]
+        model, known = self.loaded[0], self._loaded.known
+        if len(known) > KEPT:
+            known.clear()
+        asked = dict(zip(keys, pairs, strict=True))
+        new = [key for key in asked if key not in known]
+        found = log_likelihoods(model, [asked[key] for key in new], what)
+        known.update(zip(new, found, strict=True))
+        return [known[key] for key in keys]
+
     def check(self) -> None:
         from instruct.arguments import ModelConfig
         from instruct.merging import check_adapter_merges
@@ -278,7 +292,7 @@ class Fit(_CausalJudge):
     name, what = "fit", "the fit"
 
     def _scores(self, prompts: list, words: list[str], what: str, columns: dict) -> list[float]:
-        model, tokenizer = self.loaded
+        _, tokenizer = self.loaded
         # the joint of a template alone fits nothing
         some = [i for i, text in enumerate(words) if encode_completion(tokenizer, text)[:-1]]
         others = [other_prompt(prompt) for prompt in prompts]
@@ -287,7 +301,7 @@ class Fit(_CausalJudge):
             ids = encode_pairs(tokenizer, asked, words, columns)
             # without the end
             pairs += [(prompt, answer[:-1]) for prompt, answer in (ids[i] for i in some)]
-        found = log_likelihoods(model, pairs, what)
+        found = self._log_likelihoods(pairs, what)
         fits = [0.0] * len(prompts)
         for i, own, other in zip(some, found[: len(some)], found[len(some) :], strict=True):
             fits[i] = own - other
@@ -303,9 +317,9 @@ class LogProb(_CausalJudge):
     name, what = "logprob", "the log-probability"
 
     def _scores(self, prompts: list, words: list[str], what: str, columns: dict) -> list[float]:
-        model, tokenizer = self.loaded
+        _, tokenizer = self.loaded
         pairs = encode_pairs(tokenizer, prompts, words, columns)
-        found = log_likelihoods(model, pairs, what)
+        found = self._log_likelihoods(pairs, what)
         return [total / len(answer) for total, (_, answer) in zip(found, pairs, strict=True)]
 
 

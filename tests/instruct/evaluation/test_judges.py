@@ -196,6 +196,26 @@ def test_a_model_is_loaded_once_for_its_judges_until_all_let_go_of_it(tmp_path, 
     assert reads(["Hi"], ["Yes."]) == first and len(loads) == 2
 
 
+def test_what_one_judge_asked_is_known_to_the_others_of_its_model(tiny_model, monkeypatch):
+    asked, original = [], judges.log_likelihoods
+
+    def counted(model, pairs, what):
+        asked.append(len(pairs))
+        return original(model, pairs, what)
+
+    monkeypatch.setattr(judges, "log_likelihoods", counted)
+    labeler = judge_of(f"scripted:{tiny_model}", "--judge")
+    fit = judges.Fit(tiny_model)
+    prompts, answers = ["Hi", "Who?"], ["Hello there.", "It is me."]
+    labeler(prompts, answers)
+    fits = fit(prompts, answers)
+    # two answers, each after its prompt and after another; then none
+    assert asked == [4, 0] and fits == labeler.fit(prompts, answers)
+    labeler.off(), fit.off()
+    asked.clear()
+    assert fit(prompts, answers) == fits and asked == [4]
+
+
 def test_another_model_at_the_same_path_is_another_judge(tmp_path):
     path = tmp_path / "model"
     save_model(path)
