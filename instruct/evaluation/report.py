@@ -19,11 +19,15 @@ PPO_KEYS = {
     "length": "objective/length",
     "eos_rate": "objective/eos_rate",
 }
-# The scripted labeler as PPO watches him: who reads the prompt, or who does not.
-GOLD_KEYS = ("rewards/scripted_reader", "rewards/scripted_reward")
+# The scripted labeler as PPO watches him, and what is over his curve.
+GOLD_KEYS = {
+    "rewards/scripted_reader": "gold score (scripted labeler who reads)",
+    # all of his taste, or where he reads the prompt a part of it
+    "rewards/scripted_reward": "cheerful and clean (scripted labeler)",
+}
 # Over the panels, in the order they are drawn.
 PPO_TITLES = {
-    "gold": "gold score (scripted labeler)",
+    "gold": "gold score",
     "reward": "learned reward",
     "kl": "KL from SFT (nats per response)",
     "entropy": "entropy (nats per response)",
@@ -83,7 +87,9 @@ def _seconds(file: Path) -> dict[str, float]:
 
 
 def collect_run(run_dir: Path) -> dict:
-    """`data`, `sft`, `reward`, `ppo` and `seconds` of a run; empty where a step was not run."""
+    """`data`, `demonstrations`, `sft`, `reward`, `ppo` and `seconds` of a run; empty where a step
+    was not run.
+    """
     prompts = _read(run_dir / "prompts" / "report.json")
     sft = _logged(run_dir / "sft", "eval_loss")
     losses = {}
@@ -93,28 +99,37 @@ def collect_run(run_dir: Path) -> dict:
             "eval_loss_before": before["eval_loss"],
             "eval_loss_after": after["eval_loss"],
         }
+    logged = _logged(run_dir / "ppo", "objective/kl")
+    gold = next((name for name in GOLD_KEYS if any(name in entry for entry in logged)), None)
     steps = [
         {
             "step": entry["step"],
-            "gold": next((entry[name] for name in GOLD_KEYS if name in entry), None),
+            "gold": entry.get(gold),
             **{key: entry.get(name) for key, name in PPO_KEYS.items()},
         }
-        for entry in _logged(run_dir / "ppo", "objective/kl")
+        for entry in logged
     ]
     # not the whole file: the report is to be read
     wanted = ("in", "kept", "removed", "splits")
+    written = _read(run_dir / "demonstrations" / "report.json")
     return {
         "data": {key: prompts[key] for key in wanted if key in prompts},
+        "demonstrations": {key: written[key] for key in wanted if key in written},
         "sft": losses,
         "reward": _read(run_dir / "reward" / "metrics.json"),
         "ranked_by": _ranked_by(run_dir),
-        "ppo": {"steps": steps},
+        "ppo": {"steps": steps, "gold_by": gold},
         "seconds": _seconds(run_dir / "seconds.tsv"),
     }
 
 
-def plot_ppo(steps: list[dict], file: Path) -> None:
-    """PPO's curves, one small panel each, as PNG."""
+def plot_ppo(steps: list[dict], file: Path, gold_by: str | None = None) -> None:
+    """PPO's curves, one small panel each, as PNG.
+
+    Args:
+        gold_by: what the gold curve is called in the trainer's log.
+    """
+    titles = PPO_TITLES | ({"gold": GOLD_KEYS[gold_by]} if gold_by else {})
     # imported here: slow, and only runs with PPO draw
     import matplotlib
 
@@ -122,7 +137,7 @@ def plot_ppo(steps: list[dict], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(11, 5.5), layout="constrained")
-    for axis, (key, title) in zip(axes.flat, PPO_TITLES.items(), strict=True):
+    for axis, (key, title) in zip(axes.flat, titles.items(), strict=True):
         points = [(s["step"], s[key]) for s in steps if s.get(key) is not None]
         if points:
             axis.plot(*zip(*points, strict=True), color="#1f77b4")
@@ -166,7 +181,7 @@ def write_report(
     report["gold"] = {name: model["gold"]["mean"] for name, model in result["models"].items()}
     # 2. Files for machines and for people
     if report.get("ppo", {}).get("steps"):
-        plot_ppo(report["ppo"]["steps"], output_dir / "ppo.png")
+        plot_ppo(report["ppo"]["steps"], output_dir / "ppo.png", report["ppo"].get("gold_by"))
     write_json(output_dir / "report.json", report)
     with atomic_file(output_dir / "report.md") as beside:
         beside.write_text(markdown(report, answers, base), encoding="utf-8")

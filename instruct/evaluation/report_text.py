@@ -49,14 +49,21 @@ def _figure_section(report: dict) -> list[str]:
     return lines
 
 
+def _counted(counts: dict) -> str:
+    """Rows in = kept (by split, where they are) + removed, and why."""
+    removed, kept = counts["removed"], counts["kept"]
+    reasons = ", ".join(f"{n} {reason}" for reason, n in removed.items()) or "none"
+    by_split = [f"{n} {split}" for split, n in kept.items()] if isinstance(kept, dict) else []
+    total = f"{sum(kept.values())} kept ({', '.join(by_split)})" if by_split else f"{kept} kept"
+    return f"{counts['in']} in = {total} + {sum(removed.values())} removed ({reasons})."
+
+
 def _steps_section(report: dict) -> list[str]:
     """What each step of the run did; a step that was not run has no paragraph."""
     lines = []
-    if data := report.get("data"):
-        removed = data["removed"]
-        reasons = ", ".join(f"{n} {reason}" for reason, n in removed.items()) or "none"
-        counts = f"{data['in']} in = {data['kept']} kept + {sum(removed.values())} removed"
-        lines += ["## Prompts", "", f"{counts} ({reasons}).", ""]
+    for key, title in (("data", "Prompts"), ("demonstrations", "Demonstrations")):
+        if counts := report.get(key):
+            lines += [f"## {title}", "", _counted(counts), ""]
     if sft := report.get("sft"):
         change = f"{sft['eval_loss_before']:.3f} → {sft['eval_loss_after']:.3f}"
         lines += ["## Step 1: SFT", "", f"Evaluation loss {change} (held-out demonstrations).", ""]
