@@ -260,6 +260,12 @@ def load_function(spec: str, flag: str) -> Callable:
     module, _, function = spec.partition(":")
     if not function:
         raise UserError(f"{flag} {spec}: write it as module:function")
+    if module.endswith(".py"):
+        named = module.removesuffix(".py").removeprefix("./").replace("/", ".")
+        raise UserError(
+            f"{flag} {spec}: is a file; write its module as Python imports it from here, as in "
+            f"{named}:{function}"
+        )
     # a script has its own folder on sys.path, not the one it was started from
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -40,7 +40,8 @@ def model_file(folder_or_id: str | Path, name: str) -> Path | None:
     # for missing would change every score in silence
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"{folder_or_id}: cannot reach the Hub to ask for its {name}, nor is it in the cache"
+            f"{folder_or_id}: no such folder here, and the Hub cannot be reached to ask for its "
+            f"{name}, nor is it in the cache"
         ) from error
     except EntryNotFoundError:
         return None

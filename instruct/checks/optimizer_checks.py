@@ -14,6 +14,7 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, get_scheduler
 
 from instruct.checks.flag_ranges import shown
 from instruct.errors import UserError
+from instruct.plain_text import one_line
 
 # schedules that `get_scheduler` makes without what these flags say
 NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
@@ -91,8 +92,8 @@ def _check_read_by_optimizer(args: TrainingArguments, typed: Collection[str]) ->
     defaults = {field.name: field.default for field in fields(args)}
     changed = {flag: getattr(args, flag) for flag in ITS_OWN}
     changed = {flag: value for flag, value in changed.items() if value != defaults[flag]}
-    made = _made(args) if pairs or changed else None
-    # a package that is missing, a model that it wants to see: Trainer says what
+    made = _made(args)
+    # a model that it wants to see: Trainer says what
     if made is None:
         return
     for flag, value in changed.items():
@@ -117,12 +118,19 @@ def _written(pairs: dict[str, str]) -> str:
 
 
 def _made(args: TrainingArguments, **other) -> tuple | None:
-    """Class and settings of the optimizer by these flags; None where they alone do not say."""
+    """Class and settings of the optimizer by these flags; None where they alone do not say.
+
+    Raises:
+        UserError: it needs a package that is not there.
+    """
     changed = copy.copy(args)
     for flag, value in other.items():
         setattr(changed, flag, value)
     try:
         return Trainer.get_optimizer_cls_and_kwargs(changed)
+    except ImportError as error:
+        optim = getattr(args.optim, "value", args.optim)
+        raise UserError(f"--optim {optim}: {one_line(str(error))}") from error
     # an optimizer's own refusal is Trainer's to tell; "3" may be no value of this flag
     except Exception:
         return None

@@ -23,8 +23,8 @@ OUT_OF_MEMORY = (
     "(--max_length), see docs/troubleshooting.md"
 )
 UNREACHABLE = (
-    "the Hub cannot be reached, and what is asked of it is not in the cache; give a folder, or "
-    "look at the network, HF_ENDPOINT, HF_HUB_OFFLINE and the proxy"
+    "the Hub cannot be reached, and what is asked of it is neither in the cache nor a folder here; "
+    "look at the path, or at the network, HF_ENDPOINT, HF_HUB_OFFLINE and the proxy"
 )
 REFUSED = (
     "the Hub refuses this ({}); look at the name, accept the terms on its page, and give a token "

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from instruct.arguments import ModelConfig, parse
+from instruct.arguments import ModelConfig, load_function, parse
 from instruct.errors import UserError
 
 
@@ -65,3 +65,10 @@ def test_flags_of_one_value_or_several(tmp_path):
 def test_a_flag_that_is_not_there_is_told_with_what_to_use(words, sentence, tmp_path):
     with pytest.raises(UserError, match=f"^{sentence}"):
         parse(recipe_flags("sft"), ["--output_dir", str(tmp_path), *words])
+
+
+@pytest.mark.parametrize("path", ["rewards.py", "./rewards.py", "my/rewards.py"])
+def test_a_function_in_a_file_is_told_how_its_module_is_named(path):
+    module = path.removeprefix("./").removesuffix(".py").replace("/", ".")
+    with pytest.raises(UserError, match=f"^--judge {path}:length: is a file.* {module}:length$"):
+        load_function(f"{path}:length", "--judge")

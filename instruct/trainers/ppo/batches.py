@@ -28,14 +28,6 @@ def print_once(text: str) -> None:
         print(text)
 
 
-def exact_div(a: int, b: int, what: str) -> int:
-    """a / b. Raises `UserError` naming `what` where that is no whole number."""
-    # rounded, a run would train on other batches than its flags say
-    if a % b:
-        raise UserError(f"{what}: {a} is not a multiple of {b}")
-    return a // b
-
-
 # ---- arithmetic ----------------------------------------------------------------------------------
 
 
@@ -96,15 +88,31 @@ def accumulation_steps(args: SharedBasePPOConfig) -> int:
     if args.rollout_batch_size is None:
         return args.gradient_accumulation_steps
     # from the rollout down: the paper gives rollout sizes, hardware the micro-batch
-    mini_batch = exact_div(
-        args.rollout_batch_size,
-        args.num_mini_batches,
-        "--rollout_batch_size over --num_mini_batches",
+    rollout, parts, processes = args.rollout_batch_size, args.num_mini_batches, args.world_size
+    # rounded, a run would train on other batches than its flags say
+    if rollout % parts:
+        raise UserError(
+            f"--rollout_batch_size {rollout}: must be a multiple of --num_mini_batches {parts}"
+        )
+    mini_batch, at_once = rollout // parts, args.per_device_train_batch_size
+    if mini_batch % (at_once * processes):
+        raise UserError(_no_whole_micro_batches(rollout, parts, processes, at_once))
+    return mini_batch // (at_once * processes)
+
+
+def _no_whole_micro_batches(rollout: int, parts: int, processes: int, at_once: int) -> str:
+    mini_batch = rollout // parts
+    fitting = [n for n in range(1, at_once) if mini_batch % (n * processes) == 0]
+    remedy = (
+        f"give --per_device_train_batch_size {fitting[-1]}"
+        if fitting
+        else f"give a multiple of {parts * processes}, mini-batches x processes"
     )
-    return exact_div(
-        mini_batch,
-        args.per_device_train_batch_size * args.world_size,
-        "a mini-batch over --per_device_train_batch_size x processes",
+    each = f" x {processes} processes" if processes > 1 else ""
+    return (
+        f"--rollout_batch_size {rollout}: its mini-batches of {mini_batch} episodes "
+        f"(--num_mini_batches {parts}) are no multiple of --per_device_train_batch_size "
+        f"{at_once}{each}; {remedy}"
     )
 
 

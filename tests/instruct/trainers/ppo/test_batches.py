@@ -1,5 +1,7 @@
 """How prompts become rollouts and optimizer steps."""
 
+from types import SimpleNamespace
+
 import pytest
 from conftest import make_tokenizer
 from datasets import Dataset
@@ -7,7 +9,12 @@ from ppo_tools import make_setup, make_trainer
 
 from instruct.errors import UserError
 from instruct.tokens import load_tokenizer
-from instruct.trainers.ppo.batches import PretrainingRows, RolloutSampler, with_prompt_ids
+from instruct.trainers.ppo.batches import (
+    PretrainingRows,
+    RolloutSampler,
+    accumulation_steps,
+    with_prompt_ids,
+)
 from instruct.turns import text_end
 
 
@@ -48,10 +55,29 @@ def test_batch_arithmetic(setup, tmp_path, capsys):
     said = capsys.readouterr().out
     assert args.save_steps == 12 and "--save_steps 7: rounded up to 12" in said
     assert "--total_episodes 50: rounded up to 72, whole rollouts of 24\n" in said
-    with pytest.raises(UserError, match="20 is not a multiple of 3"):
+    with pytest.raises(UserError, match="size 20: must be a multiple of --num_mini_batches 3"):
         make_trainer(setup, tmp_path, rollout_batch_size=20, num_mini_batches=3)
-    with pytest.raises(UserError, match="10 is not a multiple of 4"):
+    with pytest.raises(UserError, match="of 10 episodes .*_size 4; give --per_device_.*_size 2$"):
         make_trainer(setup, tmp_path, rollout_batch_size=20, num_mini_batches=2)
+
+
+@pytest.mark.parametrize(
+    ("rollout", "parts", "processes", "at_once", "remedy"),
+    [
+        (4, 1, 1, 8, "--per_device_train_batch_size 8; give --per_device_train_batch_size 4"),
+        (64, 2, 2, 24, "24 x 2 processes; give --per_device_train_batch_size 16"),
+        (6, 2, 2, 1, "1 x 2 processes; give a multiple of 4, mini-batches x processes"),
+    ],
+)
+def test_a_rollout_that_is_no_whole_micro_batches_says_what_would_be(
+    rollout, parts, processes, at_once, remedy
+):
+    args = SimpleNamespace(
+        rollout_batch_size=rollout, num_mini_batches=parts, world_size=processes,
+        per_device_train_batch_size=at_once,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=f"^--rollout_batch_size {rollout}: .*{remedy}$"):
+        accumulation_steps(args)
 
 
 def test_ids_in_the_data_are_not_taken_for_the_prompt(setup):
