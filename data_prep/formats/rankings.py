@@ -64,6 +64,9 @@ def load_rankings(
             f"{source}: no ranking that could be learned from: {len(reading.rows)} in it, {why}"
         )
     rankings = reading.dataset()
+    # TRL's RewardTrainer learns from it
+    if "margin" in rankings.column_names and is_main_process():
+        print(f"{source}: its column 'margin' is not used: rankings have no margins")
     return rankings.remove_columns([c for c in rankings.column_names if c not in KEPT])
 
 

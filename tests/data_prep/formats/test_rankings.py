@@ -3,7 +3,7 @@
 import pytest
 from conftest import write_jsonl
 
-from data_prep.formats.rankings import load_train_and_eval
+from data_prep.formats.rankings import load_rankings, load_train_and_eval
 from instruct.errors import UserError
 
 
@@ -42,3 +42,12 @@ def test_rankings_of_one_prompt_cannot_be_shared_out(comparisons, tmp_path):
         load_train_and_eval(source, "train", "validation", 0.1, seed=0)
     train, held_out = load_train_and_eval(source, "train", "validation", 0.0, seed=0)
     assert len(train) == 2 and held_out is None
+
+
+def test_a_margin_that_nothing_learns_from_is_told(tmp_path, capsys):
+    pair = {"prompt": "Hi", "chosen": "Yes.", "rejected": "No."}
+    with_margin = write_jsonl(tmp_path / "margin.jsonl", [{**pair, "margin": 0.5}])
+    assert load_rankings(with_margin).column_names == ["prompt", "completions", "ranks"]
+    assert f"{with_margin}: its column 'margin' is not used" in capsys.readouterr().out
+    load_rankings(write_jsonl(tmp_path / "plain.jsonl", [pair]))
+    assert "'margin'" not in capsys.readouterr().out
