@@ -31,6 +31,7 @@ from instruct.ranking import as_ranking, key_of
 from instruct.tokens import encode_answers_of, encode_pairs
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.fused_lora import fuse_lora
+from instruct.trainers.progress import show_on_bar
 from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_prompt import (
     NOT_FOR_MODEL,
@@ -184,6 +185,7 @@ class RankedRewardTrainer(FiniteRun, Resumable, RewardTrainer):
         if self.limits and kwargs.get("processing_class") is not None:
             check_special_tokens(model.config, kwargs["processing_class"], "the model")
         super().__init__(model, args=args or RankedRewardConfig("reward"), **kwargs)
+        show_on_bar(self, loss="loss", accuracy="accuracy")
         self.model_accepts_loss_kwargs = True  # the same for TRL and transformers before that
         # TRL has put the adapter on by now, Trainer has wrapped nothing yet
         fuse_lora(self.model)

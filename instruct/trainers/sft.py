@@ -9,6 +9,7 @@ from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.fused_lora import fuse_lora
 from instruct.trainers.head_loss import HeadLoss, head_input, is_plain
 from instruct.trainers.packing import check_keeps_apart
+from instruct.trainers.progress import show_on_bar
 from instruct.trainers.resumable import Resumable
 from instruct.turns import save_ends
 
@@ -19,6 +20,7 @@ class ResumableSFTTrainer(FiniteRun, Resumable, SFTTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        show_on_bar(self, loss="loss", eval_loss="eval_loss")
         fuse_lora(self.model)
         model = self.accelerator.unwrap_model(self.model)
         # sharded weights cannot be tried out

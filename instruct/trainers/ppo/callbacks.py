@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 
 from instruct.checks.finite import CAUSE
 from instruct.errors import UserError
@@ -279,12 +279,3 @@ class SampleTable:
         # beside, then renamed: killed in the middle, all of them would be gone
         with atomic_file(self.file) as beside:
             beside.write_text("".join(kept), encoding="utf-8")
-
-
-class RewardAndKLBar(ProgressCallback):
-    """The progress bar with the latest reward and KL on it."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and "objective/scores" in (logs or {}):
-            reward, kl = logs["objective/scores"], logs["objective/kl"]
-            self.training_bar.set_postfix(reward=f"{reward:.3f}", kl=f"{kl:.2f}")

@@ -26,7 +26,6 @@ from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    ProgressCallback,
     Trainer,
     set_seed,
 )
@@ -50,11 +49,12 @@ from instruct.trainers.ppo.batches import (
     pretraining_rows,
     with_prompt_ids,
 )
-from instruct.trainers.ppo.callbacks import PolicyAverage, RewardAndKLBar, SampleTable, Watchdog
+from instruct.trainers.ppo.callbacks import PolicyAverage, SampleTable, Watchdog
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 from instruct.trainers.ppo.rollout import Rollout, RolloutWorker
 from instruct.trainers.ppo.updates import cut_into_micro_batches
 from instruct.trainers.ppo.value_rate import OwnValueRate
+from instruct.trainers.progress import show_on_bar
 from instruct.trainers.resumable import Resumable
 from instruct.trainers.shared_base import SharedBase
 from instruct.trl_ppo import PlainPPOParent
@@ -156,9 +156,7 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, OwnValueRate, PlainPPOParent):
         self.average: PolicyAverage | None = None  # made when training starts
         self.watchdog = Watchdog()
         self.add_callback(self.watchdog)
-        if not args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(RewardAndKLBar)
+        show_on_bar(self, reward="objective/scores", kl="objective/kl")
         self.samples = SampleTable(
             Path(args.output_dir) / "samples.jsonl",
             every=args.sample_every,
