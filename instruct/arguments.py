@@ -127,6 +127,12 @@ class _Parser(TrlParser):
 
     def set_defaults_with_config(self, **kwargs):
         self.in_file = frozenset(kwargs)
+        # YAML reads a bare `no` as False, and 1e-6 as text
+        words = {action.dest for action in self._actions if "no" in (action.choices or ())}
+        kwargs |= {flag: "no" for flag in words if kwargs.get(flag) is False}
+        schedule = kwargs.get("lr_scheduler_kwargs")
+        if isinstance(schedule, dict):
+            kwargs["lr_scheduler_kwargs"] = {k: _number_of(v) for k, v in schedule.items()}
         return super().set_defaults_with_config(**kwargs)
 
     def parse_known_args(self, args=None, namespace=None):
@@ -160,6 +166,14 @@ class _Parser(TrlParser):
 
     def error(self, message: str):
         raise UserError(message)
+
+
+def _number_of(value):
+    """A text that is a number as that number, anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _takes_several(hint) -> bool:

@@ -72,3 +72,18 @@ def test_a_function_in_a_file_is_told_how_its_module_is_named(path):
     module = path.removeprefix("./").removesuffix(".py").replace("/", ".")
     with pytest.raises(UserError, match=f"^--judge {path}:length: is a file.* {module}:length$"):
         load_function(f"{path}:length", "--judge")
+
+
+@pytest.mark.parametrize("step", ["sft", "reward", "ppo"])
+def test_yaml_says_no_and_small_numbers_as_people_write_them(step, tmp_path):
+    def read(text: str, *argv: str):
+        (tmp_path / "c.yaml").write_text(f"output_dir: {tmp_path}\n{text}")
+        return parse(recipe_flags(step), ["--config", str(tmp_path / "c.yaml"), *argv])[1]
+
+    training = read("eval_strategy: no\nsave_strategy: no\n")
+    assert (training.eval_strategy.value, training.save_strategy.value) == ("no", "no")
+    assert read("eval_strategy: no\n", "--eval_strategy", "epoch").eval_strategy.value == "epoch"
+    schedule = "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs:\n  min_lr: "
+    assert read(f"{schedule}1e-6\n").lr_scheduler_kwargs == {"min_lr": 1e-6}
+    with pytest.raises(UserError, match="--lr_scheduler_kwargs .*no such schedule"):
+        read(f"{schedule}little\n")
