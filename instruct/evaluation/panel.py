@@ -154,10 +154,13 @@ def add_scores(
     for model in dict.fromkeys(judge.model for judge, _, _ in asked):
         ours = [entry for entry in asked if entry[0].model == model]
         for judge, note, what in ours:
-            for name, rows in answers.items():
-                if not _is_scored(rows, note, judge.key):
-                    _score(rows, judge, note, f"{what}, asked of the answers of {name},")
-                    keep(output_dir, rows)
+            new = [name for name in answers if not _is_scored(answers[name], note, judge.key)]
+            # a model computes a prompt once for all answers to it; a function has its own errors
+            for names in [new] if judge.model and new else [[name] for name in new]:
+                rows = [row for name in names for row in answers[name]]
+                _score(rows, judge, note, f"{what}, asked of the answers of {', '.join(names)},")
+                for name in names:
+                    keep(output_dir, answers[name])
         for judge, _, _ in ours:
             if hasattr(judge.score, "off"):
                 judge.score.off()
