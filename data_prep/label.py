@@ -13,7 +13,9 @@ from itertools import combinations
 from pathlib import Path
 
 from datasets import Dataset
+from tqdm import tqdm
 
+from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags
 from data_prep.formats.reader import read
 from instruct.checks.score_functions import ScoreFunction, scores_of
@@ -31,10 +33,12 @@ from instruct.evaluation.scripted import (
 )
 from instruct.evaluation.scripted import word_lists as _tools  # noqa: F401  (its name to others)
 from instruct.files import check_output, load_rows, write_json, write_rows
-from instruct.run.data_runs import record_of_data
+from instruct.run.data_runs import add_overwrite, record_of_data
+from instruct.run.fingerprints import content_of
 from instruct.run.folders import claim, record_beside
 from instruct.tokens import template_columns
 
+AT_ONCE = 32  # rows that a labeler who asks a model scores between two notes on disk
 # the demo's figures (benchmarks/README.md) were measured with this
 TIE = 0.3  # scores closer than this are equal for the scripted labeler
 BEST = {SCRIPTED: 1.0, READER: 2.0}  # the highest score there is, which has quality 7
@@ -51,9 +55,33 @@ def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
     return ranks
 
 
-def scores_of_samples(samples: Dataset, judge: ScoreFunction, name: str) -> list[list[float]]:
-    """What a labeler thinks of every completion, K scores a row."""
-    # all rows at once: answers of similar length share a batch
+def scores_of_samples(
+    samples: Dataset, judge: ScoreFunction, name: str, finished: FinishedBatches | None = None
+) -> list[list[float]]:
+    """What a labeler thinks of every completion, K scores a row.
+
+    Args:
+        finished: where scores are kept as they come, for a judge that takes long; without it all
+            rows are scored at once.
+    """
+    size = len(samples) if finished is None else AT_ONCE
+    starts = range(0, len(samples), size)
+    # who keeps nothing is fast
+    bar = tqdm(starts, desc=spoken_name(name), disable=finished is None)
+    scores = []
+    for start in bar:
+        kept = None if finished is None else finished.done.get(str(start))
+        if kept is None:
+            rows = samples.select(range(start, min(start + size, len(samples))))
+            kept = _scores(rows, judge, name)
+            if finished is not None:
+                finished.add(str(start), kept)
+        scores += kept
+    return scores
+
+
+def _scores(samples: Dataset, judge: ScoreFunction, name: str) -> list[list[float]]:
+    # all at once: a prompt is computed once for its answers
     counts = [len(texts) for texts in samples["completions"]]
     columns = {"prompt": samples["prompt"], **template_columns(_columns(samples))}
     repeated = {
@@ -127,7 +155,16 @@ def make_parser() -> Parser:
     parser.add_argument("--labeler", required=True, metavar="scripted[:MODEL]", help=who)
     parser.add_argument("--tie", type=float, default=TIE, help="scores closer than this are a tie")
     add_shape_flags(parser)
+    add_overwrite(parser, "start over: also forget the scores of an unfinished run")
     return parser
+
+
+def settings_of(record: dict) -> dict:
+    """Everything that changes the scores; not the width of a tie."""
+    flags = {flag: value for flag, value in record["flags"].items() if flag != "tie"}
+    data = {flag: content_of(identity) for flag, identity in record["data"].items()}
+    models = {flag: content_of(identity) for flag, identity in record["models"].items()}
+    return {"step": "label", "flags": flags, "data": data, "models": models}
 
 
 @command
@@ -141,11 +178,18 @@ def main(argv: list[str] | None = None) -> None:
     models = {"labeler": asked} if asked else None
     record = record_of_data("label", args, {"input": args.input}, models, labelers=[name])
     samples = read(args.input, "samples", format=args.format, columns=args.columns)
-    scores = scores_of_samples(samples, judge, name)
+    partial = partial_of(args.output)
+    if args.overwrite_output_dir:
+        partial.unlink(missing_ok=True)
+    finished = FinishedBatches(partial, settings_of(record), "scores") if asked else None
+    scores = scores_of_samples(samples, judge, name, finished)
     rows = [rank_row(row, s, args.tie, name) for row, s in zip(samples, scores, strict=True)]
     # first: an output never stands without its record
     write_json(record_beside(args.output), record)
     write_rows(args.output, rows)
+    # only now: until the output stands, the scores are all there is
+    if finished is not None:
+        partial.unlink()
     some = sum(len(set(row["ranks"])) > 1 for row in rows)
     strict, pairs = strict_pairs([row["ranks"] for row in rows])
     share = f"{100 * strict / pairs:.0f} % of {pairs} pairs" if pairs else "none of 0 pairs"

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read, read_rows
@@ -125,58 +126,6 @@ def deal_out(args: argparse.Namespace) -> list[Source]:
     dealt = itertools.islice(itertools.cycle(sources), args.num_outputs)
     # model by model: each is loaded once
     return sorted(dealt, key=sources.index)
-
-
-# --- finished batches -----------------------------------------------------------------------------
-
-
-class FinishedBatches:
-    """Completions by batch, on disk: what a killed run with the same settings need not draw again.
-
-    The file's first line is the settings, every other one batch.
-    """
-
-    def __init__(self, path: Path, settings: dict):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.done = read_partial(path, settings)
-        if not path.is_file():
-            path.write_text(json.dumps(settings) + "\n")
-
-    def add(self, batch: str, completions: list[str]) -> None:
-        self.done[batch] = completions
-        # a batch a line: a kill costs one batch at most
-        with self.path.open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"batch": batch, "completions": completions}) + "\n")
-
-
-def read_partial(path: Path, settings: dict) -> dict[str, list]:
-    """Batches that an earlier run with the same settings finished; an unfinished last line goes.
-
-    Raises:
-        UserError: they were drawn with other settings; hours of work are not thrown away unasked.
-    """
-    if not path.is_file():
-        return {}
-    lines = path.read_bytes().split(b"\n")
-    own = json.dumps(settings).encode()
-    # killed, or out of disk, while it wrote its first line: there is no batch yet
-    if len(lines) == 1 and own.startswith(lines[0]):
-        path.unlink()
-        return {}
-    # other settings put other prompts into a batch of the same name
-    if lines[0] != own:
-        raise UserError(
-            f"{path} holds what a run with another model, other data or other flags (or of an "
-            "earlier version) has drawn so far; give those again, delete it to start over (or add "
-            "--overwrite_output_dir), or give another --output"
-        )
-    # every whole line ends in a newline, so what follows the last one is unfinished
-    entries = map(json.loads, lines[1:-1])
-    done = {entry["batch"]: entry["completions"] for entry in entries}
-    # without the torn end, or the next batch would be appended to it
-    path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
-    return done
 
 
 def settings_of(args: argparse.Namespace) -> dict:
@@ -381,7 +330,7 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     dealt = deal_out(args)
     claim(args.output)
-    partial = args.output.with_name(args.output.name + ".partial")
+    partial = partial_of(args.output)
     record = record_beside(args.output)
     settings = settings_of(args)
     if args.overwrite_output_dir:
@@ -399,7 +348,7 @@ def main(argv: list[str] | None = None) -> None:
     settings["ends"] = [ends_of(name) for name in args.model_name_or_path]
     people = peoples_answers(args)
     rows = choose_prompts(log, people, args)
-    finished = FinishedBatches(partial, settings)
+    finished = FinishedBatches(partial, settings, "completions")
     outputs = draw_outputs(rows, dealt, finished, args)
     if not outputs:
         raise UserError(

@@ -129,6 +129,45 @@ def test_the_labeler_who_reads_the_prompt_ranks_and_is_named(tmp_path, tiny_mode
     assert "Ranked by: scripted that reads the prompt." in (made / "README.md").read_text()
 
 
+def test_a_labeler_who_was_killed_reads_on_where_he_was(tmp_path, tiny_model, monkeypatch, capsys):
+    rows = [
+        {
+            "prompt_id": str(i),
+            "prompt": f"Tell me of {i}.",
+            "completions": [f"It is {i}.", "I love"],
+        }
+        for i in range(6)
+    ]
+    samples = write_jsonl(tmp_path / "s.jsonl", rows)
+    monkeypatch.setattr(label, "AT_ONCE", 2)
+    calls, original = [], label._scores
+
+    def dies_at_the_third(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    def run(out):
+        argv = ["--input", samples, "--output", str(tmp_path / out)]
+        label.main([*argv, "--labeler", f"scripted:{tiny_model}"])
+        return [row["ranks"] for row in load_rows(tmp_path / out)]
+
+    whole = run("whole.jsonl")
+    monkeypatch.setattr(label, "_scores", dies_at_the_third)
+    with pytest.raises(SystemExit):
+        run("r.jsonl")
+    partial = tmp_path / "r.jsonl.partial"
+    assert not (tmp_path / "r.jsonl").exists() and len(partial.read_text().splitlines()) == 3
+    # other rows are no continuation, but the width of a tie changes no score
+    kept = partial.read_bytes()
+    write_jsonl(tmp_path / "s.jsonl", rows[:4])
+    assert "finished so far" in stops(lambda _: run("r.jsonl"), [], capsys)
+    assert partial.read_bytes() == kept
+    write_jsonl(tmp_path / "s.jsonl", rows)
+    assert run("r.jsonl") == whole and len(calls) == 3 + 1 and not partial.exists()
+
+
 def test_only_a_scripted_labeler_ranks(tmp_path, tiny_model, capsys):
     samples = write_jsonl(tmp_path / "s.jsonl", [{"prompt": "Hi", "completions": ["a", "b"]}])
     run = ["--input", samples, "--output", tmp_path / "r.jsonl", "--labeler"]

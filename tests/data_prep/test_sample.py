@@ -77,7 +77,7 @@ def test_a_first_line_that_a_kill_or_a_full_disk_cut_holds_no_batch(tmp_path, sh
     partial = tmp_path / "s.jsonl.partial"
     line = json.dumps(settings)
     partial.write_text(line[: int(share * len(line))])
-    finished = sample.FinishedBatches(partial, settings)
+    finished = sample.FinishedBatches(partial, settings, "completions")
     assert finished.done == {} and partial.read_text() == line + "\n"
 
 

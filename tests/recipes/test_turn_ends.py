@@ -150,7 +150,7 @@ def test_answers_and_samples_with_other_ends_are_not_taken_for_these(
         del settings[name]
     partial = tmp_path / "s.jsonl.partial"
     partial.write_text(json.dumps(settings | {"ends": [["<|endoftext|>"]]}) + "\n")
-    assert "earlier version) has drawn so far" in stops(sample.main, argv, capsys)
+    assert "earlier version) has finished so far" in stops(sample.main, argv, capsys)
     partial.write_text(json.dumps(settings) + "\n")
     sample.main(argv)
 
