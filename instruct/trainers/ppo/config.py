@@ -103,7 +103,7 @@ class SharedBasePPOConfig(HardwareDefaults, _BaseConfig):
     ptx_max_length: int = flag(128, "ptx rows are cut to this many tokens.")
 
     # ---- what is kept and shown
-    best_max_kl: float = flag(20.0, "A checkpoint above this held-out KL is never the best one.")
+    best_max_kl: float = flag(10.0, "A checkpoint above this held-out KL is never the best one.")
     sample_every: int = flag(5, "Write a sample table every so many rollouts (0: never).")
     sample_rows: int = flag(8, "Rows of a sample table.")
 
