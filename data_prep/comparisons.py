@@ -178,7 +178,14 @@ def main(argv: list[str] | None = None) -> None:
             f"({why if held_out else f'{dict(collected.left_out)} left out'})"
         )
     write_comparisons(collected, args, record)
-    print(f"{args.output_dir}: {collected.report()}")
+    report = collected.report()
+    kept = ", ".join(f"{count} {split}" for split, count in report["kept"].items())
+    strict = f"{sum(report['pairs'].values())} of {report['all_pairs']} pairs with a preference"
+    left_out = dict(report["removed"])
+    if report["equal_texts"]:
+        left_out["pairs of one text twice"] = report["equal_texts"]
+    told = ", ".join(f"{count} {why}" for why, count in left_out.items()) or "none"
+    print(f"{args.output_dir}: rankings: {kept}; {strict}; left out: {told}")
 
 
 if __name__ == "__main__":
