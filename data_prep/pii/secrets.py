@@ -71,6 +71,24 @@ CANDIDATE = (
 )
 
 
+# what every token is made of, and no fewer of them
+RUN = re.compile(r"[A-Za-z0-9+/=_.:@-]{15}")
+# one stands before whatever is a secret by its place
+WORDS = (
+    "key", "secret", "token", "credential", "auth", "sig", "cook", "bearer", "basic", "://",
+    *(word.lower() for word in PASSWORD_WORDS.split("|")),
+)  # fmt: skip
+
+
+def may_hold_secret(text: str) -> bool:
+    """A first look, for texts that no engine has looked at: `CANDIDATE` costs 20 times as much.
+
+    False only where `find_secrets` finds none.
+    """
+    lowered = text.lower()
+    return any(word in lowered for word in WORDS) or RUN.search(text) is not None
+
+
 def find_secrets(text: str) -> Iterator[Found]:
     """Private keys, tokens by shape, passwords in URLs, headers and assignments.
 
@@ -82,7 +100,7 @@ def find_secrets(text: str) -> Iterator[Found]:
     if "-----BEGIN " in text:
         for match in token_shapes.PRIVATE_KEY.finditer(text):
             yield Found("secret", *match.span())
-    for match in token_shapes.TOKEN.finditer(text):
+    for match in token_shapes.TOKEN.finditer(text) if RUN.search(text) else ():
         if _is_random(match.group()):
             yield Found("secret", *match.span())
     for match in URL.finditer(text) if "://" in text else ():

@@ -229,9 +229,12 @@ class Part:
     def _columns(self) -> dict[str, list]:
         """What goes to `extras/`: ids, users and times as given, and what rides along."""
         form = self.form
-        # of all rows: each JSON line may have other keys
+        # of all rows: each JSON line may have other keys; most have the same
+        shapes: dict[tuple, dict] = {}
+        for row in self.sources:
+            shapes.setdefault(tuple(row), row)
         names = dict.fromkeys(
-            column for row in self.sources for column in row if form.rides_along(column, row)
+            column for row in shapes.values() for column in row if form.rides_along(column, row)
         )
         if len(names) > MAX_COLUMNS:
             raise UserError(

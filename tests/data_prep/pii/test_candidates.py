@@ -7,6 +7,10 @@ from pii_examples import REAL
 from pii_tools import HARMLESS, PERSONAL, bench
 
 from data_prep.pii import KINDS, candidate_pattern, find_pii
+from data_prep.pii.secrets import find_secrets, may_hold_secret
+from tests.data_prep.pii_planted.near_misses import near_misses
+from tests.data_prep.pii_planted.scores import planted
+from tests.data_prep.pii_planted.second import second
 
 
 def test_engine_filter_lets_every_finding_through():
@@ -27,3 +31,12 @@ def test_engine_filter_lets_every_finding_through():
         found = [bool(find_pii(t, [kind])) for t in texts]
         assert any(found)
         assert not [t for t, f, (p,) in zip(texts, found, passed, strict=True) if f and not p]
+
+
+def test_the_first_look_for_secrets_lets_every_one_through():
+    texts = [item.text for item in [*planted(), *second(), *near_misses()]]
+    texts += [text for text, _ in PERSONAL] + HARMLESS
+    holds = [text for text in texts if list(find_secrets(text))]
+    assert len(holds) > 100 and all(map(may_hold_secret, holds))
+    # and spares most others the expressions
+    assert not may_hold_secret("Tell me about the mountains of the north, please.")
