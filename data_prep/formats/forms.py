@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from data_prep.formats.code_lines import has_code
-from data_prep.formats.languages import begins_in_english, is_foreign
+from data_prep.formats.languages import begins_in_english, is_foreign, is_plainly_english
 
 FORMS = ("direct", "few_shot", "continuation")
 
@@ -155,6 +155,9 @@ def request_form(prompt: str) -> str | None:
     letter, transcript or code, or stops in mid-sentence after eight words or more; else it is
     direct (keywords, short remarks).
     """
+    # most, and at once
+    if is_plainly_english(prompt):
+        return _form(prompt)
     # a few short words may as well be a name or a song; and a question is one in either language
     question = prompt.rstrip().endswith("?") and not is_foreign(prompt, sure=True)
     return _form(prompt) if question or _is_read(prompt) else None

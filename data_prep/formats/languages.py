@@ -45,7 +45,7 @@ def is_foreign(text: str, sure: bool = False) -> bool:
     Args:
         sure: short words do not count; English holds some by chance ("Los Angeles", "de facto").
     """
-    if _is_plainly_english(text):
+    if is_plainly_english(text):
         return False
     english = words = foreign = unknown = 0
     found: dict[str, int] = {}  # by language
@@ -79,7 +79,7 @@ def _is_short(word: str) -> bool:
     return len(word) < 5 and word.isascii() or len(word) == 1
 
 
-def _is_plainly_english(text: str) -> bool:
+def is_plainly_english(text: str) -> bool:
     """A quick yes for most English texts, where going through all words would say the same."""
     # without the word that the cut runs through
     start = text if len(text) <= START else text[:START].rpartition(" ")[0]

@@ -135,7 +135,8 @@ def prefix_key(prompt: str, history: str | None, prefix_chars: int) -> str:
 
 def _normalised_prefix(text: str, chars: int) -> str:
     """The first characters of `normalise(text)`; a long text is not gone through to its end."""
-    size = 4 * chars
+    # white space takes some
+    size = chars + chars // 4
     while size < len(text):
         # nothing composes with ASCII behind it, so what stands before can be normalised alone
         cut = ASCII.search(text, size)

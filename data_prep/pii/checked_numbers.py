@@ -91,8 +91,9 @@ def _groups_of_card(text: str, window: Sequence[tuple[int, int]]) -> int:
             continue
         groups = [window[i] for i in range(count)]
         digits = "".join(text[start:end] for start, end in groups)
-        named = _is_named(text, groups[0][0], groups[-1][1], count)
-        if named and ISSUER.fullmatch(digits) and library("stdnum.luhn").is_valid(digits):
+        # the digits first: what stands around them takes longer to tell
+        is_one = ISSUER.fullmatch(digits) and library("stdnum.luhn").is_valid(digits)
+        if is_one and _is_named(text, groups[0][0], groups[-1][1], count):
             return count
     return 0
 

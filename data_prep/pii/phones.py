@@ -215,7 +215,9 @@ def _is_sum(text: str, start: int, first: int) -> bool:
 def _words(text: str, start: int, follows: bool) -> Words:
     """What the words before a number say; the nearer word decides."""
     before = text[max(0, start - LOOK_BACK) : start].lower()
-    key = KEY.search(before)
+    # its sign is among the last three characters
+    near = before[-3:]
+    key = KEY.search(before) if "=" in near or ":" in near else None
     if key:
         name = next(filter(None, key.groups()))
         # a cell is one of a table first

@@ -65,14 +65,15 @@ HEADER = re.compile(
 CANDIDATE = (
     token_shapes.CANDIDATE + r"|(?i:key|secret|token|credential|auth|signature|sig|cookie)"
     r"[\"'`]?\]?[ \t]{0,3}(?::=|=>|[:=])"
-    rf"|(?i:{PASSWORD_WORDS})[^A-Za-z]|(?i:(?:{KEY_NAMES})[ \t]{{1,3}}(?:is|was|ist|est|es)[ \t])"
+    # every one of KEY_NAMES ends in one of three words
+    r"|(?i:(?:secret|key|token)[ \t]{1,3}(?:is|was|ist|est|es)[ \t])"
+    rf"|(?i:{PASSWORD_WORDS})[^A-Za-z]"
     r"|://[^\s/:@]*:[^\s/]*@"
     r"|(?i:bearer|basic|token)[ \t]{1,3}[\"']?[A-Za-z0-9+/_.~\-]{8}"
 )
 
 
-# what every token is made of, and no fewer of them
-RUN = re.compile(r"[A-Za-z0-9+/=_.:@-]{15}")
+RUN = re.compile(token_shapes.RUN)
 # one stands before whatever is a secret by its place
 WORDS = (
     "key", "secret", "token", "credential", "auth", "sig", "cook", "bearer", "basic", "://",
@@ -100,7 +101,7 @@ def find_secrets(text: str) -> Iterator[Found]:
     if "-----BEGIN " in text:
         for match in token_shapes.PRIVATE_KEY.finditer(text):
             yield Found("secret", *match.span())
-    for match in token_shapes.TOKEN.finditer(text) if RUN.search(text) else ():
+    for match in token_shapes.TOKEN.finditer(text):
         if _is_random(match.group()):
             yield Found("secret", *match.span())
     for match in URL.finditer(text) if "://" in text else ():

@@ -104,7 +104,7 @@ def test_a_quick_yes_is_what_all_words_say(monkeypatch):
     texts = [row["prompt"] for row in REQUESTS] + ["what is la vida", "x" * 99 + " la de los"]
     texts += [f"{'please tell me ' * n}{text}" for n in (1, 7) for text in texts]
     quick = list(map(is_foreign, texts))
-    monkeypatch.setattr("data_prep.formats.languages._is_plainly_english", lambda text: False)
+    monkeypatch.setattr("data_prep.formats.languages.is_plainly_english", lambda text: False)
     assert quick == list(map(is_foreign, texts))
 
 
