@@ -33,6 +33,7 @@ CHUNK_BYTES, CHUNK_ROWS = 8 << 20, 20_000
 
 LARGEST_OBJECT = 128 << 20  # characters of one that holds a log's rows: it is read at once
 
+SCAN = json.JSONDecoder().scan_once
 UNREADABLE = object()  # a value that Arrow holds and Python cannot
 
 
@@ -109,32 +110,36 @@ def _hub_files(source: str) -> list[str]:
 # --- file -> chunks -------------------------------------------------------------------------------
 
 
-def read_chunks(file: str) -> Iterator[Chunk]:
+def read_chunks(file: str, most: int | None = None) -> Iterator[Chunk]:
     """Splits a file (by its ending) or a Hub dataset (by its id) into chunks of a few megabytes.
+
+    Args:
+        most: rows of a chunk, where fewer are wanted.
 
     Raises:
         UserError: an ending that is none of ours, a broken file, an unknown dataset.
     """
+    most = most or CHUNK_ROWS
     # 1. what has no ending of ours is a Hub dataset, unless it is a file
     if format_of(file) is None:
         if os.path.isfile(file):
             raise UserError(f"{file}: unknown file ending; use one of {', '.join(ENDINGS)}")
-        yield from _hub_dataset(file)
+        yield from _hub_dataset(file, most)
         return
     try:
         # 2. a reader per kind
         raw_file = sniff(file, _opener(file))
         with told(file), raw_file.open() as raw:
             if raw_file.kind == "parquet":
-                yield from _record_batches(file, bounded.record_batches(raw, CHUNK_BYTES))
+                yield from _record_batches(file, bounded.record_batches(raw, CHUNK_BYTES), most)
             elif raw_file.kind == "arrow":
-                yield from _record_batches(file, arrow_batches(raw))
+                yield from _record_batches(file, arrow_batches(raw), most)
             elif raw_file.kind == "csv":
-                yield from _csv(raw_file, raw)
+                yield from _csv(raw_file, raw, most)
             elif raw_file.kind == "document":
-                yield from _document(file, raw)
+                yield from _document(file, raw, most)
             else:
-                yield from _lines(file, raw, of_json=raw_file.kind == "lines")
+                yield from _lines(file, raw, most, of_json=raw_file.kind == "lines")
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: cannot be read: {first_line(error)}") from error
 
@@ -148,14 +153,14 @@ def _opener(file: str) -> Callable[[], IO[bytes]]:
     return lambda: io.BufferedReader(HfFileSystem().open(file, "rb"))
 
 
-def _record_batches(file: str, batches: Iterable[pa.RecordBatch]) -> Iterator[Chunk]:
+def _record_batches(file: str, batches: Iterable[pa.RecordBatch], most: int) -> Iterator[Chunk]:
     first = 1
-    for batch in bounded.in_chunks(batches, CHUNK_BYTES, CHUNK_ROWS):
+    for batch in bounded.in_chunks(batches, CHUNK_BYTES, most):
         yield Chunk(file=file, first_line=first, content=batch)
         first += len(batch)
 
 
-def _lines(file: str, raw: IO[bytes], of_json: bool) -> Iterator[Chunk]:
+def _lines(file: str, raw: IO[bytes], most: int, of_json: bool) -> Iterator[Chunk]:
     lines, size, first = [], 0, 1
     for number, line in enumerate(bounded.lines_of(raw), 1):
         # blank lines of a text are no prompts
@@ -166,7 +171,7 @@ def _lines(file: str, raw: IO[bytes], of_json: bool) -> Iterator[Chunk]:
         lines.append(line if plain else (number, line if of_json else _text_row(line)))
         size += len(line)
         # by bytes for long prompts, by rows for short ones
-        if size >= CHUNK_BYTES or len(lines) >= CHUNK_ROWS:
+        if size >= CHUNK_BYTES or len(lines) >= most:
             yield Chunk(file=file, first_line=first, content=lines)
             first, lines, size = first + len(lines), [], 0
     if lines:
@@ -183,14 +188,14 @@ def _text_row(line: bytes | str) -> dict | str:
         return "not UTF-8 text"
 
 
-def _document(file: str, raw: IO[bytes]) -> Iterator[Chunk]:
+def _document(file: str, raw: IO[bytes], most: int) -> Iterator[Chunk]:
     rows, size, first = [], 0, 1
     longest = bounded.LONGEST_ROW
     try:
         for number, row, length in document_rows(raw, file, longest, LARGEST_OBJECT, bounded.BLOCK):
             rows.append((number, _object(row)))
             size += length
-            if size >= CHUNK_BYTES or len(rows) >= CHUNK_ROWS:
+            if size >= CHUNK_BYTES or len(rows) >= most:
                 yield Chunk(file=file, first_line=first, content=rows)
                 first, rows, size = first + len(rows), [], 0
     except (UserError, UnicodeDecodeError):
@@ -208,7 +213,7 @@ def _object(row: Any) -> dict | str:
     return row if isinstance(row, dict) else f"not an object but {type(row).__name__}"
 
 
-def _csv(raw_file: RawFile, raw: IO[bytes]) -> Iterator[Chunk]:
+def _csv(raw_file: RawFile, raw: IO[bytes], most: int) -> Iterator[Chunk]:
     file = raw_file.path
     # 128 KB by default: prompts are longer
     csv.field_size_limit(bounded.LONGEST_ROW)
@@ -236,7 +241,7 @@ def _csv(raw_file: RawFile, raw: IO[bytes]) -> Iterator[Chunk]:
         # the reader can go on behind a bad row
         pairs.append((line, cells if isinstance(cells, str) else _csv_row(header, cells)))
         size += lines.size
-        if size >= CHUNK_BYTES or len(pairs) >= CHUNK_ROWS:
+        if size >= CHUNK_BYTES or len(pairs) >= most:
             yield Chunk(file=file, first_line=pairs[0][0], content=pairs)
             pairs, size = [], 0
     if pairs:
@@ -268,7 +273,7 @@ def _csv_row(header: list[str], cells: list[str]) -> dict | str:
     return {c: v if v != "" else None for c, v in zip(header, cells, strict=True)}
 
 
-def _hub_dataset(name: str) -> Iterator[Chunk]:
+def _hub_dataset(name: str, most: int) -> Iterator[Chunk]:
     from datasets import load_dataset
 
     try:
@@ -278,7 +283,7 @@ def _hub_dataset(name: str) -> Iterator[Chunk]:
             f"{name}: neither a file or folder here nor a dataset the Hub could give: "
             f"{first_line(error)}"
         ) from error
-    yield from _record_batches(name, table.to_batches(CHUNK_ROWS))
+    yield from _record_batches(name, table.to_batches(most), most)
 
 
 # --- chunk -> rows --------------------------------------------------------------------------------
@@ -299,13 +304,21 @@ def parse(chunk: Chunk) -> Iterator[tuple[int, dict | str]]:
 
 def first_rows(files: list[str], most: int) -> list[dict]:
     """The first rows of the first file, those that can be read."""
-    rows = (row for file in files[:1] for chunk in read_chunks(file) for _, row in parse(chunk))
+    chunks = (chunk for file in files[:1] for chunk in read_chunks(file, most))
+    rows = (row for chunk in chunks for _, row in parse(chunk))
     return [row for row in itertools.islice(rows, most) if isinstance(row, dict)]
 
 
 def _parse_line(line: bytes) -> dict | str:
     try:
-        return _object(json.loads(line.decode()))
+        text = line.decode()
+        try:
+            # what `json.loads` comes to, without its three layers of Python
+            row, end = SCAN(text, 0)
+        except StopIteration:
+            row, end = None, 0
+        # with white space around it, or broken: it knows what to say
+        return _object(row if text[end:] in ("\n", "") else json.loads(text))
     except UnicodeDecodeError:
         return "not UTF-8 text"
     except json.JSONDecodeError as error:

@@ -87,6 +87,9 @@ def normalise(text: str) -> str:
     # most are, and ASCII is NFC already
     if not text.isascii():
         text = unicodedata.normalize("NFC", BEYOND_LATIN.sub(_with_marks_in_order, text))
+    # of all white space a space alone is printable: to look takes a third of what words take
+    if text.isprintable() and "  " not in text:
+        return text.strip(" ")
     return " ".join(text.split())
 
 

@@ -149,7 +149,7 @@ def _phone_at(
     """The longest phone number that begins with the first group of digits."""
     first = window[0][0]
     start, plus = _start(text, first)
-    words, regions_here, added = None, (), False
+    words, regions_here, added, longest = None, (), False, 0
     for count in range(len(window), 0, -1):
         groups = [window[i] for i in range(count)]
         end = groups[-1][1]
@@ -163,11 +163,14 @@ def _phone_at(
         # cheapest first: most numbers are grouped as no phone number is
         if not plus and not _is_grouped_well(shown, lengths):
             continue
+        longest = longest or end
+        if _is_blocked(text, begin, end, run, first > run.start()):
+            continue
         if words is None:
             words = _words(text, start, follows)
             added = plus and not words.noun and _is_sum(text, start, first)
             if not plus and (words.noun or words.verb or shown[0] in "0("):
-                near = text[end : end + 8]
+                near = text[longest : longest + 8]
                 regions_here = (*regions, *regions_of_words(words.before + near))
         # nothing that is added to a name is written in four groups
         if added and (count < 4 or not text[start - 2 : start - 1].isalpha()):
@@ -239,15 +242,29 @@ def _words(text: str, start: int, follows: bool) -> Words:
     )
 
 
+def _is_blocked(text: str, start: int, end: int, run: re.Match, inside: bool) -> bool:
+    """Whether what touches it rules a number out, whatever the words say, which take longer to ask.
+
+    It is no part of a word, a price, a sum or a longer number.
+    """
+    # groups follow: only behind a gap
+    if text[end] not in " /)" if end < run.end() else BLOCKED_AFTER.match(text, end, end + 8):
+        return True
+    before = text[max(0, start - 2) : start]
+    mark = before[-1:]
+    # "1,415-555-2671" is a row of a table
+    open_mark = mark == "," or (inside and mark in (" ", "/"))
+    return not open_mark and BLOCKED_BEFORE.search(before) is not None
+
+
 def _begins_well(text: str, start: int, words: Words, free: bool, inside: bool) -> bool:
-    """Whether a number can begin there: not in a word, a price, a sum or a path."""
+    """Whether a number that is not blocked can begin there: not in a path."""
     before = text[max(0, start - 2) : start]
     mark = before[-1:]
     if inside and mark in (" ", "/"):
         return free
-    if BLOCKED_BEFORE.search(before):
-        # "1,415-555-2671" is a row of a table
-        return free and mark == "," and not words.denied
+    if mark == "," and BLOCKED_BEFORE.search(before):
+        return free and not words.denied
     # "Nr.+49 …"
     if mark == "." and before[:1].isalpha() and text[start] == "+":
         return True
@@ -263,14 +280,9 @@ def _begins_well(text: str, start: int, words: Words, free: bool, inside: bool) 
 
 
 def _ends_well(text: str, end: int, run_end: int, free: bool) -> bool:
-    """Whether a number can end there: no part of a longer one, of a sum or of a word."""
-    if end < run_end:
-        # groups follow: only behind a gap, and only what needs no grouping to be known
-        return free and text[end] in " /)"
-    after = text[end : end + 8]
-    if re.match(",[0-9]", after):
-        return free
-    return BLOCKED_AFTER.match(after) is None
+    """Whether a number that is not blocked can end there: no part of a longer one."""
+    # groups follow: only what needs no grouping to be known
+    return free or not (end < run_end or re.match(",[0-9]", text[end : end + 2]))
 
 
 def _is_international(candidate: Candidate) -> bool:

@@ -11,8 +11,11 @@ from multiprocessing.context import BaseContext
 
 from instruct.errors import UserError
 
-# imported once, by the server that workers are forked from, not in every worker
-PRELOAD = ["data_prep.prompt_pipeline.staging", "data_prep.prompt_pipeline.pii_step"]
+# imported once, by the server that workers are forked from, not in every worker: what they call,
+# and what the command imports, as multiprocessing runs its module again in each of them
+_ROOMS = ("checks", "near_duplicates", "outputs", "overlap", "pii_step", "report", "staging")
+PRELOAD = [*(f"data_prep.prompt_pipeline.{name}" for name in _ROOMS)]
+PRELOAD += ["duckdb", "tqdm", "instruct.command.commands", "instruct.run.data_runs"]
 
 
 def parallel(function: Callable, jobs: Iterable[tuple], processes: int) -> Iterator:
