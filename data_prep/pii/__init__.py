@@ -14,7 +14,7 @@ reach `find_pii`, which costs tens of microseconds a row.
 from data_prep.pii.candidates import candidate_pattern
 from data_prep.pii.finding import find_pii, find_suspected
 from data_prep.pii.found import KINDS, REGIONS, Found
-from data_prep.pii.phones import check_regions
+from data_prep.pii.libraries import check_regions
 from data_prep.pii.redaction import merge, redact
 from data_prep.pii.token_classifier import ModelFinder
 

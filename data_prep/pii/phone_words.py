@@ -94,6 +94,7 @@ KEY_OF_PHONE = re.compile(
     r"phone|mobile?|tel(?:efon|_|$)|\btel|whatsapp|fax|handynr|handynum|cell_?n|contact_?n", re.I
 )
 
+ONLY_SIGNS = re.compile(r"[\x00-@\[-`{-\x7f]*")
 SCRIPTS = [
     (re.compile("[\u3040-\u30ff]"), ("JP",)),
     (re.compile("[\u4e00-\u9fff]"), ("CN", "TW", "HK", "JP")),
@@ -110,6 +111,9 @@ def last(pattern: re.Pattern, text: str) -> int:
 
 def regions_of_words(text: str) -> tuple[str, ...]:
     """Countries whose words for phones, or whose script, stand in `text`."""
+    # a page of digits asks often
+    if ONLY_SIGNS.fullmatch(text):
+        return ()
     pairs = [*COUNTRY_WORDS, *SCRIPTS]
     return tuple(
         dict.fromkeys(region for found, of in pairs if found.search(text) for region in of)

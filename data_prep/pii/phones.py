@@ -1,14 +1,13 @@
 """Phone numbers: by shape, by the words before them and by number plans."""
 
-import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from data_prep.pii.found import REGIONS, Found
-from data_prep.pii.letters import WORD, windows
-from data_prep.pii.libraries import library
+from data_prep.pii.letters import GROUP, WORD, windows
+from data_prep.pii.libraries import is_possible, is_valid
 from data_prep.pii.phone_words import (
     ANY_NOUN,
     KEY,
@@ -19,7 +18,6 @@ from data_prep.pii.phone_words import (
     last,
     regions_of_words,
 )
-from instruct.errors import UserError
 
 # what may stand between two digits; more is two numbers
 SEPARATOR = r"(?:\)[ ./-]?|[ -]?\(| ?[/-] ?| {1,2}|\.)"
@@ -52,7 +50,9 @@ QUAD = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})(?![0-9]|
 # seconds or milliseconds since 1970, the largest integers
 NOT_BARE = re.compile(r"1[0-9]{9}|1[0-9]{12}|214748364[78]|429496729[56]|1234567890?")
 
+BETWEEN = re.compile(r"[ ,;/|+(&\n]*(?:and|or|und|et|y|e)?[ +(\n]*")  # two numbers of a list
 BLOCKED_BEFORE = re.compile(rf"(?:{WORD}|[@#$€£¥^*~\\%<]|[0-9][.:,])\Z")
+LETTERS = re.compile(r"[^\W0-9_]")  # or what else may be one of a word
 # what is counted is no phone number
 UNITS = "char|byte|time|user|people|item|row|token|step|line|word|file|record|entr|year|dollar|euro"
 BLOCKED_AFTER = re.compile(
@@ -61,8 +61,7 @@ BLOCKED_AFTER = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """Groups of digits that may be a phone number, with what stands around them."""
 
     shown: str  # as written, with its plus or bracket
@@ -79,8 +78,7 @@ class Candidate:
         return self.noun or self.verb
 
 
-@dataclass(frozen=True)
-class Words:
+class Words(NamedTuple):
     """What stands before a number."""
 
     before: str  # in small letters
@@ -110,18 +108,17 @@ def find_phones(text: str, regions: Sequence[str] = REGIONS) -> Iterator[Found]:
                 continue
             if not _may_begin(text, window, run.start()):
                 continue
-            follows = known is not None and _is_list(text[known.end : first])
+            follows = known is not None and _is_list(text, known.end, first)
             found = _phone_at(text, window, run, regions, follows)
             if found:
                 known, done = found, found.end
                 yield found
 
 
-def _is_list(between: str) -> bool:
+def _is_list(text: str, end: int, start: int) -> bool:
     """Whether what stands between two numbers makes them a list: "555-0100, 555-0101 or …"."""
-    return len(between) <= 7 and re.fullmatch(
-        r"[ ,;/|+(&\n]*(?:and|or|und|et|y|e)?[ +(\n]*", between
-    )
+    # the length first: what is between may be the whole text
+    return start - end <= 7 and BETWEEN.fullmatch(text, end, start) is not None
 
 
 def _may_begin(text: str, window: Sequence[tuple[int, int]], run_start: int) -> bool:
@@ -149,53 +146,87 @@ def _phone_at(
     """The longest phone number that begins with the first group of digits."""
     first = window[0][0]
     start, plus = _start(text, first)
-    words, regions_here, added, longest = None, (), False, 0
-    for count in range(len(window), 0, -1):
-        groups = [window[i] for i in range(count)]
-        end = groups[-1][1]
-        lengths = tuple(b - a for a, b in groups)
-        if not FEWEST_DIGITS <= sum(lengths) <= MOST_DIGITS + 2:
+    inside = first > run.start()
+    # a page of digits takes milliseconds so
+    quiet = not (plus or follows or LETTERS.search(text, max(0, start - LOOK_BACK), start))
+    if quiet and window[-1][1] < run.end() and not _may_be_one_alone(text, start, first):
+        return None
+    words, added = None, False
+    for end, lengths in _ends(window):
+        begin, shown = _without_bracket(text, start, end)
+        strong = (NANP_STRONG.fullmatch(shown) or RUSSIAN.fullmatch(shown)) is not None
+        # groups follow, and nothing says that it is one
+        if quiet and end < run.end() and not strong and not shown.startswith("00"):
             continue
-        begin, shown = start, text[start:end]
-        if "(" in shown[:3] and ")" not in shown:
-            # the bracket around it, which is no part of it
-            begin, shown = start + shown.index("(") + 1, shown[shown.index("(") + 1 :]
         # cheapest first: most numbers are grouped as no phone number is
         if not plus and not _is_grouped_well(shown, lengths):
             continue
-        longest = longest or end
-        if _is_blocked(text, begin, end, run, first > run.start()):
+        if _is_blocked(text, begin, end, run, inside):
             continue
         if words is None:
             words = _words(text, start, follows)
             added = plus and not words.noun and _is_sum(text, start, first)
-            if not plus and (words.noun or words.verb or shown[0] in "0("):
-                near = text[longest : longest + 8]
-                regions_here = (*regions, *regions_of_words(words.before + near))
         # nothing that is added to a name is written in four groups
-        if added and (count < 4 or not text[start - 2 : start - 1].isalpha()):
+        if added and (len(lengths) < 4 or not text[start - 2 : start - 1].isalpha()):
             return None
         if not plus and not words.noun and NOT_BARE.fullmatch(shown.strip("()")):
             continue
+        digits = "".join(text[a:b] for a, b in itertools.islice(window, len(lengths)))
+        abroad = shown.startswith("00") and not words.denied and _is_abroad(digits)
+        free = plus or strong or words.noun or words.verb or abroad
+        well = _begins_well(text, begin, words, free, inside)
+        if not well or not _ends_well(text, end, run.end(), free):
+            continue
+        national = not plus and (words.noun or words.verb or shown[0] in "0(")
         candidate = Candidate(
             shown=shown,
             lengths=lengths,
-            digits="".join(text[a:b] for a, b in groups),
+            digits=digits,
             noun=words.noun,
             verb=words.verb,
             denied=words.denied,
-            regions=regions_here,
+            regions=_regions(text, window, start, words, regions) if national else (),
         )
-        strong = NANP_STRONG.fullmatch(shown) is not None or RUSSIAN.fullmatch(shown) is not None
-        abroad = shown.startswith("00") and _is_abroad(candidate)
-        free = plus or strong or candidate.said or abroad
-        well = _begins_well(text, begin, words, free, first > run.start())
-        if not well or not _ends_well(text, end, run.end(), free):
-            continue
         is_phone = _is_international if plus else _is_national
         if is_phone(candidate):
             return Found("phone", begin, end)
     return None
+
+
+def _may_be_one_alone(text: str, start: int, first: int) -> bool:
+    """Whether digits may be a number though more follow and no word says so."""
+    abroad = text.startswith("00", first)
+    return abroad or "(" in text[start : start + 3] or NANP_STRONG.match(text, start) is not None
+
+
+def _ends(window: Sequence[tuple[int, int]]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Where a number of the first groups may end, and their lengths; the longest first."""
+    lengths = tuple(b - a for a, b in window)
+    total = sum(lengths)
+    for count in range(len(lengths), 0, -1):
+        if FEWEST_DIGITS <= total <= MOST_DIGITS + 2:
+            yield window[count - 1][1], lengths[:count]
+        total -= lengths[count - 1]
+
+
+def _without_bracket(text: str, start: int, end: int) -> tuple[int, str]:
+    """The number and where it begins, without a bracket around it, which is no part of it."""
+    shown = text[start:end]
+    if "(" not in shown[:3] or ")" in shown:
+        return start, shown
+    cut = shown.index("(") + 1
+    return start + cut, shown[cut:]
+
+
+def _regions(
+    text: str, window: Sequence[tuple[int, int]], start: int, words: Words, regions: Sequence[str]
+) -> tuple[str, ...]:
+    """Whose national formats count: those asked for, and those of the words around."""
+    for end, lengths in _ends(window):
+        shown = _without_bracket(text, start, end)[1]
+        if _is_grouped_well(shown, lengths):
+            return (*regions, *regions_of_words(words.before + text[end : end + 8]))
+    return ()
 
 
 def _start(text: str, first: int) -> tuple[int, bool]:
@@ -230,6 +261,8 @@ def _words(text: str, start: int, follows: bool) -> Words:
         plus = text.startswith("+", start)
         denied = OTHER_NUMBER.search(name) is not None if plus else not named
         return Words(before, noun=named, verb=False, denied=denied)
+    if not LETTERS.search(before):
+        return Words(before, noun=follows, verb=False, denied=False)
     # "my order, call 555…" is a phone number, "call, order 555…" none
     noun, denied = last(ANY_NOUN, before), last(OTHER_NUMBER, before)
     verb = VERB_BEFORE.search(before) is not None
@@ -287,19 +320,19 @@ def _ends_well(text: str, end: int, run_end: int, free: bool) -> bool:
 
 def _is_international(candidate: Candidate) -> bool:
     shown, digits = "+" + candidate.shown.lstrip("(+ "), candidate.digits
-    if _valid(shown, None):
+    if is_valid(shown, None):
         return True
     # made-up 555 numbers are in no plan: the shape is enough
     if digits[0] == "1" and NANP_DIGITS.fullmatch(digits) and len(digits) == 11:
         return True
     # a plus before as many digits as that country has, grouped: nothing else is written so
     grouped = len(candidate.lengths) > 2 or candidate.said
-    return grouped and len(digits) >= 9 and _possible(shown)
+    return grouped and len(digits) >= 9 and is_possible(shown)
 
 
-def _is_abroad(candidate: Candidate) -> bool:
+def _is_abroad(digits: str) -> bool:
     """Whether it is a country's number behind the two zeros that are dialled for a plus."""
-    return not candidate.denied and _valid("+" + candidate.digits.removeprefix("00"), None)
+    return is_valid("+" + digits.removeprefix("00"), None)
 
 
 def _is_national(candidate: Candidate) -> bool:
@@ -314,7 +347,7 @@ def _is_national(candidate: Candidate) -> bool:
         return False
     # 1. a country's prefix after the sign to dial abroad
     for abroad in ABROAD:
-        if shown.startswith(abroad) and _valid("+" + digits.removeprefix(abroad), None):
+        if shown.startswith(abroad) and is_valid("+" + digits.removeprefix(abroad), None):
             return candidate.said or (not candidate.denied and abroad == "00")
     # Argentina's, with trunk 0 and 15, are the longest
     if len(digits) > (13 if candidate.said else 12):
@@ -326,12 +359,12 @@ def _is_national(candidate: Candidate) -> bool:
     if candidate.denied:
         return False
     if RUSSIAN.fullmatch(shown):
-        return _valid(shown, "RU")
+        return is_valid(shown, "RU")
     if candidate.noun or candidate.verb:
         return _is_named_phone(candidate)
     # 4. no word: the number plans decide, where the grouping is a phone number's
     if NANP_SPACED.fullmatch(shown):
-        return _valid(shown, "US")
+        return is_valid(shown, "US")
     # a leading trunk zero, well grouped: few other numbers are written so
     return (
         shown[0] in "0("
@@ -339,7 +372,7 @@ def _is_national(candidate: Candidate) -> bool:
         and len(lengths) >= 3
         and 1 not in lengths[1:]
         and set(lengths) != {4}
-        and any(_valid(shown, region) for region in candidate.regions)
+        and any(is_valid(shown, region) for region in candidate.regions)
     )
 
 
@@ -353,12 +386,12 @@ def _is_named_phone(candidate: Candidate) -> bool:
         # after a verb alone numbers without trunk zero must be American, Indian, or well grouped
         if len(candidate.lengths) == 1:
             return nanp and (
-                _valid(shown, "US") or "IN" in candidate.regions and _valid(shown, "IN")
+                is_valid(shown, "US") or "IN" in candidate.regions and is_valid(shown, "IN")
             )
-        return nanp or len(digits) >= 9 and any(_valid(shown, r) for r in candidate.regions)
+        return nanp or len(digits) >= 9 and any(is_valid(shown, r) for r in candidate.regions)
     # seven in a row: anything's
     long = len(candidate.lengths) > 1 or len(digits) > 7
-    return nanp or (long and any(_valid(shown, region) for region in candidate.regions))
+    return nanp or (long and any(is_valid(shown, region) for region in candidate.regions))
 
 
 def _is_grouped_well(shown: str, lengths: tuple[int, ...]) -> bool:
@@ -376,40 +409,10 @@ def _is_grouped_well(shown: str, lengths: tuple[int, ...]) -> bool:
     # more than two kinds of marks: a list
     if len(set(MARK.findall(shown))) > 2:
         return False
-    groups = re.findall("[0-9]+", shown)
+    groups = GROUP.findall(shown)
     # years side by side
     if all(len(group) == 4 and group[:2] in ("19", "20") for group in groups):
         return False
     # 01 02 03 04 05
     steps = {int(b) - int(a) for a, b in itertools.pairwise(groups)}
     return len(groups) < 4 or steps not in ({0}, {1})
-
-
-@functools.lru_cache(maxsize=1 << 12)
-def _valid(shown: str, region: str | None) -> bool:
-    """Whether a number plan has it: of `region`, or of the country that a leading + names."""
-    phonenumbers = library("phonenumbers")
-    try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(shown, region))
-    except phonenumbers.NumberParseException:
-        return False
-
-
-def _possible(shown: str) -> bool:
-    """Whether a number with a plus has as many digits as its country's do."""
-    phonenumbers = library("phonenumbers")
-    try:
-        return phonenumbers.is_possible_number(phonenumbers.parse(shown, None))
-    except phonenumbers.NumberParseException:
-        return False
-
-
-def check_regions(regions: Iterable[str]) -> list[str]:
-    """Country codes in capitals; raises `UserError` on one that has no phone number plan."""
-    codes = [region.upper() for region in regions]
-    unknown = [code for code in codes if code not in library("phonenumbers").SUPPORTED_REGIONS]
-    if unknown:
-        raise UserError(
-            f"--phone_regions {' '.join(unknown)}: no country code with two letters, as in US GB DE"
-        )
-    return codes

@@ -59,6 +59,9 @@ UNITS = {
         "12 ",
         "+12 ",
         "0060 3 ",
+        "0044 20 7946 ",
+        "011 44 20 ",
+        "06 12 ",
     ],
 }
 
@@ -85,6 +88,15 @@ def test_time_is_linear(kind, unit):
             seconds.append(max(min(runs), 1e-2))
         # ten times as much text: 10 where it is linear, 100 where quadratic
         assert seconds[1] < 30 * seconds[0]
+
+
+@pytest.mark.parametrize("unit", ["0060 3 ", "011 44 20 ", "06 12 ", "00971 4 "])
+def test_a_page_of_digits_takes_no_seconds(unit):
+    text = (unit * 100_000)[:100_000]
+    start = time.process_time()
+    assert not any(FINDERS["phone"](text))
+    # a third of it; 2 to 4 s where every group of digits is asked for the words before it
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("unit", ["1", "1 ", "1-", "12.", "4111 ", "1a"])
