@@ -15,6 +15,9 @@ sys.path.pop(0)
 
 
 PERSONAL = [
+    ("a new model. My SSN is 850-19-6398", "a new model. My SSN is <NATIONAL_ID>"),
+    ("My Aadhaar 5627 9216 1191", "My Aadhaar <NATIONAL_ID>"),
+    ("Maestro card 5627 9216 1191", "Maestro card <CARD>"),
     ("mail jo.smith+news@acme.co.uk now", "mail <EMAIL> now"),
     ("(see ann_b@uni-köln.de)", "(see <EMAIL>)"),
     ("two: a@b.io,c@d.org.", "two: <EMAIL>,<EMAIL>."),
@@ -59,6 +62,8 @@ PERSONAL = [
 
 
 HARMLESS = [
+    "3090765 * 1443670 = 4462044707550",
+    "no SSN but an order number 238-73-9077",
     "order 1029384756",
     "Where is my order #1029384756?",
     "version 1.2.3.4",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from data_prep.pii.found import Found
 from data_prep.pii.letters import ALNUM, LETTER, WORD, windows
 from data_prep.pii.libraries import library
+from data_prep.pii.phone_words import last
 
 # --- payment cards --------------------------------------------------------------------------------
 
@@ -53,6 +54,7 @@ ISSUER = re.compile(  # issuers' prefixes with the lengths they use
     r"|(?:508[0-9]|6521|6522|8[12][0-9]{2})[0-9]{12}"  # RuPay
     r"|(?:506[01]|6500)[0-9]{12,15}|63[6-9][0-9]{13,16}"  # Verve, InterPayment, InstaPayment
 )
+MAESTRO = ("56", "57", "58")
 CARD_WORD = re.compile(
     r"card|visa|master|maestro|amex|express|diners|discover|jcb|kart|tarjeta|carte|carta|cartão|cc"
     r"|卡|カード|카드|บัตร|карт",
@@ -61,7 +63,7 @@ CARD_WORD = re.compile(
 OTHER_NUMBER = re.compile(
     rf"(?<!{LETTER})(?i:imei|isbn|tracking|order|invoice|serial|sku|upc|ean|gtin|barcode|timestamp"
     rf"|epoch|milliseconds|nanoseconds|id|hash|seed|population|iccid|vin|account"
-    rf"|parcel|shipment|batch|lot)(?!{LETTER})"
+    rf"|parcel|shipment|batch|lot|aadhaar|aadhar|uidai)(?!{LETTER})"
 )
 
 
@@ -94,14 +96,15 @@ def _groups_of_card(text: str, window: Sequence[tuple[int, int]]) -> int:
         digits = "".join(text[start:end] for start, end in groups)
         # the digits first: what stands around them takes longer to tell
         is_one = ISSUER.fullmatch(digits) and library("stdnum.luhn").is_valid(digits)
-        if is_one and _is_named(text, groups[0][0], groups[-1][1], count):
+        if is_one and _is_named(text, groups[0][0], groups[-1][1], lengths[:count]):
             return count
     return 0
 
 
-def _is_named(text: str, start: int, end: int, count: int) -> bool:
+def _is_named(text: str, start: int, end: int, lengths: tuple[int, ...]) -> bool:
     """Whether what stands around digits lets them be a card's; in one piece they may be any."""
-    if count > 1:
+    # in three groups of four India's Aadhaar is written as well
+    if len(lengths) > 1 and lengths != (4, 4, 4):
         return True
     # the head of a float, or a tail: "-" joins it to what is before
     if re.match(r"\.[0-9]", text[end : end + 2]) or re.search(
@@ -109,10 +112,12 @@ def _is_named(text: str, start: int, end: int, count: int) -> bool:
     ):
         return False
     before = text[max(0, start - 40) : start]
-    others = max((m.end() for m in OTHER_NUMBER.finditer(before)), default=-1)
-    named = max((m.end() for m in CARD_WORD.finditer(before)), default=-1)
+    # what two numbers come to
+    if re.search(r"[0-9] ?= ?\Z", before):
+        return False
+    others, named = last(OTHER_NUMBER, before), last(CARD_WORD, before)
     # Maestro's wide prefixes with few digits are many other numbers' as well
-    if named < 0 and end - start < 16 and re.match("5[678]", text[start : start + 2]):
+    if len(lengths) == 1 and named < 0 and end - start < 16 and text[start : start + 2] in MAESTRO:
         return False
     return others < 0 or named > others
 
@@ -243,10 +248,12 @@ def find_national_ids(text: str) -> Iterator[Found]:
             if rule.checker == "us.ssn":
                 # an SSN has no check digit: what names it decides, then the numbers that were never
                 # given out
-                if SSN_DENIED.search(before[-20:]):
+                named, denied = last(SSN_WORD, before), last(SSN_DENIED, before)
+                # the nearer word: "a new model. My SSN is …", "SSN no, order number …"
+                if denied > max(named, len(before) - 20):
                     continue
                 # named so, it is private even where the number cannot be
-                if SSN_WORD.search(before):
+                if named >= 0:
                     yield Found("national_id", *match.span())
                     continue
                 # stdnum knows hyphens only
