@@ -4,8 +4,11 @@ Every recipe run again with the same `--output_dir` continues from its last whol
 A recipe asks `already_finished`, trains by `train_or_resume` and ends in `finish`.
 """
 
+import atexit
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -356,9 +359,18 @@ def push(args: TrainingArguments, trainer: Trainer | None = None) -> None:
 
 
 def end_process_group() -> None:
-    """Ends the process group of a launched command, where there is one, once every rank is there.
+    """The end of a launched command: one of several processes ends here, once every rank is there.
 
-    A rank that exits alone tears down gloo's or NCCL's threads mid-work and can die (SIGABRT).
+    A rank that exits alone tears down gloo's or NCCL's threads mid-work and can die (SIGABRT). Some
+    outlive the group, and die so when Python unloads their library: a run that has finished would
+    be told as failed. So it is not unloaded; what was to run at exit (trackers end there) has run.
     """
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
+    state = PartialState()
+    several = state.num_processes > 1
+    state.wait_for_everyone()
+    state.destroy_process_group()
+    if several:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -18,11 +18,16 @@ COMMON = [
     "--lora_r", "4", "--logging_steps", "1",
 ]  # fmt: skip
 RUN = """
-import faulthandler, json, sys
+import atexit, faulthandler, json, os, sys
 faulthandler.dump_traceback_later(100, exit=True)  # a hang shows where
 from recipes import ppo, reward, sft
 from instruct.runs import end_process_group
 from accelerate import PartialState
+class Unloaded:  # as gloo's threads now and then
+    def __del__(self, abort=os.abort):
+        abort()
+late = Unloaded()
+atexit.register(lambda: print("said at exit\\n", end=""))  # as trackers do
 for name, argv in json.load(open(sys.argv[1])):
     {"sft": sft, "reward": reward, "ppo": ppo}[name].cli(argv)
     assert PartialState().num_processes == 2, PartialState().num_processes
@@ -107,6 +112,7 @@ def folder(tmp_path_factory, tiny_model, demonstrations, comparisons) -> Path:
     except subprocess.TimeoutExpired as error:
         pytest.fail(f"two processes hung; last words: {(error.stderr or b'')[-1500:]}")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("said at exit") == 2
     assert "rank 0 done" in done.stdout and "rank 1 done" in done.stdout
     return path
 
