@@ -11,8 +11,10 @@ if [ "${FRESH:-0}" = 1 ]; then # what the stages write; anything else there is s
 fi
 # glibc: keep freed memory for the next step instead of handing it back and touching it anew (decoding up to 1.4x faster on CPU)
 export MALLOC_MMAP_THRESHOLD_=100000000000 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=100000000
-# one bar at a time: loading a small model takes no second; what a library warns of is in the docs
-export HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error
+# one bar at a time: loading a small model takes no second
+export HF_HUB_DISABLE_PROGRESS_BARS=1 HF_DATASETS_DISABLE_PROGRESS_BARS=1
+# as `accelerate launch` would choose, and say so each time
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || echo 2)}
 
 about() { WHAT=$1 WHY=$2; } # about TITLE WHAT_FOR: the heading of the next stage
 
