@@ -21,7 +21,9 @@ about() { WHAT=$1 WHY=$2; } # about TITLE WHAT_FOR: the heading of the next stag
 run() { # run NAME FILE COMMAND…: run the command unless FILE is there, and note its seconds
     local name=$1 file=$2 start=$SECONDS; shift 2
     if [ ! -e "$file" ]; then
-        printf '\n━━ %s\n   %s\n   $ %s\n\n' "$WHAT" "$WHY" "$*"
+        [ -z "$WHAT" ] || printf '\n━━ %s\n   %s\n' "$WHAT" "$WHY"
+        WHAT='' # one heading for what belongs together
+        printf '   $ %s\n\n' "$*"
         "$@"
         printf '%s\t%s\n' "$name" "$((SECONDS - start))" >> "$D/seconds.tsv"
     fi
