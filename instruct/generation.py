@@ -22,13 +22,7 @@ from transformers import (
 )
 
 from instruct.errors import UserError
-from instruct.prompt_cache import (
-    base_of,
-    cache_argument,
-    pad_after_shared,
-    shared_start,
-    start_cache,
-)
+from instruct.prompt_cache import base_of, cache_argument, left_pad, start_cache
 from instruct.turns import turn_end, up_to_end
 
 # A look waits for the device and copies the cache; without it, ended rows are computed on.
@@ -177,9 +171,8 @@ def generate(
         UserError: logits that are not finite; names the prompt. A masked token's -inf is allowed.
     """
     ends, together = turn_end(tokenizer).ids, bool(generate_kwargs.get("synced_gpus"))
-    shared = 0 if together else shared_start(model, prompts)
-    ids, mask = pad_after_shared(prompts, tokenizer.pad_token_id, model.device, shared)
-    cache = start_cache(model, ids, mask, copies, together, shared)
+    ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
+    cache = start_cache(model, ids, mask, copies, together)
     if cache is not None:
         generate_kwargs[cache_argument(base_of(model))] = cache
     # only a cache of ours goes on from one call of `generate` to the next

@@ -27,26 +27,14 @@ def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Ten
     return ids, mask
 
 
-def pad_after_shared(
-    rows: list[list[int]], pad_id: int, device, shared: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `left_pad`, but the first `shared` ids of all rows stand first, the padding after them."""
-    ids, mask = left_pad([row[shared:] for row in rows], pad_id, device)
-    first = torch.tensor(rows[0][:shared], dtype=ids.dtype, device=device).expand(len(rows), -1)
-    return torch.cat([first, ids], 1), pad_last(mask, (shared, 0), value=1)
-
-
-def shared_start(model: PreTrainedModel, rows: list[list[int]]) -> int:
-    """How many ids of all rows are the same and worth computing once; 0: too few, or it cannot be.
-
-    At least two ids of each row are left: one for its cache, one to go on from.
-    """
-    if len(rows) < 2 or not starts_from_cache(model) or not keeps_whole(model):
-        return 0
+def shared_start(rows: list[list[int]]) -> int:
+    """How many ids of all rows are the same and worth computing once; 0 where they are too few."""
     first, last = min(rows), max(rows)  # in order, what these two share all share
-    most = min(map(len, rows)) - 2
-    shared = next((i for i in range(most) if first[i] != last[i]), most)
-    return shared if shared >= MIN_SHARED else 0
+    shortest = min(len(first), len(last))
+    shared = next((i for i in range(shortest) if first[i] != last[i]), shortest)
+    # of the longest row one is left to compute
+    shared = min(shared, max(map(len, rows)) - 1)
+    return shared if len(rows) > 1 and shared >= MIN_SHARED else 0
 
 
 def keeps_whole(model: PreTrainedModel) -> bool:
@@ -85,14 +73,15 @@ def cache_argument(model: PreTrainedModel) -> str | None:
 
 
 def prompt_cache(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, shared: int = 0
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, share: bool = True
 ) -> DynamicCache:
     """The cache of left-padded prompts [N, P], every row repeated `copies` times: [N * copies, P].
 
-    Rows are computed with those of similar length, where the cache keeps whole sequences.
+    Where the cache keeps whole sequences, a long beginning of all rows is computed once, or else
+    rows are computed with those of similar length.
 
     Args:
-        shared: so many first columns are the same in all rows, and computed once.
+        share: whether a beginning of all may be computed apart.
     """
     # the body alone: a prompt's logits [P, V] are not needed
     base = base_of(model)
@@ -112,24 +101,44 @@ def prompt_cache(
         return DynamicCache(config=base.config)
 
     lengths = mask.sum(1).tolist()
+    rows = [row[-n:] if n else [] for row, n in zip(ids.tolist(), lengths, strict=True)]
     # parts of other lengths fit together only where they are whole
-    groups = of_similar_length(lengths) if keeps_whole(model) else [list(range(len(lengths)))]
+    whole = keeps_whole(model)
+    groups = of_similar_length(lengths) if whole else [list(range(len(lengths)))]
+    shared = shared_start(rows) if whole and share else 0
     if shared:
-        cache = filled(ids[:1, :shared], mask[:1, :shared], empty())
-        cache.batch_repeat_interleave(len(ids))
-        cache = filled(ids, mask, cache)
+        begun = filled(ids.new_tensor([rows[0][:shared]]), mask.new_ones(1, shared), empty())
+        # so many columns on the left hold nothing but padding and what is shared
+        known = ids.shape[1] - (max(lengths) - shared)
+        cache = filled(ids, mask, left_padded(begun, (mask == 0).sum(1), known, empty()))
     elif len(groups) == 1:
         cache = filled(ids, mask, empty())
     else:
         # rows are sorted by length, so the last is the longest
-        widths = [max(1, lengths[rows[-1]]) for rows in groups]
+        widths = [max(1, lengths[group[-1]]) for group in groups]
         parts = [
-            filled(ids[rows, -width:], mask[rows, -width:], empty())
-            for rows, width in zip(groups, widths, strict=True)
+            filled(ids[group, -width:], mask[group, -width:], empty())
+            for group, width in zip(groups, widths, strict=True)
         ]
         cache = joined(parts, groups, empty(), ids.shape[1])
     if copies > 1:
         cache.batch_repeat_interleave(copies)
+    return cache
+
+
+def left_padded(
+    begun: DynamicCache, pads: torch.Tensor, width: int, cache: DynamicCache
+) -> DynamicCache:
+    """Fills `cache` with one row's states for each of `pads`, that many columns to the right.
+
+    Cut to `width` columns. It is the layout of left-padded prompts, so a model that counts columns
+    (MPT's biases, GPT-Neo's local attention) sees what it would have computed.
+    """
+    # any state will do in the padding: the mask hides it
+    columns = (torch.arange(width, device=pads.device) - pads[:, None]).clamp(min=0)
+    for n, layer in enumerate(begun.layers):
+        states = [x[0][:, columns.to(x.device)].transpose(0, 1) for x in (layer.keys, layer.values)]
+        cache.update(*states, n)
     return cache
 
 
@@ -158,12 +167,7 @@ def starts_from_cache(model: PreTrainedModel) -> bool:
 
 
 def start_cache(
-    model: PreTrainedModel,
-    ids: torch.Tensor,
-    mask: torch.Tensor,
-    copies: int,
-    together: bool,
-    shared: int = 0,
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, together: bool
 ) -> DynamicCache | None:
     """The cache to begin with: of all but the prompts' last token; None where `generate` makes its
     own.
@@ -173,6 +177,7 @@ def start_cache(
         return None
     # but the last: `generate` needs one token to go on from
     if ids.shape[1] > 1 and (copies > 1 or not together):
-        return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies, shared)
+        # processes that step together do so in the same number of passes
+        return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies, share=not together)
     # processes that step together keep all their rows, so `generate`'s own will do
     return None if together else DynamicCache(config=base.config)
