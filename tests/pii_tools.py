@@ -17,6 +17,8 @@ sys.path.pop(0)
 PERSONAL = [
     ("a new model. My SSN is 850-19-6398", "a new model. My SSN is <NATIONAL_ID>"),
     ("My Aadhaar 5627 9216 1191", "My Aadhaar <NATIONAL_ID>"),
+    ("card1=4111111111111111", "card1=<CARD>"),
+    ("VISA_2 = 4111111111111111", "VISA_2 = <CARD>"),
     ("Maestro card 5627 9216 1191", "Maestro card <CARD>"),
     ("mail jo.smith+news@acme.co.uk now", "mail <EMAIL> now"),
     ("(see ann_b@uni-köln.de)", "(see <EMAIL>)"),

@@ -54,6 +54,8 @@ ISSUER = re.compile(  # issuers' prefixes with the lengths they use
     r"|(?:508[0-9]|6521|6522|8[12][0-9]{2})[0-9]{12}"  # RuPay
     r"|(?:506[01]|6500)[0-9]{12,15}|63[6-9][0-9]{13,16}"  # Verve, InterPayment, InstaPayment
 )
+# what two numbers come to: "664955 * 6434021 = 4278334434055"; "card1=" is a name
+RESULT = re.compile(r"[0-9](?: ?[*×] ?| [x/+–-] )[0-9.,]+ ?= ?\Z")
 MAESTRO = ("56", "57", "58")
 CARD_WORD = re.compile(
     r"card|visa|master|maestro|amex|express|diners|discover|jcb|kart|tarjeta|carte|carta|cartão|cc"
@@ -112,8 +114,7 @@ def _is_named(text: str, start: int, end: int, lengths: tuple[int, ...]) -> bool
     ):
         return False
     before = text[max(0, start - 40) : start]
-    # what two numbers come to
-    if re.search(r"[0-9] ?= ?\Z", before):
+    if RESULT.search(before):
         return False
     others, named = last(OTHER_NUMBER, before), last(CARD_WORD, before)
     # Maestro's wide prefixes with few digits are many other numbers' as well

@@ -6,6 +6,7 @@ import pytest
 from conftest import TESTS
 from test_text_growth import growth
 
+from data_prep.formats import languages
 from data_prep.formats.forms import category, request_form
 from data_prep.formats.languages import ENGLISH, FOREIGN, SHARED, is_foreign
 
@@ -112,3 +113,9 @@ def test_a_quick_yes_is_what_all_words_say(monkeypatch):
 def test_languages_are_told_in_linear_time(unit):
     assert growth(is_foreign, unit) < 30
     assert growth(request_form, unit) < 30
+
+
+def test_the_quick_look_counts_no_half_of_a_word():
+    text = "of " + "q" * 41 + " theatre"
+    assert text[: languages.START].endswith(" the")
+    assert not languages.is_plainly_english(text) and languages.is_plainly_english("of the sea")

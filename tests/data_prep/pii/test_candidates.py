@@ -7,7 +7,7 @@ from pii_examples import REAL
 from pii_tools import HARMLESS, PERSONAL, bench
 
 from data_prep.pii import KINDS, candidate_pattern, find_pii
-from data_prep.pii.secrets import find_secrets, may_hold_secret
+from data_prep.pii.secrets import PASSWORD_WORDS, find_secrets, may_hold_secret
 from tests.data_prep.pii_planted.near_misses import near_misses
 from tests.data_prep.pii_planted.scores import planted
 from tests.data_prep.pii_planted.second import second
@@ -36,6 +36,11 @@ def test_engine_filter_lets_every_finding_through():
 def test_the_first_look_for_secrets_lets_every_one_through():
     texts = [item.text for item in [*planted(), *second(), *near_misses()]]
     texts += [text for text, _ in PERSONAL] + HARMLESS
+    # too short to be told by its length: the word alone says it
+    named = [*PASSWORD_WORDS.split("|"), "client secret", "api key", "access token"]
+    named = [f"{word}: Zx9!kQ2w" for word in named] + ["Authorization: bearer a1b2c3d4"]
+    assert all(list(find_secrets(text)) for text in named)
+    texts += named
     holds = [text for text in texts if list(find_secrets(text))]
     assert len(holds) > 100 and all(map(may_hold_secret, holds))
     # and spares most others the expressions
