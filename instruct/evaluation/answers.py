@@ -28,6 +28,7 @@ from instruct.turns import has_ended
 
 # Flags that decide what a model answers; a batch shares its random numbers.
 ASKED = ("max_new_tokens", "temperature", "show_temperature", "batch_size", "seed", "dtype")
+ANSWERS = "answers"  # folder in the output folder: a file a model
 # what rows hold for the next run alone
 NOTES = ("asked", "judged", "measured_from")
 
@@ -157,7 +158,7 @@ def all_answers(
     the answer's log-probability, in nats, by the reference; None where it renders another prompt.
     """
     # of a run that was killed as it wrote one of them
-    clear_leftovers(_file(args.output_dir, "any").parent)
+    clear_leftovers(args.output_dir / ANSWERS)
     keys = {model.name: _key(model, rows, args) for model in models}
     kept = {} if args.overwrite_output_dir else {m.name: _kept(m, keys, args) for m in models}
     answers = {name: found for name, found in kept.items() if found is not None}
@@ -204,7 +205,7 @@ def _key(model: Model, rows: list[dict], args: argparse.Namespace) -> str:
 
 
 def _file(output_dir: Path, name: str) -> Path:
-    return output_dir / "answers" / f"{name}.jsonl"
+    return output_dir / ANSWERS / f"{name}.jsonl"
 
 
 def _kept(model: Model, keys: dict[str, str], args: argparse.Namespace) -> list[dict] | None:

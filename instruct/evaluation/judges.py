@@ -78,16 +78,10 @@ def log_likelihoods(
 
     Args:
         what: the judge, in a message.
-
-    Raises:
-        UserError: a row that the model cannot take.
     """
     # imported here, as below: the scripted labeler needs no PEFT, which takes a second
     from instruct.models import completion_logprobs
 
-    limits = limits_of(model.config)
-    for number, (prompt, completion) in enumerate(pairs, 1):
-        limits.check(prompt + completion, f"{what}, text {number}")
     totals = [0.0] * len(pairs)
     counts = Counter(tuple(prompt) for prompt, _ in pairs)
     # alone, or where no cache can be gone on from, a prompt costs one pass with its completion
@@ -185,6 +179,7 @@ class ModelJudge:
     """
 
     name = "model"
+    shares_prompts = False
 
     def __init__(self, path: str, dtype: str = "float32"):
         self.path, self.dtype = str(path), dtype
@@ -228,6 +223,7 @@ class _CausalJudge(ModelJudge):
     """Of a causal LM, or an adapter."""
 
     what: str  # it gives, in a message
+    shares_prompts = True  # answers to one prompt cost less together
 
     def __call__(self, prompts: list, completions: list, **columns) -> list[float]:
         """One number a completion.
@@ -251,15 +247,16 @@ class _CausalJudge(ModelJudge):
         raise NotImplementedError
 
     def _log_likelihoods(self, pairs: list[tuple[list[int], list[int]]], what: str) -> list[float]:
-        # judges of one model ask it the same: the labeler who reads, and the fit of a report
-        keys = [(tuple(prompt), tuple(completion)) for prompt, completion in pairs]
         model, known = self.loaded[0], self._loaded.known
+        limits = limits_of(model.config)
+        for number, (prompt, completion) in enumerate(pairs, 1):
+            limits.check(prompt + completion, f"{what}, text {number}")
+        # judges of one model ask it the same: the labeler who reads, and the fit of a report
         if len(known) > KEPT:
             known.clear()
-        asked = dict(zip(keys, pairs, strict=True))
-        new = [key for key in asked if key not in known]
-        found = log_likelihoods(model, [asked[key] for key in new], what)
-        known.update(zip(new, found, strict=True))
+        keys = [(tuple(prompt), tuple(completion)) for prompt, completion in pairs]
+        new = list(dict.fromkeys(key for key in keys if key not in known))
+        known.update(zip(new, log_likelihoods(model, new, what), strict=True))
         return [known[key] for key in keys]
 
     def check(self) -> None:

@@ -154,9 +154,7 @@ def add_scores(
     for model in dict.fromkeys(judge.model for judge, _, _ in asked):
         ours = [entry for entry in asked if entry[0].model == model]
         for judge, note, what in ours:
-            new = [name for name in answers if not _is_scored(answers[name], note, judge.key)]
-            # a model computes a prompt once for all answers to it; a function has its own errors
-            for names in [new] if judge.model and new else [[name] for name in new]:
+            for names in _asked_together(answers, judge, note):
                 rows = [row for name in names for row in answers[name]]
                 _score(rows, judge, note, f"{what}, asked of the answers of {', '.join(names)},")
                 for name in names:
@@ -173,6 +171,15 @@ def add_scores(
                 row[column] = row["scores"][NOTE + column]
         row["scores"] = {name: row["scores"][name] for name in names}
         row["gold"] = row["scores"][names[0]]
+
+
+def _asked_together(answers: dict[str, list[dict]], judge: Judge, note: str) -> list[list[str]]:
+    """The models whose answers are yet to be scored, in the groups that a judge is asked about."""
+    new = [name for name in answers if not _is_scored(answers[name], note, judge.key)]
+    if not getattr(judge.score, "shares_prompts", False):
+        return [[name] for name in new]
+    # all or none: a score's last bits depend on its batch, also where a killed run had kept some
+    return [list(answers)] if new else []
 
 
 def _is_scored(rows: list[dict], note: str, key: str) -> bool:

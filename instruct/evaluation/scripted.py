@@ -142,6 +142,8 @@ class ScriptedReader:
         fit: (prompts, completions, **columns) -> nats, `instruct.evaluation.judges.Fit`.
     """
 
+    shares_prompts = True  # as `fit` does
+
     def __init__(self, fit: Callable[..., list[float]]):
         self.fit = fit
         self.__name__ = "scripted_reader"

@@ -252,8 +252,9 @@ def test_what_is_no_row_or_no_number_is_told(tiny_model, monkeypatch):
 
 def test_a_row_too_long_for_the_model_is_told(tmp_path):
     path = save_model(tmp_path / "gpt2", "gpt2")
-    with pytest.raises(UserError, match="512 positions"):
-        ScriptedReader(Fit(path))(["tea " * 600], ["Yes."])
+    # by its place among all that are asked, the same one twice among them
+    with pytest.raises(UserError, match="text 3: .*512 positions"):
+        ScriptedReader(Fit(path))(["Hi", "Hi", "tea " * 600], ["Yes."] * 3)
 
 
 def test_a_prompt_of_several_answers_is_computed_once_a_batch(tmp_path, monkeypatch):

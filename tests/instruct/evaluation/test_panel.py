@@ -118,6 +118,37 @@ def test_scores_are_kept_and_asked_anew_of_another_judge(tmp_path, tiny_model, m
     assert new["m"][0]["gold"] != 1.0
 
 
+def test_after_a_kill_a_judge_who_shares_prompts_reads_all_answers_as_at_once(
+    tmp_path, tiny_model, monkeypatch
+):
+    """In other batches the last bits of a score are others."""
+    judges = panel_of([f"scripted:{tiny_model}", OURS], None)
+    both = {name: rows(name, "It is great.")["m"] for name in ("first", "second")}
+    for name, answers in both.items():
+        for row in answers:
+            row["model"] = name
+    add_scores(both, judges, None, None, tmp_path)
+    names = [path.name for path in sorted((tmp_path / "answers").iterdir())]
+    assert names == ["first.jsonl", "second.jsonl"]
+    # killed when the first one's scores were kept
+    again = {
+        name: [json.loads(line) for line in (tmp_path / "answers" / f"{name}.jsonl").open()]
+        for name in both
+    }
+    for row in again["second"]:
+        del row["scores"], row["judged"]
+    asked, original = [], panel.scores_of
+
+    def counted(score, what, prompts, completions, **columns):
+        asked.append((what.split(",")[0], len(completions)))
+        return original(score, what, prompts, completions, **columns)
+
+    monkeypatch.setattr(panel, "scores_of", counted)
+    add_scores(again, judges, None, None, tmp_path)
+    assert asked == [(f"--judge scripted:{tiny_model}", 4), (f"--judge {OURS}", 2)]
+    assert again == both
+
+
 def test_judges_of_one_model_load_it_once_and_let_it_go(tmp_path, tiny_model, monkeypatch):
     from instruct import models
 
