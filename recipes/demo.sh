@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # The whole recipe, from prompt log to report. Every line is a command you could type; run again it skips what is done.
 #   bash recipes/demo.sh          FRESH=1 bash recipes/demo.sh   (starts over)
-#   D=FOLDER C=CONFIGS SEED=N bash recipes/demo.sh   (another folder, configs with its paths, another seed; LAST=STAGE stops there)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-D=${D:-outputs/demo} C=${C:-recipes/configs/demo} SEED=${SEED:-0}
+D=outputs/demo
+C=recipes/configs/demo
 mkdir -p "$D"
 if [ "${FRESH:-0}" = 1 ]; then # what the stages write; anything else there is somebody's
     (cd "$D" && rm -rf embedded prompts demonstrations sft samples.jsonl{,.partial,.run} rankings.jsonl{,.run} comparisons reward ppo report seconds.tsv)
@@ -20,14 +20,12 @@ about() { WHAT=$1 WHY=$2; } # about TITLE WHAT_FOR: the heading of the next stag
 
 run() { # run NAME FILE COMMAND…: run the command unless FILE is there, and note its seconds
     local name=$1 file=$2 start=$SECONDS; shift 2
-    if [ ! -e "$file" ]; then
-        [ -z "$WHAT" ] || printf '\n━━ %s\n   %s\n' "$WHAT" "$WHY"
-        WHAT='' # one heading for what belongs together
-        printf '   $ %s\n\n' "$*"
-        "$@"
-        printf '%s\t%s\n' "$name" "$((SECONDS - start))" >> "$D/seconds.tsv"
-    fi
-    [ "$name" != "${LAST:-}" ] || exit 0
+    [ -e "$file" ] && return
+    [ -z "$WHAT" ] || printf '\n━━ %s\n   %s\n' "$WHAT" "$WHY"
+    WHAT='' # one heading for what belongs together
+    printf '   $ %s\n\n' "$*"
+    "$@"
+    printf '%s\t%s\n' "$name" "$((SECONDS - start))" >> "$D/seconds.tsv"
 }
 
 [ -e "$D/report/answers.jsonl" ] || cat <<END
@@ -52,7 +50,7 @@ run sft "$D/sft/finished.json" accelerate launch --config_file accelerate_config
 about "Step 2: outputs to rank" "Five answers of the SFT model to each prompt, at temperature 1, and one that a person wrote."
 run sample "$D/samples.jsonl" python -m data_prep.sample --model_name_or_path "$D/sft/merged" --input "$D/prompts/train.parquet" \
     --limit 340 --num_outputs 5 --answers "$D/embedded/answers.jsonl" --max_new_tokens 24 --max_prompt_tokens 48 \
-    --batch_size 100 --seed "$SEED" --output "$D/samples.jsonl"
+    --batch_size 100 --output "$D/samples.jsonl"
 
 about "Step 2: rankings" "A scripted labeler stands in for people: he likes cheerful and clean answers."
 run label "$D/rankings.jsonl" python -m data_prep.label --input "$D/samples.jsonl" --labeler scripted --output "$D/rankings.jsonl"
@@ -66,5 +64,5 @@ run ppo "$D/ppo/finished.json" accelerate launch --config_file accelerate_config
 
 about "Does it hold?" "Three models answer 200 prompts of users nobody has seen; the labeler and the reward model compare (3.6)."
 run evaluate "$D/report/answers.jsonl" python recipes/evaluate.py --models base="$D/embedded/model" sft="$D/sft/merged" ppo="$D/ppo" \
-    --input "$D/prompts/test.parquet" --reward "$D/reward" --run_dir "$D" --output_dir "$D/report" --seed "$SEED" \
+    --input "$D/prompts/test.parquet" --reward "$D/reward" --run_dir "$D" --output_dir "$D/report" \
     --limit 200 --max_new_tokens 24 --batch_size 100
