@@ -6,6 +6,7 @@ then parse: a chunk holds what is cheap to read and to send (raw lines, record b
 longer than `bounded.LONGEST_ROW` is malformed.
 """
 
+import contextlib
 import csv
 import glob
 import io
@@ -312,13 +313,13 @@ def first_rows(files: list[str], most: int) -> list[dict]:
 def _parse_line(line: bytes) -> dict | str:
     try:
         text = line.decode()
-        try:
+        with contextlib.suppress(StopIteration):
             # what `json.loads` comes to, without its three layers of Python
             row, end = SCAN(text, 0)
-        except StopIteration:
-            row, end = None, 0
+            if text[end:] in ("\n", ""):
+                return _object(row)
         # with white space around it, or broken: it knows what to say
-        return _object(row if text[end:] in ("\n", "") else json.loads(text))
+        return _object(json.loads(text))
     except UnicodeDecodeError:
         return "not UTF-8 text"
     except json.JSONDecodeError as error:

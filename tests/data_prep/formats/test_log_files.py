@@ -8,6 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from prompt_tools import SPLITS, fails, rows_of, run, write_lines
 
+from data_prep.formats import log_files
+
 
 def test_every_format_gives_the_same_rows(tmp_path):
     log = [
@@ -116,3 +118,20 @@ def test_wrong_files_are_one_sentence(tmp_path, capsys, name, content, sentence)
         and "Traceback" not in error
         and not (tmp_path / "out").exists()
     )
+
+
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        (b'{"a": 1}\n', {"a": 1}),
+        (b' {"a": 1}\r\n', {"a": 1}),
+        (b"\n", "not valid JSON (Expecting value, column 1)"),
+        (b'{"a": 1} x\n', "not valid JSON (Extra data, column 10)"),
+        (b'{"a": 1}{}\n', "not valid JSON (Extra data, column 9)"),
+        (b"null\n", "not an object but NoneType"),
+        (b"\xef\xbb\xbf{}\n", "not valid JSON (Unexpected UTF-8 BOM"),
+    ],
+)
+def test_a_line_is_read_as_json_reads_it(line, row):
+    found = log_files._parse_line(line)
+    assert found == row if isinstance(row, dict) else found.startswith(row)
