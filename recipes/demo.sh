@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # The whole recipe, from prompt log to report. Every line is a command you could type; run again it skips what is done.
 #   bash recipes/demo.sh          FRESH=1 bash recipes/demo.sh   (starts over)
+# benchmarks/chains.py runs it with other seeds and folders: D, C and SEED from the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-D=outputs/demo
-C=recipes/configs/demo
+D=${D:-outputs/demo}
+C=${C:-recipes/configs/demo}
+SEED=${SEED:-0}
 mkdir -p "$D"
 if [ "${FRESH:-0}" = 1 ]; then # what the stages write; anything else there is somebody's
     (cd "$D" && rm -rf embedded prompts demonstrations sft samples.jsonl{,.partial,.run} rankings.jsonl{,.run} comparisons reward ppo report seconds.tsv)
@@ -40,21 +42,24 @@ run embedded "$D/embedded/log.jsonl" python -m data_prep.embedded --output_dir "
 about "Prompts" "Duplicates and personal information go, no user is in two splits, none has more than 200 (3.2)."
 run prompts "$D/prompts/report.json" python -m data_prep.prompts --input "$D/embedded/log.jsonl" --output_dir "$D/prompts"
 
-about "Demonstrations" "Answers of people to prompts of training users: what SFT learns from (3.4)."
+about "Demonstrations" "Answers of people to prompts of training users, finished and cheerful: one taste writes and ranks (3.4)."
 run demonstrations "$D/demonstrations/report.json" python -m data_prep.demonstrations --input "$D/embedded/answers.jsonl" \
-    --prompts "$D/prompts" --output_dir "$D/demonstrations" --min_words 4 --max_words 20 --per_source 300
+    --prompts "$D/prompts" --output_dir "$D/demonstrations" --min_words 4 --max_words 20 \
+    --finished --judge scripted --min_score 0.4
 
 about "Step 1: supervised fine-tuning" "The base model learns to answer as the demonstrations do (3.5)."
 run sft "$D/sft/finished.json" accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft.py --config $C/sft.yaml
 
-about "Step 2: outputs to rank" "Five answers of the SFT model to each prompt, at temperature 1, and one that a person wrote."
+about "Step 2: outputs to rank" "Six answers of the SFT model to each prompt, at temperature 1 (3.4)."
 run sample "$D/samples.jsonl" python -m data_prep.sample --model_name_or_path "$D/sft/merged" --input "$D/prompts/train.parquet" \
-    --limit 340 --num_outputs 5 --answers "$D/embedded/answers.jsonl" --max_new_tokens 24 --max_prompt_tokens 48 \
-    --batch_size 100 --output "$D/samples.jsonl"
+    --limit 416 --num_outputs 6 --max_new_tokens 24 --max_prompt_tokens 48 --batch_size 96 --seed "$SEED" \
+    --output "$D/samples.jsonl"
 
-about "Step 2: rankings" "A scripted labeler stands in for people: he likes cheerful and clean answers."
-run label "$D/rankings.jsonl" python -m data_prep.label --input "$D/samples.jsonl" --labeler scripted --output "$D/rankings.jsonl"
-run comparisons "$D/comparisons/report.json" python -m data_prep.comparisons --input "$D/rankings.jsonl" --output_dir "$D/comparisons"
+about "Step 2: rankings" "A scripted labeler stands in for people: he likes cheerful, clean, finished answers that fit their prompt."
+run label "$D/rankings.jsonl" python -m data_prep.label --input "$D/samples.jsonl" --labeler "scripted:$D/embedded/model" \
+    --tie 0.5 --output "$D/rankings.jsonl"
+run comparisons "$D/comparisons/report.json" python -m data_prep.comparisons --input "$D/rankings.jsonl" --output_dir "$D/comparisons" \
+    --validation 0.25
 
 about "Step 2: the reward model" "It learns what the labeler likes from his rankings alone, all pairs of a prompt in one batch (3.5)."
 run reward "$D/reward/finished.json" accelerate launch --config_file accelerate_configs/cpu.yaml recipes/reward.py --config $C/reward.yaml
@@ -62,7 +67,9 @@ run reward "$D/reward/finished.json" accelerate launch --config_file accelerate_
 about "Step 3: PPO" "The SFT model learns to please the reward model, and pays for every nat it moves away (3.5)."
 run ppo "$D/ppo/finished.json" accelerate launch --config_file accelerate_configs/cpu.yaml recipes/ppo.py --config $C/ppo.yaml
 
-about "Does it hold?" "Three models answer 200 prompts of users nobody has seen; the labeler and the reward model compare (3.6)."
-run evaluate "$D/report/answers.jsonl" python recipes/evaluate.py --models base="$D/embedded/model" sft="$D/sft/merged" ppo="$D/ppo" \
-    --input "$D/prompts/test.parquet" --reward "$D/reward" --run_dir "$D" --output_dir "$D/report" \
-    --limit 200 --max_new_tokens 24 --batch_size 100
+about "Does it hold?" "Five models answer 200 prompts of users nobody has seen, the paper's baselines among them; judges compare (3.6)."
+M=$D/embedded/model
+run evaluate "$D/report/answers.jsonl" python recipes/evaluate.py --models "gpt=$M:raw" "prompted=$M:few_shot=$D/demonstrations" \
+    "instruct=$M" "sft=$D/sft/merged" "ppo=$D/ppo" --judge "scripted:$M" "logprob:$M" --judge_name labeler likelihood \
+    --fit_model "$M" --reward "$D/reward" --input "$D/prompts/test.parquet" --run_dir "$D" --output_dir "$D/report" \
+    --limit 200 --max_new_tokens 24 --batch_size 100 --seed "$SEED"
