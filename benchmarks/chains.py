@@ -1,6 +1,6 @@
 """Whole demos with other seeds: does the result hold on every one of them?
 
-    python benchmarks/chains.py [--seeds 0 1 2 3 4 5 6 7] [--jobs 2]          (after make .venv/ready)
+    python benchmarks/chains.py [--seeds 0 1 2 3 4 5 6 7] [--jobs 2]
 
 A chain is `recipes/demo.sh`, from log to report, with its own seed for SFT, sampling, reward model,
 PPO and evaluation. Each lies in a folder of its commit and seed under `outputs/chains/`: cut off
@@ -67,9 +67,13 @@ def write_configs(folder: Path, seed: int) -> Path:
     configs.mkdir(parents=True, exist_ok=True)
     for step in STEPS:
         text = (CONFIGS / f"{step}.yaml").read_text()
-        own = text.replace("outputs/demo/", f"{folder}/").replace("\nseed: 0\n", f"\nseed: {seed}\n")
+        own = text.replace("outputs/demo/", f"{folder}/").replace(
+            "\nseed: 0\n", f"\nseed: {seed}\n"
+        )
         if f"seed: {seed}\n" not in own or str(folder) not in own:
-            raise SystemExit(f"{CONFIGS / step}.yaml: no outputs/demo/ or no seed to put another in")
+            raise SystemExit(
+                f"{CONFIGS / step}.yaml: no outputs/demo/ or no seed to put another in"
+            )
         (configs / f"{step}.yaml").write_text(own)
     return configs
 

@@ -35,9 +35,9 @@ def train(way: str, seed: int, args: argparse.Namespace) -> list[dict]:
     from data_prep.formats.rankings import load_rankings
     from instruct.arguments import ModelConfig
     from instruct.models import load_sequence_classifier
+    from instruct.reward_heads import init_head
     from instruct.tokens import load_tokenizer
     from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
-    from recipes.reward import init_head
 
     rankings = load_rankings(args.data, "train").to_list()
     rankings = [r for r in rankings if len(r["completions"]) >= args.outputs]

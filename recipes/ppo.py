@@ -12,10 +12,8 @@ module:function scripted:MODEL ...`), or both, weighted by `--reward_weights`. W
 rollout) and `samples.jsonl`; with `--save_merged` also `merged/`. Run again it continues from its
 last whole checkpoint.
 
-PPO-ptx: `--ptx_dataset` (rows with `text`) and `--ptx_coef` add a language-model loss on
-pretraining text to every step against the "alignment tax". The paper's coefficient is 27.8, with
-8 times as many pretraining rows as responses; here as many (`--ptx_batch_size`), one more forward
-and backward per micro-batch. Off by default.
+PPO-ptx: `--ptx_dataset` (rows with `text`) and `--ptx_coef` (paper: 27.8) add a language-model loss
+on pretraining text to every step, against the "alignment tax". Off by default.
 
 `--stock` runs TRL's own `PPOTrainer` on the same data: LoRA policy, `--stock_value lora|full` as
 value network, no resume. It needs TRL below 1.13.
@@ -30,16 +28,16 @@ from pathlib import Path
 import trl
 
 from data_prep.formats.flags import ShapeArguments, shape_of
+from data_prep.formats.held_out_prompts import held_out_in, held_out_prompts
 from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
-from instruct.evaluation.judges import judge_model, judge_of
-from instruct.files import held_out_needed, held_out_place, load_rows
+from instruct.evaluation.judges import judge_of
+from instruct.files import load_rows
 from instruct.models import check_stored_for_merging, load_causal_lm, load_limits, save_merged
 from instruct.processes import end_with_parent
-from instruct.run.fingerprints import source_hash
 from instruct.run.run_record import on_main, read_record, record_of, write_record
 from instruct.runs import (
     already_finished,
@@ -52,6 +50,7 @@ from instruct.runs import (
 from instruct.tokens import load_tokenizer
 from instruct.trainers.ppo.batches import with_prompt_ids
 from instruct.trainers.ppo.config import SharedBasePPOConfig
+from instruct.trainers.ppo.rewards import models_of_rewards, versions_of
 from instruct.trainers.ppo.stock import train_stock
 from instruct.trainers.ppo.trainer import SharedBasePPOTrainer
 from instruct.trl_ppo import stock_ppo
@@ -94,31 +93,6 @@ class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     )
 
 
-def held_out_in(script_args: ScriptArguments) -> tuple[str, str]:
-    """(source, split) of the held-out prompts.
-
-    `--eval_dataset`, else what `--dataset_test_split` names: a file, a split of `--dataset_name`,
-    or of the folder around it where that is a single file.
-    """
-    source, split = script_args.eval_dataset, script_args.dataset_test_split
-    if source is None:
-        source = script_args.dataset_name
-        if place := held_out_place(source, split):
-            return place
-        if Path(source).is_file():
-            source = str(Path(source).parent)
-    return (source, split) if Path(source).is_file() else held_out_needed(source, split)
-
-
-def held_out_prompts(script_args: ScriptArguments):
-    """The first `--eval_prompts` held-out rows."""
-    (source, split), shape = held_out_in(script_args), shape_of(script_args)
-    name = script_args.dataset_config
-    rows = read(source, "prompts", split, name=name, keep_text=True, **shape)
-    # the same at every evaluation: curves show the policy, not the draw
-    return rows.select(range(min(len(rows), script_args.eval_prompts)))
-
-
 def data_of(script_args: ScriptArguments, training_args: SharedBasePPOConfig) -> dict:
     """{flag: (source, split)} of what a training run reads."""
     held_out = (None, script_args.dataset_test_split)
@@ -145,17 +119,13 @@ def main(
     if not (training_args.reward_model_path or script_args.reward_funcs or script_args.stock):
         raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
     parsed = (script_args, training_args, model_args)
-    adapters = {"reward_model_path": training_args.reward_model_path}
     names = script_args.reward_funcs or ()
-    # judges' models by content: with another one it is another run
-    for name in filter(judge_model, names):
-        adapters[f"reward_funcs {name.partition(':')[0]}"] = judge_model(name)
-    record = record_of("ppo", parsed, data_of(script_args, training_args), adapters)
+    # models by content: with another one it is another run
+    models = {"reward_model_path": training_args.reward_model_path, **models_of_rewards(names)}
+    record = record_of("ppo", parsed, data_of(script_args, training_args), models)
     # a wrong name is told before anything is loaded; corrected code goes on, and it is said
     reward_funcs = {name: judge_of(name, "--reward_funcs") for name in names}
-    record["versions"] |= {
-        name: (source_hash(func) or "")[:12] for name, func in reward_funcs.items()
-    }
+    record["versions"] |= versions_of(reward_funcs)
     if already_finished(training_args, record):
         # asked for later: it needs no training
         if script_args.save_merged and not (Path(training_args.output_dir) / "merged").is_dir():
@@ -171,14 +141,9 @@ def main(
     ################
     # Data
     ################
-    rows = read(
-        script_args.dataset_name,
-        "prompts",
-        script_args.dataset_train_split,
-        name=script_args.dataset_config,
-        keep_text=True,
-        **shape_of(script_args),
-    )
+    source, split = script_args.dataset_name, script_args.dataset_train_split
+    name, shape = script_args.dataset_config, shape_of(script_args)
+    rows = read(source, "prompts", split, name=name, keep_text=True, **shape)
     # before models are loaded: a wrong path is told in seconds
     eval_rows = held_out_prompts(script_args) if training_args.eval_strategy != "no" else None
     ptx_rows = None
@@ -193,12 +158,12 @@ def main(
     )
     if not script_args.stock:
         # here, where the files can be named
-        longest, eval_source = training_args.max_prompt_length, script_args.dataset_name
+        longest, eval_source = training_args.max_prompt_length, source
         if eval_rows is not None:
             eval_source, _ = held_out_in(script_args)
         limits = load_limits(model_args, tokenizer, training_args.trust_remote_code)
         takes = partial(limits.check, new=training_args.response_length, shorter=SHORTER)
-        rows = with_prompt_ids(rows, tokenizer, longest, script_args.dataset_name, takes)
+        rows = with_prompt_ids(rows, tokenizer, longest, source, takes)
         eval_rows = with_prompt_ids(eval_rows, tokenizer, longest, eval_source, takes)
     model_args.lora_task_type = "CAUSAL_LM"
     # with dropout, the probability ratio of PPO would not start at 1
@@ -225,7 +190,7 @@ def main(
         peft_config=lora_config(model_args, model),
         encoded=True,
     )
-    sources = [script_args.dataset_name, training_args.reward_model_path, script_args.ptx_dataset]
+    sources = [source, training_args.reward_model_path, script_args.ptx_dataset]
     use_our_card(trainer, "ppo", model_args.model_name_or_path, sources)
     if training_args.reward_model_path:
         # who ranked what this reward model learned from

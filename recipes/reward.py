@@ -16,30 +16,24 @@ With `--score FILE` the model in `--output_dir` scores prompt-completion rows in
 
 import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
-import math
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import trl
 from accelerate import PartialState
-from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, set_seed
+from transformers import EarlyStoppingCallback, set_seed
 
-from data_prep.formats.flags import ShapeArguments
+from data_prep.formats.flags import ShapeArguments, shape_of
 from data_prep.formats.rankings import load_train_and_eval
 from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
-from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
-from instruct.files import held_out_place, write_json, write_rows
+from instruct.files import held_out_place, write_rows
 from instruct.models import load_reward, load_sequence_classifier
 from instruct.processes import end_with_parent
-from instruct.ranking import key_of
-from instruct.reward_checks import weights_hash
 from instruct.reward_files import END, has_model
+from instruct.reward_heads import base_of_head, init_head, save_head
 from instruct.run.run_record import labelers_of, on_main, read_record, record_of
 from instruct.runs import (
     already_finished,
@@ -49,6 +43,7 @@ from instruct.runs import (
     train_or_resume,
 )
 from instruct.tokens import load_tokenizer, template_columns
+from instruct.trainers.held_out import held_out_metrics
 from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
 from instruct.turns import end_token
 
@@ -91,21 +86,6 @@ class ScriptArguments(ShapeArguments, trl.ScriptArguments):
         self.dataset_test_split = self.dataset_test_split or "validation"
 
 
-def init_head(model: PreTrainedModel) -> None:
-    """A new head's weights ~ N(0, 1/(d+1)), as in Stiennon et al. 2020 (arXiv 2009.01325).
-
-    A trained head is kept, and one of several labels is replaced, which is said.
-    """
-    if model.untrained.replaced_labels and PartialState().is_main_process:
-        print(
-            f"{model.name_or_path}: its head of {model.untrained.replaced_labels} labels is left "
-            "out; a new one of one score is trained"
-        )
-    # small: scores start near 0, so every pair starts at a loss of log 2
-    if "score.weight" in model.untrained.weights:
-        nn.init.normal_(model.score.weight, std=1 / math.sqrt(model.score.in_features + 1))
-
-
 def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) -> None:
     """Writes the rows of `--score` with a `score` each."""
     output_dir, scored = training_args.output_dir, script_args.score_output
@@ -113,80 +93,16 @@ def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) 
     is_theirs = read_record(output_dir) is None and has_model(output_dir)
     if not is_finished(output_dir) and not is_theirs:
         raise UserError(f"--output_dir {output_dir}: no trained reward model there to score with")
-    rows = read(
-        script_args.score,
-        "demonstrations",
-        format=script_args.format,
-        columns=script_args.columns,
-    )
+    rows = read(script_args.score, "demonstrations", **shape_of(script_args))
     reward = load_reward(
         output_dir,
         trust_remote_code=training_args.trust_remote_code,
         device=str(PartialState().device),
     )
-    scores = reward.score(
-        rows["prompt"],
-        rows["completion"],
-        training_args.per_device_eval_batch_size,
-        **template_columns(rows),
-    )
+    batch_size, columns = training_args.per_device_eval_batch_size, template_columns(rows)
+    scores = reward.score(rows["prompt"], rows["completion"], batch_size, **columns)
     write_rows(scored, ({**row, "score": s} for row, s in zip(rows, scores, strict=True)))
     print(f"{scored}: {len(scores)} rows, mean score {sum(scores) / len(scores):.4f}")
-
-
-def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
-    """`ranking_metrics` of the held-out rankings, and what to read them against.
-
-    `agreement`: between labelers of the same prompt, the ceiling of any reward model.
-    `held_out_labelers`: accuracy on rankings by labelers that were never trained on (the paper's
-    check that it learned more than its own labelers' taste).
-    """
-    # by the trainer: all processes, each with its share
-    predicted = trainer.predict(trainer.eval_dataset)
-    (ranks, keys), scores = predicted.label_ids, predicted.predictions
-    prompt_keys, labeler_keys = keys.T
-    metrics = ranking_metrics(scores, ranks, prompts=prompt_keys)
-    rows, train = trainer.eval_dataset, trainer.train_dataset
-    rankings = rows.select_columns(["prompt", "completions", "ranks"]).to_list()
-    metrics["agreement"] = labeler_agreement(rankings)
-    metrics["held_out_labelers"] = None
-    if "labeler" in rows.column_names and "labeler" in train.column_names:
-        new = sorted(set(rows["labeler"]) - set(train["labeler"]) - {None})
-        # By key, not by row: several processes may hand back the rows in another order.
-        chosen = np.isin(labeler_keys, [key_of(name) for name in new])
-        if chosen.any():
-            found = ranking_metrics(scores[chosen], ranks[chosen], prompts=prompt_keys[chosen])
-            wanted = ("accuracy", "accuracy_low", "accuracy_high", "n_pairs")
-            metrics["held_out_labelers"] = {
-                "labelers": new,
-                **{name: found[name] for name in wanted},
-            }
-    return metrics
-
-
-def base_of_head(model_args: ModelConfig, record: dict) -> dict:
-    """What `reward_head.json` says of the base: an adapter scores on these weights alone."""
-    revision = model_args.model_revision
-    known = {
-        "base_revision": revision if revision != "main" else None,
-        "base_commit": record["base"].get("commit"),
-        "base_weights": weights_hash(model_args.model_name_or_path),
-    }
-    return {
-        "base": model_args.model_name_or_path,
-        **{name: value for name, value in known.items() if value},
-    }
-
-
-def save_head(output_dir: Path, head: dict, metrics: dict) -> None:
-    """Writes `reward_head.json` and, where rankings were held out, `metrics.json`."""
-    write_json(output_dir / "reward_head.json", head)
-    if metrics:
-        write_json(output_dir / "metrics.json", metrics)
-        print(
-            f"held-out accuracy {metrics['accuracy']:.3f} [{metrics['accuracy_low']:.3f}, "
-            f"{metrics['accuracy_high']:.3f}], {metrics['n_pairs']} pairs"
-        )
 
 
 def data_of(script_args: ScriptArguments, training_args: RankedRewardConfig) -> dict:
@@ -231,8 +147,7 @@ def main(
         training_args.seed,
         script_args.dataset_config,
         required=script_args.names_held_out,
-        format=script_args.format,
-        columns=script_args.columns,
+        **shape_of(script_args),
     )
     if eval_dataset is None and training_args.eval_strategy != "no":
         raise UserError(

@@ -9,7 +9,7 @@ pytest.importorskip("phonenumbers", reason="needs the pii extra")
 pytest.importorskip("stdnum", reason="needs the pii extra")
 
 sys.path.insert(0, str(REPO / "benchmarks"))
-import prompts as bench  # noqa: F401
+import planted_log as bench  # noqa: F401
 
 sys.path.pop(0)
 

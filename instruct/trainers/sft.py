@@ -1,9 +1,13 @@
 """TRL's SFTTrainer, resuming exactly, with a faster LoRA layer and loss where they are the same."""
 
+from dataclasses import dataclass, field
+
 import torch
+import trl
 from torch import Tensor
 from trl import SFTTrainer
 
+from instruct.arguments import HardwareDefaults
 from instruct.prompt_cache import base_of
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.fused_lora import fuse_lora
@@ -12,6 +16,32 @@ from instruct.trainers.packing import check_keeps_apart
 from instruct.trainers.progress import show_on_bar
 from instruct.trainers.resumable import Resumable
 from instruct.turns import save_ends
+
+
+@dataclass
+class SFTConfig(HardwareDefaults, trl.SFTConfig):
+    """TRL's SFT flags; the loss is on the completion, and only its tokens reach the LM head."""
+
+    completion_only_loss: bool | None = field(
+        default=True, metadata={"help": "Loss on the completion only."}
+    )
+    residual_dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Dropout between the layers (paper: 0.2), of models that have it (GPT-2, "
+            "GPT-NeoX, OPT, Phi, ...); with others give --lora_dropout."
+        },
+    )
+    eval_on_start: bool = field(
+        default=True, metadata={"help": "Evaluate once before training, if at all."}
+    )
+
+    def __post_init__(self):
+        if self.completion_only_loss is None:
+            # TRL would look for the columns, which are tokens by then
+            self.completion_only_loss = True
+        super().__post_init__()
+        self.eval_on_start = self.eval_on_start and self.eval_strategy != "no"
 
 
 class ResumableSFTTrainer(FiniteRun, Resumable, SFTTrainer):

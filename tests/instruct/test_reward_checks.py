@@ -260,7 +260,7 @@ def test_lists_of_unequal_length_are_a_sentence(tiny_model, tmp_path):
 
 
 def test_training_tells_of_a_head_of_two_labels_and_starts_a_new_one(tiny_model, tmp_path, capsys):
-    from recipes.reward import init_head
+    from instruct.reward_heads import init_head
 
     args = ModelConfig(model_name_or_path=saved(classifier(tiny_model, 2), tmp_path / "two"))
     model = load_sequence_classifier(args)

@@ -10,10 +10,11 @@ from peft import PeftModel
 from ppo_tools import PROMPTS, flags, make_setup
 from transformers import AutoModelForCausalLM
 
+from data_prep.formats.held_out_prompts import held_out_in
 from instruct.arguments import ModelConfig, parse
 from instruct.errors import UserError
 from instruct.trainers.ppo.config import SharedBasePPOConfig
-from recipes.ppo import ScriptArguments, cli, held_out_in
+from recipes.ppo import ScriptArguments, cli
 
 
 @pytest.fixture(scope="module")

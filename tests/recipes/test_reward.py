@@ -347,7 +347,7 @@ def test_masked_lm_backbone_becomes_a_reward_model(arguments, comparisons, tmp_p
 
 def test_new_head_has_the_papers_scale(tmp_path):
     from instruct.models import load_sequence_classifier
-    from recipes.reward import init_head
+    from instruct.reward_heads import init_head
 
     path = save_model(tmp_path / "wide", hidden_size=256, head_dim=64)
     model = load_sequence_classifier(ModelConfig(model_name_or_path=path))

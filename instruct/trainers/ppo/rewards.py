@@ -2,7 +2,7 @@
 say.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -14,6 +14,8 @@ from instruct.checks.score_functions import (
     scores_of,
 )
 from instruct.errors import UserError
+from instruct.evaluation.judges import judge_model
+from instruct.run.fingerprints import source_hash
 from instruct.trainers.ppo.config import SharedBasePPOConfig
 
 
@@ -100,3 +102,16 @@ def name_rewards(
             )
         named[name] = function
     return named
+
+
+def models_of_rewards(specs: Sequence[str]) -> dict[str, str]:
+    """{flag and kind: the model that a judge of `--reward_funcs` asks}, as a run records it."""
+    return {
+        f"reward_funcs {spec.partition(':')[0]}": judge_model(spec)
+        for spec in filter(judge_model, specs)
+    }
+
+
+def versions_of(functions: dict[str, ScoreFunction]) -> dict[str, str]:
+    """{spec: what tells a function's code from another's}, as a run records it."""
+    return {spec: (source_hash(function) or "")[:12] for spec, function in functions.items()}
