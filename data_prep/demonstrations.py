@@ -277,6 +277,11 @@ def main(argv: list[str] | None = None) -> None:
     write_demonstrations(collected, record)
     if not train:
         print(f"{args.output_dir}: none to train on; more rows or a lower --validation give some")
+    if not validation:
+        print(
+            f"{args.output_dir}: none for validation, so SFT has nothing to evaluate on; more rows "
+            "or a higher --validation give some"
+        )
     print(f"{args.output_dir}: {train} demonstrations to train on, {validation} for validation")
 
 

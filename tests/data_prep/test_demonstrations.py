@@ -227,3 +227,12 @@ def test_rows_of_which_several_come_are_told_apart_from_what_came(tmp_path):
     report = json.loads((tmp_path / "d" / "report.json").read_text())
     assert report["in"] == 2 and report["removed"] == {"malformed": 1}
     assert report["rows"] == {"used": 1, "made": 2} and sum(report["kept"].values()) == 2
+
+
+def test_a_split_without_rows_is_told(tmp_path, capsys):
+    file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "Why?", "completion": "Because."}])
+    for share, missing in (("0", "none for validation"), ("1", "none to train on")):
+        out = str(tmp_path / f"out{share}")
+        demonstrations.main(["--input", file, "--output_dir", out, "--validation", share])
+        said = capsys.readouterr().out
+        assert f"{out}: {missing}" in said and said.count("more rows") == 1
