@@ -12,27 +12,22 @@ A model is loaded at the first call, once for all judges that ask it, until they
 import gc
 import hashlib
 import weakref
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import selective_log_softmax
 
 from instruct.checks.model_limits import limits_of
 from instruct.checks.score_functions import ScoreFunction, check_lists, checked_scores
 from instruct.errors import UserError
+from instruct.evaluation.likelihoods import log_likelihoods
 from instruct.evaluation.scripted import (
-    TOLD_AFTER,
     ScriptedReader,
     scripted_reward,
     word_lists,
 )
-from instruct.processes import is_main_process
-from instruct.prompt_cache import cache_argument, left_pad, start_cache, starts_from_cache
 from instruct.run.fingerprints import content_of, model_identity
 from instruct.tokens import (
     answer_text,
@@ -44,7 +39,6 @@ from instruct.tokens import (
     template_columns,
 )
 
-BATCH = 16  # answers a forward
 KEPT = 50_000  # pairs whose log-probability is known, before they are forgotten
 # What else could have been asked: everyday questions, so that an answer for any of them shows.
 OTHER_PROMPTS = (
@@ -67,71 +61,6 @@ OTHER_PROMPTS = (
 def words_of(completion: str | list[dict]) -> str:
     """An answer without the blanks around its words."""
     return answer_text(completion).strip()
-
-
-def log_likelihoods(
-    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], what: str
-) -> list[float]:
-    """log p(completion ids | prompt ids) of each pair, in nats; a bar where it takes long.
-
-    A prompt of several pairs is computed once a batch, for all of them.
-
-    Args:
-        what: the judge, in a message.
-    """
-    # imported here, as below: the scripted labeler needs no PEFT, which takes a second
-    from instruct.models import completion_logprobs
-
-    totals = [0.0] * len(pairs)
-    counts = Counter(tuple(prompt) for prompt, _ in pairs)
-    # alone, or where no cache can be gone on from, a prompt costs one pass with its completion
-    can_share = starts_from_cache(model)
-    apart, shared = [], []
-    for i, (prompt, _) in enumerate(pairs):
-        (shared if can_share and counts[tuple(prompt)] > 1 else apart).append(i)
-    apart.sort(key=lambda i: sum(map(len, pairs[i])))
-    shared.sort(key=lambda i: (len(pairs[i][0]), pairs[i][0], len(pairs[i][1])))
-    with tqdm(
-        total=len(pairs), desc=what, delay=TOLD_AFTER, leave=False, disable=not is_main_process()
-    ) as told:
-        for order, logprobs in ((apart, completion_logprobs), (shared, _after_shared_prompts)):
-            for start in range(0, len(order), BATCH):
-                rows = order[start : start + BATCH]
-                found = logprobs(model, [pairs[i] for i in rows])
-                for i, total in zip(rows, found, strict=True):
-                    totals[i] = total
-                told.update(len(rows))
-    return totals
-
-
-@torch.no_grad()
-def _after_shared_prompts(
-    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]]
-) -> list[float]:
-    """`completion_logprobs` of one batch in which few prompts stand before many completions."""
-    prompts = list(dict.fromkeys(tuple(prompt) for prompt, _ in pairs))
-    ids, mask = left_pad(prompts, 0, model.device)
-    # of all but the prompts' last token, which predicts the first of a completion
-    cache = start_cache(model, ids, mask, copies=1, together=False)
-    which = torch.tensor([prompts.index(tuple(p)) for p, _ in pairs], device=model.device)
-    cache.batch_select_indices(which)
-    longest = max(len(completion) for _, completion in pairs)
-    new = torch.tensor(
-        [[p[-1], *c] + [0] * (longest - len(c)) for p, c in pairs], device=model.device
-    )
-    # padded on the right: what stands after a completion is seen by none of its tokens
-    whole = torch.cat([mask[which], torch.ones_like(new[:, 1:-1])], 1)
-    positions = (whole.cumsum(1) - 1).clamp(min=0)[:, -longest:]
-    logits = model(
-        input_ids=new[:, :-1],
-        attention_mask=whole,
-        position_ids=positions,
-        **{cache_argument(model): cache},
-    ).logits
-    logprobs = selective_log_softmax(logits.float(), new[:, 1:])
-    lengths = torch.tensor([len(c) for _, c in pairs], device=model.device)
-    real = torch.arange(longest, device=model.device) < lengths[:, None]
-    return logprobs.where(real, 0.0).sum(1, dtype=torch.float64).tolist()
 
 
 def other_prompt(prompt: str | list[dict]) -> list[dict]:

@@ -231,7 +231,7 @@ def test_rows_of_which_several_come_are_told_apart_from_what_came(tmp_path):
 
 def test_a_split_without_rows_is_told(tmp_path, capsys):
     file = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "Why?", "completion": "Because."}])
-    for share, missing in (("0", "none for validation"), ("1", "none to train on")):
+    for share, missing in (("0", "none for validation"), ("0.9999999", "none to train on")):
         out = str(tmp_path / f"out{share}")
         demonstrations.main(["--input", file, "--output_dir", out, "--validation", share])
         said = capsys.readouterr().out

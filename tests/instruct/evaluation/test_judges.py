@@ -10,7 +10,7 @@ from conftest import make_model, make_tokenizer, save_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from instruct.errors import UserError
-from instruct.evaluation import judges, scripted
+from instruct.evaluation import judges, likelihoods, scripted
 from instruct.evaluation.judges import OTHER_PROMPTS, Fit, LogProb, judge_of, other_prompt
 from instruct.evaluation.scripted import ScriptedReader, reading_score, repeated_share
 from instruct.run.fingerprints import source_hash
@@ -79,7 +79,7 @@ def test_fit_and_logprob_equal_a_plain_loop_in_any_order_and_batch(kind, tmp_pat
         means.append(sum(own) / len(own))
     assert fits[7] == fits[8] == fits[9] == 0.0 and fits[10] != 0.0
     for at_once in (1, 3, 16):
-        monkeypatch.setattr(judges, "BATCH", at_once)
+        monkeypatch.setattr(likelihoods, "BATCH", at_once)
         order = random.Random(at_once).sample(range(len(CASES)), len(CASES))
         prompts, texts = [PROMPTS[i] for i in order], [COMPLETIONS[i] for i in order]
         for judge, plain in ((Fit(path), fits), (LogProb(path), means)):
@@ -266,12 +266,14 @@ def test_a_prompt_of_several_answers_is_computed_once_a_batch(tmp_path, monkeypa
     prompts, texts = map(list, zip(*asked, strict=True))
     for kind in (Fit, LogProb):
         alone = [kind(path)([p], [t])[0] for p, t in asked]
-        for at_once in (1, 3, 16):
-            monkeypatch.setattr(judges, "BATCH", at_once)
+        for at_once, block in ((1, 4096), (3, 4096), (16, 4096), (16, 1), (2, 60)):
+            monkeypatch.setattr(likelihoods, "BATCH", at_once)
+            monkeypatch.setattr(likelihoods, "BLOCK", block)
             assert kind(path)(prompts, texts) == pytest.approx(alone, abs=1e-4)
-    calls, shared = [], judges._after_shared_prompts
-    monkeypatch.setattr(
-        judges, "_after_shared_prompts", lambda m, pairs: calls.append(pairs) or shared(m, pairs)
-    )
-    LogProb(path)(prompts, texts)
-    assert [len(pairs) for pairs in calls] == [6]
+    blocks, after = [], likelihoods._after
+    monkeypatch.setattr(likelihoods, "_after", lambda m, p: blocks.append(len(p)) or after(m, p))
+    for block, held in ((4096, [2]), (1, [1, 1])):
+        monkeypatch.setattr(likelihoods, "BLOCK", block)
+        LogProb(path)(prompts, texts)
+        assert blocks == held
+        blocks.clear()
