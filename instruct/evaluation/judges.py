@@ -6,6 +6,8 @@
     logprob:MODEL       mean log-probability of a token of the answer under MODEL
     module:function     a function of yours, (prompts, completions, **columns) -> numbers
 
+`llm:MODEL@URL` (`instruct/evaluation/llm_judge.py`) compares answers instead, two by two.
+
 A model is loaded at the first call, once for all judges that ask it, until they are `off()`.
 """
 
@@ -23,6 +25,7 @@ from instruct.checks.model_limits import limits_of
 from instruct.checks.score_functions import ScoreFunction, check_lists, checked_scores
 from instruct.errors import UserError
 from instruct.evaluation.likelihoods import log_likelihoods
+from instruct.evaluation.llm_judge import is_llm
 from instruct.evaluation.scripted import (
     ScriptedReader,
     scripted_reward,
@@ -298,6 +301,11 @@ def judge_of(spec: str, flag: str) -> ScoreFunction:
         UserError: no such judge, no model there, or a package is missing.
     """
     kind, _, path = spec.partition(":")
+    if is_llm(spec):
+        raise UserError(
+            f"{flag} {spec}: an LLM judge compares answers and scores none; it is one for "
+            "data_prep.label --labeler and recipes/evaluate.py --judge"
+        )
     if kind not in BY_MODEL:
         from instruct.arguments import load_function
 
