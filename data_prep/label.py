@@ -1,115 +1,127 @@
-"""Samples -> rankings. Where no people rank, a *scripted labeler* does, and is named so everywhere.
+"""Outputs -> rankings: by people, on a page in the browser, or by judges that are no people.
 
+    python -m data_prep.label --labeler people --input samples.jsonl --database labels.sqlite
+    python -m data_prep.label --database labels.sqlite --output rankings.jsonl
     python -m data_prep.label --input samples.jsonl --labeler scripted --output rankings.jsonl
 
-`scripted` likes cheerful, clean text; `scripted:MODEL` also reads the prompt: he asks whether the
-answer fits it, ends, and repeats nothing (docs/reward.md). Scores closer than `--tie` to the best
-of their group are one rank. They stand in for people in the demo: their taste is known exactly, so
-a learned reward can be held against it.
+The first opens the page, the second writes what people have ranked so far, also while it is open
+(docs/labeling.md). The third ranks without people: `scripted` likes cheerful, clean text,
+`scripted:MODEL` also reads the prompt (docs/reward.md), `reward:PATH` is a reward model, and
+`llm:MODEL@URL` any model behind an OpenAI-compatible server. Rows name who ranked them.
 """
 
-from datetime import UTC, datetime
+import argparse
 from itertools import combinations
 from pathlib import Path
 
-from datasets import Dataset
-from tqdm import tqdm
-
 from data_prep.finished_batches import FinishedBatches, partial_of
-from data_prep.formats.flags import add_shape_flags
+from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.reader import read
-from instruct.checks.score_functions import ScoreFunction, scores_of
+from data_prep.labeling.judges import TIE, check_labeler, is_judge, labeler_of, rank_row
+from data_prep.labeling.judges import ranks_from_scores as ranks_from_scores
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
-from instruct.evaluation.judges import judge_model, judge_of
 from instruct.evaluation.scripted import (
-    LABELERS,
-    READER,
-    SCRIPTED,
-    profane_words,
     scripted_reward,  # noqa: F401  (settings name data_prep.label:scripted_reward)
     scripted_score,  # noqa: F401
-    spoken_name,
 )
 from instruct.evaluation.scripted import word_lists as _tools  # noqa: F401  (its name to others)
 from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.run.data_runs import add_overwrite, record_of_data
 from instruct.run.fingerprints import content_of
 from instruct.run.folders import claim, record_beside
-from instruct.tokens import template_columns
 
-AT_ONCE = 32  # rows that a labeler who asks a model scores between two notes on disk
-# the demo's figures (benchmarks/README.md) were measured with this
-TIE = 0.3  # scores closer than this are equal for the scripted labeler
-BEST = {SCRIPTED: 1.0, READER: 2.0}  # the highest score there is, which has quality 7
+PEOPLE = "people"
+KINDS = ("rankings", "judgements", "demonstrations")
+
+# what is asked of whom: flags that must be there, and those that can
+ALWAYS = {"debug", "format", "columns"}
+PAGE = (
+    {"labeler", "input", "database"},
+    {"kind", "ranking_only", "questions", "per_item", "overlap", "screening", "instructions",
+     "passwords", "owner", "host", "port", "seed", *ALWAYS},
+)  # fmt: skip
+EXPORT = ({"database", "output"}, {"kind", "debug"})
+JUDGES = (
+    {"labeler", "input", "output"},
+    {"tie", "judge_prompt", "overwrite_output_dir", *ALWAYS},
+)
 
 
-def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
-    """Dense ranks, 1 = best. Down the scores, a rank is shared by all within `tie` of its best."""
-    ranks, rank, best = [0] * len(scores), 0, float("inf")
-    for i in sorted(range(len(scores)), key=lambda i: -scores[i]):
-        # against the best of the rank, not the neighbour: a chain of small steps is no tie
-        if best - scores[i] >= tie:
-            rank, best = rank + 1, scores[i]
-        ranks[i] = rank
-    return ranks
+def make_parser() -> Parser:
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--input", help="samples (or answers, or prompts) to label: file, folder or Hub id")
+    add("--output", type=Path, help="rankings (.jsonl or .parquet)")
+    who = "who ranks: people, scripted, scripted:MODEL, reward:PATH or llm:MODEL@URL"
+    add("--labeler", metavar="WHO", help=who)
+
+    judges = parser.add_argument_group("judges that are no people")
+    tie = f"scores closer than this are a tie; default {TIE} (reward:PATH: 0, in its own points)"
+    judges.add_argument("--tie", type=float, help=tie)
+    prompt = "what an LLM is asked, in place of instruct/evaluation/llm_judge_prompt.md"
+    judges.add_argument("--judge_prompt", type=Path, metavar="FILE", help=prompt)
+
+    people = parser.add_argument_group("people")
+    add = people.add_argument
+    add("--database", type=Path, help="their answers (SQLite); made by the page, read by --output")
+    add("--kind", choices=KINDS, help="what people do; default rankings")
+    add("--ranking_only", action="store_true", help="no quality and no questions, only ranks")
+    add("--questions", nargs="+", metavar="NAME", help="yes/no questions of each output")
+    add("--per_item", type=int, help="labelers of an item; default 1")
+    add("--overlap", type=float, help="share of the items that all labelers get; default 0.1")
+    add("--screening", metavar="FILE", help="rankings of the owner's, mixed in to compare with")
+    add("--instructions", type=Path, metavar="FILE", help="Markdown, in place of ours")
+    add("--passwords", type=Path, metavar="FILE", help="names and passwords of a team")
+    add("--owner", metavar="NAME", help="who sees the progress of all")
+    add("--host", help="address of the page; default 127.0.0.1, this machine alone")
+    add("--port", type=int, help="default 7860")
+    add("--seed", type=int, help="of orders and of what all labelers get; default 0")
+    add_shape_flags(parser)
+    add_overwrite(parser, "start over: also forget the answers of an unfinished judge")
+    return parser
 
 
-def scores_of_samples(
-    samples: Dataset, judge: ScoreFunction, name: str, finished: FinishedBatches | None = None
-) -> list[list[float]]:
-    """What a labeler thinks of every completion, K scores a row.
+def mode_of(args: argparse.Namespace) -> tuple[set[str], set[str]]:
+    """`PAGE`, `EXPORT` or `JUDGES`: what these flags ask for.
 
-    Args:
-        finished: where scores are kept as they come, for a judge that takes long; without it all
-            rows are scored at once.
+    Raises:
+        UserError: none of them, or flags of two.
     """
-    size = len(samples) if finished is None else AT_ONCE
-    starts = range(0, len(samples), size)
-    # who keeps nothing is fast
-    bar = tqdm(starts, desc=spoken_name(name), disable=finished is None)
-    scores = []
-    for start in bar:
-        kept = None if finished is None else finished.done.get(str(start))
-        if kept is None:
-            rows = samples.select(range(start, min(start + size, len(samples))))
-            kept = _scores(rows, judge, name)
-            if finished is not None:
-                finished.add(str(start), kept)
-        scores += kept
-    return scores
+    given = {name for name, value in vars(args).items() if value is not None and value is not False}
+    if args.labeler is None:
+        if args.database is None:
+            raise UserError(
+                "--labeler says who ranks: people, scripted, scripted:MODEL, reward:PATH or "
+                "llm:MODEL@URL; without it, --database and --output write what people have ranked"
+            )
+        mode, what = EXPORT, "--database without --labeler, which writes what is in it,"
+    elif args.labeler == PEOPLE:
+        mode, what = PAGE, "--labeler people"
+        if args.output is not None:
+            raise UserError(
+                "--labeler people opens the page; what people ranked is written by a command of "
+                "its own, also while the page is open: --database FILE --output FILE"
+            )
+    else:
+        mode, what = JUDGES, f"--labeler {args.labeler}"
+    needed, more = mode
+    if missing := sorted(needed - given):
+        raise UserError(f"{what} needs --{' and --'.join(missing)}")
+    if wrong := sorted(given - needed - more):
+        raise UserError(f"{what} has no use for --{' and --'.join(wrong)}; leave it out")
+    return mode
 
 
-def _scores(samples: Dataset, judge: ScoreFunction, name: str) -> list[list[float]]:
-    # all at once: a prompt is computed once for its answers
-    counts = [len(texts) for texts in samples["completions"]]
-    columns = {"prompt": samples["prompt"], **template_columns(_columns(samples))}
-    repeated = {
-        key: [value for value, count in zip(column, counts, strict=True) for _ in range(count)]
-        for key, column in columns.items()
-    }
-    texts = [text for texts in samples["completions"] for text in texts]
-    found = iter(scores_of(judge, spoken_name(name), repeated.pop("prompt"), texts, **repeated))
-    return [[next(found) for _ in range(count)] for count in counts]
+################
+# By judges that are no people
+################
 
 
-def _columns(samples: Dataset) -> dict[str, list]:
-    return {name: samples[name] for name in samples.column_names}
-
-
-def rank_row(row: dict, scores: list[float], tie: float, labeler: str) -> dict:
-    """A samples row with a labeler's `ranks`, `quality` (1-7) and `flags`, K of each."""
-    # each profane word takes 1 off: scores have no lower end, the 1-7 scale has
-    best = BEST[labeler]
-    clipped = [max(-1.0, min(1.0, s / best)) for s in scores]
-    return {
-        **row,
-        "ranks": ranks_from_scores(scores, tie),
-        "quality": [round(4 + 3 * s) for s in clipped],
-        "flags": [["profanity"] if profane_words(text) else [] for text in row["completions"]],
-        "labeler": labeler,
-        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
+def strict_pairs(rankings: list[list[int]]) -> tuple[int, int]:
+    """(pairs of outputs with a preference, all pairs) of the `ranks` of several rankings."""
+    pairs = [a != b for ranks in rankings for a, b in combinations(ranks, 2)]
+    return sum(pairs), len(pairs)
 
 
 def check_own_rankings(path: Path) -> None:
@@ -121,82 +133,77 @@ def check_own_rankings(path: Path) -> None:
     # one that was touched and never filled holds nothing
     if not path.is_file() or not path.stat().st_size:
         return
-    labelers = {row.get("labeler") if "ranks" in row else None for row in load_rows(path)}
-    if not labelers or not labelers <= set(LABELERS):
+    labelers = [row.get("labeler") if "ranks" in row else None for row in load_rows(path)]
+    if not labelers or not all(map(is_judge, labelers)):
         raise UserError(
-            f"--output {path} holds rows that the scripted labeler did not rank; give another file"
+            f"--output {path} holds rows that no scripted labeler, reward model or LLM ranked; "
+            "give another file"
         )
-
-
-def strict_pairs(rankings: list[list[int]]) -> tuple[int, int]:
-    """(pairs of outputs with a preference, all pairs) of the `ranks` of several rankings."""
-    pairs = [a != b for ranks in rankings for a, b in combinations(ranks, 2)]
-    return sum(pairs), len(pairs)
-
-
-def labeler_of(spec: str) -> tuple[ScoreFunction, str]:
-    """Who ranks, as a score function, and the name that rows have.
-
-    Raises:
-        UserError: another judge than a scripted labeler, or no model there.
-    """
-    if spec.partition(":")[0] != "scripted":
-        raise UserError(
-            f"--labeler {spec}: must be scripted, or scripted:MODEL, a folder or Hub id"
-        )
-    return judge_of(spec, "--labeler"), READER if judge_model(spec) else SCRIPTED
-
-
-def make_parser() -> Parser:
-    parser = Parser(description=__doc__)
-    parser.add_argument("--input", required=True, help="samples: file, folder or Hub id")
-    parser.add_argument("--output", required=True, type=Path, help="rankings (.jsonl or .parquet)")
-    who = "who ranks: scripted, or scripted:MODEL, who reads the prompt"
-    parser.add_argument("--labeler", required=True, metavar="scripted[:MODEL]", help=who)
-    parser.add_argument("--tie", type=float, default=TIE, help="scores closer than this are a tie")
-    add_shape_flags(parser)
-    add_overwrite(parser, "start over: also forget the scores of an unfinished run")
-    return parser
 
 
 def settings_of(record: dict) -> dict:
-    """Everything that changes the scores; not the width of a tie."""
+    """Everything that changes what a judge is asked; not the width of a tie."""
     flags = {flag: value for flag, value in record["flags"].items() if flag != "tie"}
     data = {flag: content_of(identity) for flag, identity in record["data"].items()}
     models = {flag: content_of(identity) for flag, identity in record["models"].items()}
     return {"step": "label", "flags": flags, "data": data, "models": models}
 
 
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = make_parser().parse_args(argv)
+def record_of_judge(args: argparse.Namespace, labeler) -> dict:
+    """`run.json` of a ranking without people, with the flags that it has."""
+    names = ("input", "output", "labeler", "tie", "format", "columns", "overwrite_output_dir")
+    flags = {name: getattr(args, name) for name in names}
+    data = {"input": args.input}
+    if hasattr(labeler, "tie"):
+        flags["tie"] = labeler.tie
+    else:
+        del flags["tie"]
+        data |= {"judge_prompt": args.judge_prompt} if args.judge_prompt else {}
+    models = {"labeler": labeler.model} if labeler.model else None
+    flags = argparse.Namespace(**flags)
+    return record_of_data("label", flags, data, models, labelers=[labeler.name])
+
+
+def rank(args: argparse.Namespace) -> None:
+    """Writes `--output`, ranked by the judge of `--labeler`."""
+    check_labeler(args.labeler, args.tie, args.judge_prompt)
     claim(args.output)
     check_output(args.output)
     check_own_rankings(args.output)
-    judge, name = labeler_of(args.labeler)
-    asked = judge_model(args.labeler)
-    models = {"labeler": asked} if asked else None
-    record = record_of_data("label", args, {"input": args.input}, models, labelers=[name])
-    samples = read(args.input, "samples", format=args.format, columns=args.columns)
+    labeler = labeler_of(args.labeler, args.tie, args.judge_prompt)
+    record = record_of_judge(args, labeler)
+    samples = read(args.input, "samples", **shape_of(args))
     partial = partial_of(args.output)
     if args.overwrite_output_dir:
         partial.unlink(missing_ok=True)
-    finished = FinishedBatches(partial, settings_of(record), "scores") if asked else None
-    scores = scores_of_samples(samples, judge, name, finished)
-    rows = [rank_row(row, s, args.tie, name) for row, s in zip(samples, scores, strict=True)]
+    # who asks no model is fast
+    finished = None
+    if labeler.is_slow:
+        settings = {**settings_of(record), **labeler.settings()}
+        finished = FinishedBatches(partial, settings, labeler.kept)
+    found = labeler.rank(samples, finished)
+    rows = [rank_row(row, made, labeler.name) for row, made in zip(samples, found, strict=True)]
     # first: an output never stands without its record
-    write_json(record_beside(args.output), record)
+    write_json(record_beside(args.output), {**record, **labeler.notes()})
     write_rows(args.output, rows)
-    # only now: until the output stands, the scores are all there is
+    # only now: until the output stands, what was kept is all there is
     if finished is not None:
         partial.unlink()
     some = sum(len(set(row["ranks"])) > 1 for row in rows)
     strict, pairs = strict_pairs([row["ranks"] for row in rows])
     share = f"{100 * strict / pairs:.0f} % of {pairs} pairs" if pairs else "none of 0 pairs"
     print(
-        f"{args.output}: {len(rows)} rankings by {spoken_name(name)}, {some} with a preference; "
-        f"{share} strict (a tie: scores less than {args.tie:g} apart)"
+        f"{args.output}: {len(rows)} rankings by {labeler.spoken}, {some} with a preference; "
+        f"{labeler.told(f'{share} strict')}"
     )
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    mode = mode_of(args)
+    if mode is JUDGES:
+        rank(args)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ RANGES = {
          "eval_prompts", "select_prompts", "per_source", "max_words", "kl_horizon",
          "early_stopping_patience", "watchdog_patience", "eval_accumulation_steps",
          "pad_to_multiple_of", "dataset_num_proc", "torch_empty_cache_steps",
-         "dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout"),
+         "dataloader_prefetch_factor", "ddp_bucket_cap_mb", "ddp_timeout", "per_item"),
         COUNT,
     ),
     **dict.fromkeys(("seed", "data_seed"), SEED),
@@ -70,7 +70,8 @@ RANGES = {
          "cliprange", "cliprange_value", "kl_target", "score_clip"),
         POSITIVE,
     ),
-    **dict.fromkeys(("gamma", "lam", "min_eos_rate", "max_clipfrac", "min_distinct2_ratio"), SHARE),
+    **dict.fromkeys(("gamma", "lam", "min_eos_rate", "max_clipfrac", "min_distinct2_ratio",
+                    "overlap"), SHARE),
     **dict.fromkeys(
         ("lora_dropout", "adam_beta1", "adam_beta2", "label_smoothing_factor", "ema_decay",
          "eval_fraction", "validation"),
@@ -80,6 +81,7 @@ RANGES = {
     "pretraining_share": Range(0, 1, open_low=True, open_high=True),
     "residual_dropout": BELOW_ONE,
     "show_temperature": NONE_OR_MORE,
+    "port": Range(1, 65535),
 }  # fmt: skip
 DTYPES = ("auto", "bfloat16", "float16", "float32")  # those of TRL's --dtype
 # a bound that is never crossed

@@ -4,12 +4,15 @@ import json
 
 import pytest
 from command_tools import stops
-from conftest import write_jsonl
+from conftest import make_tokenizer, save_model, write_jsonl
+from transformers import AutoModelForSequenceClassification
 
 from data_prep import comparisons, label
+from data_prep.labeling import judges
 from instruct.evaluation import scripted
 from instruct.evaluation.judges import judge_of
 from instruct.files import load_rows
+from instruct.models import load_reward
 
 
 def test_scripted_labeler_prefers_cheerful_and_clean_text():
@@ -139,8 +142,8 @@ def test_a_labeler_who_was_killed_reads_on_where_he_was(tmp_path, tiny_model, mo
         for i in range(6)
     ]
     samples = write_jsonl(tmp_path / "s.jsonl", rows)
-    monkeypatch.setattr(label, "AT_ONCE", 2)
-    calls, original = [], label._scores
+    monkeypatch.setattr(judges, "AT_ONCE", 2)
+    calls, original = [], judges._scores
 
     def dies_at_the_third(*args):
         calls.append(1)
@@ -154,7 +157,7 @@ def test_a_labeler_who_was_killed_reads_on_where_he_was(tmp_path, tiny_model, mo
         return [row["ranks"] for row in load_rows(tmp_path / out)]
 
     whole = run("whole.jsonl")
-    monkeypatch.setattr(label, "_scores", dies_at_the_third)
+    monkeypatch.setattr(judges, "_scores", dies_at_the_third)
     with pytest.raises(SystemExit):
         run("r.jsonl")
     partial = tmp_path / "r.jsonl.partial"
@@ -168,15 +171,111 @@ def test_a_labeler_who_was_killed_reads_on_where_he_was(tmp_path, tiny_model, mo
     assert run("r.jsonl") == whole and len(calls) == 3 + 1 and not partial.exists()
 
 
-def test_only_a_scripted_labeler_ranks(tmp_path, tiny_model, capsys):
+def test_a_labeler_that_is_none_is_told(tmp_path, tiny_model, capsys):
     samples = write_jsonl(tmp_path / "s.jsonl", [{"prompt": "Hi", "completions": ["a", "b"]}])
     run = ["--input", samples, "--output", tmp_path / "r.jsonl", "--labeler"]
+    known = "must be people, scripted, scripted:MODEL, reward:PATH or llm:MODEL@URL"
     for labeler, said in (
-        ("people", "--labeler people: must be scripted, or scripted:MODEL"),
-        (f"logprob:{tiny_model}", "must be scripted, or scripted:MODEL"),
+        ("nobody", f"--labeler nobody: {known}"),
+        (f"logprob:{tiny_model}", known),
         ("scripted:", "names no model"),
         ("scripted:/no/such", "--labeler scripted:/no/such: "),
-        ("Scripted", "must be scripted"),
+        ("Scripted", known),
+        ("reward", known),
+        ("reward:", "names no model"),
+        (f"reward:{tiny_model}", "without a trained reward head"),
+        ("llm:m", "write it as llm:MODEL@URL"),
     ):
         assert said in stops(label.main, [*run, labeler], capsys)
         assert not (tmp_path / "r.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("", "--labeler says who ranks: people, scripted"),
+        ("--input S --output R", "--labeler says who ranks: people, scripted"),
+        ("--labeler scripted --input S", "--labeler scripted needs --output"),
+        ("--labeler scripted", "--labeler scripted needs --input and --output"),
+        ("--labeler people --input S", "--labeler people needs --database"),
+        ("--labeler people --database D", "--labeler people needs --input"),
+        ("--labeler people --input S --database D --output R", "a command of its own"),
+        ("--labeler people --input S --database D --tie 1", "people has no use for --tie"),
+        (
+            "--database D",
+            "--database without --labeler, which writes what is in it, needs --output",
+        ),
+        ("--database D --input S --output R", "has no use for --input; leave it out"),
+        ("--database D --output R --overlap 0", "has no use for --overlap"),
+        ("--labeler scripted --input S --output R --database D", "has no use for --database"),
+        ("--labeler scripted --input S --output R --judge_prompt P", "an LLM is asked; --labeler"),
+        (
+            "--labeler llm:m@http://h --input S --output R --tie 1",
+            "--tie is for labelers who score",
+        ),
+        ("--labeler people --input S --database D --per_item 0", "--per_item 0: must be 1 or more"),
+        ("--labeler people --input S --database D --overlap 2", "--overlap 2: must be 0 or more"),
+        ("--labeler people --input S --database D --port 70000", "--port 70000: must be"),
+        ("--database D --output R --kind essays", "invalid choice: 'essays'"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_sentence(tmp_path, capsys, monkeypatch, flags, said):
+    monkeypatch.chdir(tmp_path)
+    error = stops(label.main, flags.split(), capsys)
+    assert said in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+################
+# Reward models
+################
+
+
+@pytest.fixture(scope="module")
+def reward_model(tmp_path_factory) -> str:
+    """A classifier of one label with a head that is there."""
+    folder = tmp_path_factory.mktemp("judges") / "taste"
+    base = save_model(folder.parent / "base", seed=5, initializer_range=0.5)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_reward_model_ranks_by_its_scores(tmp_path, reward_model, capsys):
+    texts = [["I love tea.", "It is.", "I love tea."], ["Snow.", "Rain and the sea."]]
+    rows = [{"prompt": f"Tell me of {i}.", "completions": k} for i, k in enumerate(texts)]
+    samples, out = write_jsonl(tmp_path / "s.jsonl", rows), tmp_path / "r.jsonl"
+    run = ["--input", samples, "--output", str(out), "--labeler", f"reward:{reward_model}"]
+    label.main(run)
+    said = capsys.readouterr().out
+    assert "2 rankings by the reward model taste, 2 with a preference; 75 % of 4 pairs" in said
+    assert "a tie: equal scores; --tie widens it, in the reward model's points" in said
+    score = load_reward(reward_model).score
+    for row in load_rows(out):
+        scores = score([row["prompt"]] * len(row["completions"]), row["completions"])
+        places = sorted({round(s, 4) for s in scores}, reverse=True)
+        assert row["ranks"] == [places.index(round(s, 4)) + 1 for s in scores]
+        assert row["labeler"] == "reward:taste" and reward_model not in str(row)
+        # a reward model has no scale from 1 to 7, and is asked no questions
+        assert set(row["quality"]) == {None} and not any(row["flags"])
+    record = json.loads((tmp_path / "r.jsonl.run").read_text())
+    assert record["labelers"] == ["reward:taste"] and record["models"]["labeler"]["sha256"]
+    # wide enough, all is a tie; and its own rankings are replaced
+    label.main([*run, "--tie", "1e6"])
+    assert [set(row["ranks"]) for row in load_rows(out)] == [{1}, {1}]
+    assert (
+        "scores less than 1e+06 of the reward model's own points apart" in capsys.readouterr().out
+    )
+
+
+def test_its_rankings_are_comparisons(tmp_path, reward_model):
+    rows = [{"prompt": f"{i}?", "completions": ["Yes, I love it.", "No."]} for i in range(4)]
+    samples, out = write_jsonl(tmp_path / "s.jsonl", rows), tmp_path / "r.parquet"
+    label.main(["--input", samples, "--output", str(out), "--labeler", f"reward:{reward_model}"])
+    made = tmp_path / "made"
+    comparisons.main(["--input", str(out), "--output_dir", str(made), "--validation", "0"])
+    assert "Ranked by: reward:taste." in (made / "README.md").read_text()
+
+
+def test_equal_scores_are_a_tie_of_any_width():
+    assert label.ranks_from_scores([0.5, 0.7, 0.5], tie=0.0) == [2, 1, 2]
