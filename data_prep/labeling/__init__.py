@@ -1,0 +1,1 @@
+"""People rank, judge and write: items and answers in one database, agreement, the page."""
