@@ -75,7 +75,7 @@ WORDS = {
     sqlite3.SQLITE_READONLY: "cannot be written; make the file and its folder writable",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; look at its path and who may read and write there",
     sqlite3.SQLITE_PERM: "cannot be opened; look at who may read and write there",
-    sqlite3.SQLITE_FULL: "no space left on this disk, and this was not saved; free some, save again",
+    sqlite3.SQLITE_FULL: "no space left on this disk, so this was not saved; free some, save again",
     sqlite3.SQLITE_IOERR: "the disk fails ({}), and this was not saved; look at it, save again",
     sqlite3.SQLITE_BUSY: "another program has it locked; close that, and try again",
     sqlite3.SQLITE_LOCKED: "another program has it locked; close that, and try again",

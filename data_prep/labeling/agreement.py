@@ -1,0 +1,213 @@
+"""How well labelers agree: with each other, and with the owner's answers to screening items.
+
+The paper's labelers ordered two outputs alike 72.6 ± 1.5 % of the time, those held out 77.3 ± 1.3 %
+(section 3.4). A pair counts where both people prefer one of the two, as in
+`instruct.evaluation.ranking_metrics.labeler_agreement`; alpha looks at ties as well.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.labeling.questions import SENSITIVE
+from data_prep.labeling.team import SCREENING_CUTOFF
+from instruct.errors import UserError
+from instruct.evaluation.ranking_metrics import labeler_agreement
+from instruct.evaluation.statistics import cluster_bootstrap
+
+MOST_SHOWN = 50  # items of which people think differently, the most different first
+
+
+class Compared(NamedTuple):
+    """Two people's ranks of one item: `alike` of `pairs` outputs that both order."""
+
+    item: int
+    people: tuple[str, str]
+    alike: int
+    pairs: int
+
+
+def report(answers: Iterable[dict], most: int = MOST_SHOWN) -> dict:
+    """What there is to say of rankings or judgements.
+
+    Args:
+        answers: of `Store.answers`.
+        most: disagreements that are told.
+
+    Returns:
+        pairwise: see `rate_of`; screening items count as all others.
+        by_pair: [{"labelers": [a, b], "rate", "n_pairs"}], those who have items in common.
+        by_labeler: {name: {"others": `rate_of` with all others, **`screening_of`}}.
+        alpha: {"ranks", "quality"}: Krippendorff's, of ordinal data; see `alpha_of`.
+        disagreements: [{"item", "prompt", "completions", "answers": {labeler: answer}, "opposed",
+            "pairs"}], of `pairs` comparisons `opposed` go against each other.
+        cutoff: what `below_cutoff` means.
+
+    Raises:
+        UserError: the package of alpha is not installed.
+    """
+    found = [one for one in answers if "ranks" in one["answer"]]
+    by_item: dict[int, list[dict]] = defaultdict(list)
+    for one in found:
+        by_item[one["item"]].append(one)
+    compared = [c for group in by_item.values() for c in _compared(group)]
+    names = sorted({one["labeler"] for one in found})
+    return {
+        "pairwise": rate_of(compared),
+        "by_pair": _by_pair(compared),
+        "by_labeler": {
+            name: {
+                "others": rate_of([c for c in compared if name in c.people]),
+                **screening_of([one for one in found if one["labeler"] == name]),
+            }
+            for name in names
+        },
+        "alpha": {key: alpha_of(by_item.values(), key) for key in ("ranks", "quality")},
+        "disagreements": _disagreements(by_item, compared, most),
+        "cutoff": SCREENING_CUTOFF,
+    }
+
+
+def rate_of(compared: list[Compared]) -> dict | None:
+    """How often two people order two outputs alike.
+
+    Returns {rate, low, high, n_pairs, n_items}: the 95 % bootstrap interval draws whole items, as
+    pairs of one item hang together; None for both ends where there is one item alone. None where
+    nothing could be compared.
+    """
+    compared = [c for c in compared if c.pairs]
+    if not compared:
+        return None
+    pairs = [c.pairs for c in compared]
+    items = [c.item for c in compared]
+    rates = [c.alike / c.pairs for c in compared]
+    rate, low, high = cluster_bootstrap(rates, items, weights=pairs)
+    n_items = len(set(items))
+    # one cluster drawn again and again is no interval
+    low, high = (low, high) if n_items > 1 else (None, None)
+    return {"rate": rate, "low": low, "high": high, "n_pairs": sum(pairs), "n_items": n_items}
+
+
+def screening_of(answers: list[dict]) -> dict:
+    """How one labeler answers the items that the owner has answered (appendix B.1).
+
+    Returns:
+        screening: `rate_of` with the owner's ranks.
+        screening_flags: {rate, n}: of the questions about sensitive speech that the owner answered,
+            how many have the same yes or no; None where there are none.
+        below_cutoff: whether either rate is below the cut-off; None where there is neither.
+    """
+    screened = [one for one in answers if one["is_screening"] and one["owner"]]
+    ranks = rate_of([_with_owner(one) for one in screened])
+    flags = [same for one in screened for same in _same_flags(one)]
+    alike = {"rate": sum(flags) / len(flags), "n": len(flags)} if flags else None
+    rates = [part["rate"] for part in (ranks, alike) if part]
+    below = any(rate < SCREENING_CUTOFF for rate in rates) if rates else None
+    return {"screening": ranks, "screening_flags": alike, "below_cutoff": below}
+
+
+def alpha_of(groups: Iterable[list[dict]], key: str) -> float | None:
+    """Krippendorff's alpha of `ranks` or `quality`, ordinal: 1 is agreement, 0 is chance.
+
+    A unit is one output of an item; numbers of items with other K are taken as the same scale.
+    None where no output was looked at by two people, or all gave one and the same number.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    units = [
+        {one["labeler"]: one["answer"][key][place] for one in group}
+        for group in groups
+        for place in range(len(group[0]["answer"][key]))
+    ]
+    # others say nothing of agreement; without them the table is small
+    units = [{n: v for n, v in unit.items() if v is not None} for unit in units]
+    units = [unit for unit in units if len(unit) > 1]
+    if len({value for unit in units for value in unit.values()}) < 2:
+        return None
+    names = sorted({name for unit in units for name in unit})
+    table = np.array([[unit.get(name, np.nan) for unit in units] for name in names])
+    return float(_krippendorff().alpha(table, level_of_measurement="ordinal"))
+
+
+def _krippendorff():
+    try:
+        import krippendorff
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "agreement needs krippendorff: pip install 'instruct-recipes[label]'"
+        ) from error
+    return krippendorff
+
+
+def _compared(group: list[dict]) -> list[Compared]:
+    return [
+        Compared(
+            one["item"],
+            (one["labeler"], other["labeler"]),
+            *_alike(one["row"], one["answer"]["ranks"], other["answer"]["ranks"]),
+        )
+        for one, other in combinations(group, 2)
+    ]
+
+
+def _alike(row: dict, ranks: list[int], others: list[int]) -> tuple[int, int]:
+    # both of one item: whose prompt it is need not be compared
+    both = [{"prompt": [], "completions": row["completions"], "ranks": r} for r in (ranks, others)]
+    found = labeler_agreement(both) or {"rate": 0, "n_pairs": 0}
+    return round(found["rate"] * found["n_pairs"]), found["n_pairs"]
+
+
+def _with_owner(one: dict) -> Compared:
+    alike = _alike(one["row"], one["answer"]["ranks"], one["owner"]["ranks"])
+    return Compared(one["item"], (one["labeler"], ""), *alike)
+
+
+def _same_flags(one: dict) -> list[bool]:
+    owners = one["owner"].get("flags")
+    if owners is None:
+        return []
+    # asked of the owner as well, it seems: nothing says which questions were
+    return [
+        (key in given) == (key in of_owner)
+        for given, of_owner in zip(one["answer"]["flags"], owners, strict=True)
+        for key in SENSITIVE
+    ]
+
+
+def _by_pair(compared: list[Compared]) -> list[dict]:
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
+    for c in compared:
+        people = tuple(sorted(c.people))
+        sums[people][0] += c.alike
+        sums[people][1] += c.pairs
+    return [
+        {"labelers": list(people), "rate": alike / pairs, "n_pairs": pairs}
+        for people, (alike, pairs) in sorted(sums.items())
+        if pairs
+    ]
+
+
+def _disagreements(
+    by_item: dict[int, list[dict]], compared: list[Compared], most: int
+) -> list[dict]:
+    pairs: dict[int, int] = defaultdict(int)
+    opposed: dict[int, int] = defaultdict(int)
+    for c in compared:
+        pairs[c.item] += c.pairs
+        opposed[c.item] += c.pairs - c.alike
+    worst = sorted((i for i in opposed if opposed[i]), key=lambda i: (-opposed[i] / pairs[i], i))
+    return [
+        {
+            "item": item,
+            "prompt": by_item[item][0]["row"]["prompt"],
+            "completions": by_item[item][0]["row"]["completions"],
+            "answers": {one["labeler"]: one["answer"] for one in by_item[item]},
+            "opposed": opposed[item],
+            "pairs": pairs[item],
+        }
+        for item in worst[:most]
+    ]
