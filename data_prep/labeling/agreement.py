@@ -6,13 +6,13 @@ The paper's labelers ordered two outputs alike 72.6 ± 1.5 % of the time, those 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.labeling.questions import SENSITIVE
+from data_prep.labeling.questions import DEFAULT_QUESTIONS, SENSITIVE
 from data_prep.labeling.team import SCREENING_CUTOFF
 from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import labeler_agreement
@@ -30,11 +30,16 @@ class Compared(NamedTuple):
     pairs: int
 
 
-def report(answers: Iterable[dict], most: int = MOST_SHOWN) -> dict:
+def report(
+    answers: Iterable[dict],
+    questions: Sequence[str] = DEFAULT_QUESTIONS,
+    most: int = MOST_SHOWN,
+) -> dict:
     """What there is to say of rankings or judgements.
 
     Args:
         answers: of `Store.answers`.
+        questions: those that labelers were asked, `Project.questions`.
         most: disagreements that are told.
 
     Returns:
@@ -61,7 +66,7 @@ def report(answers: Iterable[dict], most: int = MOST_SHOWN) -> dict:
         "by_labeler": {
             name: {
                 "others": rate_of([c for c in compared if name in c.people]),
-                **screening_of([one for one in found if one["labeler"] == name]),
+                **screening_of([one for one in found if one["labeler"] == name], questions),
             }
             for name in names
         },
@@ -91,18 +96,19 @@ def rate_of(compared: list[Compared]) -> dict | None:
     return {"rate": rate, "low": low, "high": high, "n_pairs": sum(pairs), "n_items": n_items}
 
 
-def screening_of(answers: list[dict]) -> dict:
+def screening_of(answers: list[dict], questions: Sequence[str] = DEFAULT_QUESTIONS) -> dict:
     """How one labeler answers the items that the owner has answered (appendix B.1).
 
     Returns:
         screening: `rate_of` with the owner's ranks.
-        screening_flags: {rate, n}: of the questions about sensitive speech that the owner answered,
-            how many have the same yes or no; None where there are none.
+        screening_flags: {rate, n}: of the questions about sensitive speech that both were asked,
+            one for each output, how many have the same yes or no; None where there are none.
         below_cutoff: whether either rate is below the cut-off; None where there is neither.
     """
     screened = [one for one in answers if one["is_screening"] and one["owner"]]
     ranks = rate_of([_with_owner(one) for one in screened])
-    flags = [same for one in screened for same in _same_flags(one)]
+    asked = [key for key in SENSITIVE if key in questions]
+    flags = [same for one in screened for same in _same_flags(one, asked)]
     alike = {"rate": sum(flags) / len(flags), "n": len(flags)} if flags else None
     rates = [part["rate"] for part in (ranks, alike) if part]
     below = any(rate < SCREENING_CUTOFF for rate in rates) if rates else None
@@ -166,15 +172,14 @@ def _with_owner(one: dict) -> Compared:
     return Compared(one["item"], (one["labeler"], ""), *alike)
 
 
-def _same_flags(one: dict) -> list[bool]:
+def _same_flags(one: dict, asked: list[str]) -> list[bool]:
     owners = one["owner"].get("flags")
     if owners is None:
         return []
-    # asked of the owner as well, it seems: nothing says which questions were
     return [
         (key in given) == (key in of_owner)
         for given, of_owner in zip(one["answer"]["flags"], owners, strict=True)
-        for key in SENSITIVE
+        for key in asked
     ]
 
 
