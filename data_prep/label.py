@@ -17,10 +17,11 @@ from pathlib import Path
 from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.reader import read
-from data_prep.labeling.judges import TIE, check_labeler, is_judge, labeler_of, rank_row
+from data_prep.labeling.judges import TIE, check_labeler, labeler_of, rank_row
 from data_prep.labeling.judges import ranks_from_scores as ranks_from_scores
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
+from instruct.evaluation.judges import is_judge
 from instruct.evaluation.scripted import (
     scripted_reward,  # noqa: F401  (settings name data_prep.label:scripted_reward)
     scripted_score,  # noqa: F401

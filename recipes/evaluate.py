@@ -5,7 +5,8 @@
 
 Every model answers the same prompts, of users never seen in training; judges score the answers.
 The first judge is the gold standard (`--judge`, the scripted labeler by default); other judges, the
-reward model and the answers' length stand beside it. The paper's baselines are models asked without
+reward model and the answers' length stand beside it, and what people said of the very same answers
+(`--judgements`, docs/labeling.md). The paper's baselines are models asked without
 a chat template: `gpt=PATH:raw` on the bare prompt, `prompted=PATH:few_shot=FILE` after some
 demonstrations. A win rate of `--policy` counts only where its answers are near those of
 `--reference`, differ from each other and fit their prompts: the report's first lines say so.
@@ -30,6 +31,7 @@ from instruct.errors import UserError
 from instruct.evaluation.answers import Model, all_answers
 from instruct.evaluation.comparison import compare
 from instruct.evaluation.folder import check_folder, write_run_record
+from instruct.evaluation.judgements import judged_by_people, read_judgements
 from instruct.evaluation.modes import FEW_SHOT, Asked, draw_examples, is_held_out, parse_asked
 from instruct.evaluation.panel import add_scores, fit_judge, panel_of, reward_judge
 from instruct.evaluation.report import base_of_run, write_report
@@ -60,10 +62,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=["scripted"],
         metavar="JUDGE",
-        help="scripted, scripted:MODEL, reward:PATH, logprob:MODEL or module:function, one or "
-        "several; the first is the gold standard",
+        help="scripted, scripted:MODEL, reward:PATH, logprob:MODEL, llm:MODEL@URL or "
+        "module:function, one or several; the first is the gold standard",
     )
     add("--judge_name", nargs="+", metavar="NAME", help="what the report calls each judge")
+    add("--judge_prompt", type=Path, help="a file: what an LLM is asked, in place of ours")
+    people = "what people said of these answers, by data_prep.label --kind judgements"
+    add("--judgements", metavar="FILE", help=people)
     add("--fit_model", help="the model that says how well answers fit their prompts")
     add("--tie", type=float, default=0.3, help="gold scores closer than this are a tie")
     add("--reference", help="the model that others are measured from; default sft")
@@ -149,7 +154,8 @@ def examples_of(asked: Asked, prompts: list[dict], seed: int) -> list[list[str]]
 def main(argv: list[str] | None = None) -> None:
     args = parse_arguments(argv)
     # what cannot work is told before anything is answered
-    models, judges = models_of(args), panel_of(args.judge, args.judge_name)
+    models, judges = models_of(args), panel_of(args.judge, args.judge_name, args.judge_prompt)
+    judged = read_judgements(args.judgements, models) if args.judgements else []
     fit = fit_judge(args.fit_model) if args.fit_model else None
     started = time.monotonic()
     claim(args.output_dir)
@@ -170,6 +176,8 @@ def main(argv: list[str] | None = None) -> None:
     # 3. Win rates, intervals, and whether a win is one
     users = [row["user_id"] for row in prompts]
     result = compare(asked, answers, judges, users, args)
+    if judged:
+        result["judgements"] = judged_by_people(args.judgements, judged, answers, users)
     result["shown"] = {
         "rows": shown,
         "seed": args.seed,

@@ -29,7 +29,7 @@ from instruct.evaluation.llm_judge import (
     outcome,
     ranks_from_wins,
 )
-from instruct.evaluation.scripted import LABELERS, READER, SCRIPTED, profane_words, spoken_name
+from instruct.evaluation.scripted import READER, SCRIPTED, profane_words, spoken_name
 from instruct.tokens import template_columns
 
 AT_ONCE = 32  # rows that a labeler who asks a model scores between two notes on disk
@@ -50,13 +50,6 @@ def ranks_from_scores(scores: list[float], tie: float = TIE) -> list[int]:
             rank, best = rank + 1, scores[i]
         ranks[i] = rank
     return ranks
-
-
-def is_judge(name: object) -> bool:
-    """Whether a row's `labeler` is one of this file, and no person."""
-    return isinstance(name, str) and (
-        name in LABELERS or name.partition(":")[0] in (REWARD, KIND) and ":" in name
-    )
 
 
 ################

@@ -30,7 +30,7 @@ from instruct.turns import has_ended
 ASKED = ("max_new_tokens", "temperature", "show_temperature", "batch_size", "seed", "dtype")
 ANSWERS = "answers"  # folder in the output folder: a file a model
 # what rows hold for the next run alone
-NOTES = ("asked", "judged", "measured_from")
+NOTES = ("asked", "judged", "measured_from", "against")
 
 
 class Model(NamedTuple):

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 
 from instruct.evaluation.answers import Model
 from instruct.evaluation.collapse import (
@@ -13,6 +14,7 @@ from instruct.evaluation.collapse import (
 )
 from instruct.evaluation.distinct import distinct2
 from instruct.evaluation.modes import CHAT
+from instruct.evaluation.pairwise import pair_win_rates
 from instruct.evaluation.panel import Judge
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
 from instruct.run.fingerprints import content_of, model_identity
@@ -109,6 +111,8 @@ def compare(
     """Means, win rates by each judge, and whether the policy's is to be believed."""
 
     def by(judge: Judge, tie: float) -> dict[str, dict]:
+        if judge.compares:
+            return pair_win_rates(answers, users, judge.name)
         return win_rates(answers, users, lambda row: row["scores"][judge.name], tie)
 
     modes = {model.name: model.asked.mode for model in models}
@@ -125,6 +129,7 @@ def compare(
                 "spec": judge.spec,
                 "independent": judge.is_independent(aims),
                 "win_rate": rates[judge.name],
+                **({"compared": asdict(judge.score.tally)} if judge.compares else {}),
             }
             for judge in judges
         },

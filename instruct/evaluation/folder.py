@@ -35,7 +35,9 @@ def check_folder(output_dir: Path) -> None:
 def write_run_record(models: dict[str, Asked], args: argparse.Namespace) -> None:
     """`run.json`: which models, on which prompts, with which flags."""
     examples = {m.file: data_identity(m.file, "train") for m in models.values() if m.file}
-    left_out = ("models", "input", "output_dir", "overwrite_output_dir")
+    given = ("judge_prompt", "judgements")
+    more = {name: data_identity(value) for name in given if (value := getattr(args, name, None))}
+    left_out = ("models", "input", "output_dir", "overwrite_output_dir", *given)
     flags = {name: value for name, value in vars(args).items() if name not in left_out}
     record = {
         "step": "evaluate",
@@ -44,7 +46,7 @@ def write_run_record(models: dict[str, Asked], args: argparse.Namespace) -> None
             for name, asked in models.items()
         },
         "reward": model_identity(args.reward),
-        "data": {"input": data_identity(args.input, "test"), **examples},
+        "data": {"input": data_identity(args.input, "test"), **examples, **more},
         "flags": json.loads(json.dumps(flags, default=str)),
         "versions": versions(),
     }

@@ -25,8 +25,9 @@ from instruct.checks.model_limits import limits_of
 from instruct.checks.score_functions import ScoreFunction, check_lists, checked_scores
 from instruct.errors import UserError
 from instruct.evaluation.likelihoods import log_likelihoods
-from instruct.evaluation.llm_judge import is_llm
+from instruct.evaluation.llm_judge import KIND, is_llm
 from instruct.evaluation.scripted import (
+    LABELERS,
     ScriptedReader,
     scripted_reward,
     word_lists,
@@ -288,6 +289,14 @@ def judge_model(spec: str | None) -> str | None:
     """The path or id of the model that a judge asks; None where it asks none."""
     kind, _, path = (spec or "").partition(":")
     return path or None if kind in BY_MODEL else None
+
+
+def is_judge(labeler: object) -> bool:
+    """Whether who ranked a row, as its `labeler` says, is one of these and no person."""
+    if not isinstance(labeler, str):
+        return False
+    kind, colon, _ = labeler.partition(":")
+    return labeler in LABELERS or bool(colon) and kind in ("reward", KIND)
 
 
 def judge_of(spec: str, flag: str) -> ScoreFunction:

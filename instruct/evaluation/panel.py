@@ -9,6 +9,8 @@ from instruct.checks.score_functions import ScoreFunction, scores_of
 from instruct.errors import UserError
 from instruct.evaluation.answers import keep
 from instruct.evaluation.judges import Fit, RewardJudge, judge_model, judge_of
+from instruct.evaluation.llm_judge import LLMJudge, check_prompt_flag, is_llm, llm_judge_of
+from instruct.evaluation.pairwise import add_wins
 from instruct.evaluation.scripted import READER, SCRIPTED, spoken_name
 from instruct.hashes import hash_of
 from instruct.plain_text import check_name
@@ -27,7 +29,7 @@ NOTE = "\0"  # before the names of those columns among the judges', of which non
 
 
 class Judge(NamedTuple):
-    """Who scores answers.
+    """Who scores answers, or compares them.
 
     Attributes:
         name: what the report calls it.
@@ -38,9 +40,14 @@ class Judge(NamedTuple):
 
     name: str
     spec: str
-    score: ScoreFunction
+    score: ScoreFunction | LLMJudge
     model: str | None
     key: str
+
+    @property
+    def compares(self) -> bool:
+        """Whether it is asked about pairs of answers, and its scores come from them."""
+        return isinstance(self.score, LLMJudge)
 
     def is_independent(self, aims: Collection[str] = ()) -> bool:
         """Whether no policy was led to please it.
@@ -55,6 +62,8 @@ class Judge(NamedTuple):
 def default_name(spec: str) -> str:
     """What a judge is called where nobody says: by its kind and the folder of its model."""
     kind, _, rest = spec.partition(":")
+    if is_llm(spec):
+        return f"the LLM judge {llm_judge_of(spec, '--judge').name}"
     if judge_model(spec) is None:
         # the labeler by its older name
         return spoken_name(SCRIPTED) if rest in ("", "scripted_reward") else spec
@@ -67,8 +76,11 @@ def default_name(spec: str) -> str:
     }[kind]
 
 
-def panel_of(specs: list[str], names: list[str] | None) -> list[Judge]:
+def panel_of(specs: list[str], names: list[str] | None, prompt: Path | None = None) -> list[Judge]:
     """The judges of `--judge`, called by `--judge_name`, or by what they are.
+
+    Args:
+        prompt: what an LLM is asked, in place of ours.
 
     Raises:
         UserError: no such judge, not one name each, or one name twice.
@@ -82,6 +94,7 @@ def panel_of(specs: list[str], names: list[str] | None) -> list[Judge]:
         check_name(name, "--judge_name")
         if name.casefold() in MEASURED:
             raise UserError(f"--judge_name {name}: a column of the report has that name already")
+    check_prompt_flag(prompt, specs)
     names = names or [default_name(spec) for spec in specs]
     for number, name in enumerate(names):
         for other, same in enumerate(names[:number]):
@@ -91,7 +104,9 @@ def panel_of(specs: list[str], names: list[str] | None) -> list[Judge]:
                     "give each a name of its own by --judge_name"
                 )
     return [
-        _judge(name, spec, judge_of(spec, "--judge"), judge_model(spec))
+        _comparing(name, spec, prompt)
+        if is_llm(spec)
+        else _judge(name, spec, judge_of(spec, "--judge"), judge_model(spec))
         for name, spec in zip(names, specs, strict=True)
     ]
 
@@ -130,6 +145,11 @@ def _judge(name: str, spec: str, score: ScoreFunction, model: str | None) -> Jud
     return Judge(name, spec, score, model, hash_of(key))
 
 
+def _comparing(name: str, spec: str, prompt: Path | None) -> Judge:
+    judge = llm_judge_of(spec, "--judge", prompt)
+    return Judge(name, spec, judge, None, hash_of({"kind": "LLMJudge", **judge.identity()}))
+
+
 ################
 # Their scores
 ################
@@ -147,9 +167,11 @@ def add_scores(
     Raises:
         UserError: a judge gives no finite numbers.
     """
-    asked = [(judge, judge.name, f"--judge {judge.spec}") for judge in judges]
+    asked = [(j, j.name, f"--judge {j.spec}") for j in judges if not j.compares]
     asked += [(fit, NOTE + FIT, "--fit_model")] if fit else []
     asked += [(reward, NOTE + REWARD, "--reward")] if reward else []
+    for row in (row for rows in answers.values() for row in rows):
+        row.pop("wins", None)
     # judges of one model share it: loaded once, and gone before the next
     for model in dict.fromkeys(judge.model for judge, _, _ in asked):
         ours = [entry for entry in asked if entry[0].model == model]
@@ -162,6 +184,9 @@ def add_scores(
         for judge, _, _ in ours:
             if hasattr(judge.score, "off"):
                 judge.score.off()
+    for judge in judges:
+        if judge.compares:
+            add_wins(answers, judge.score, judge.name, judge.key, output_dir)
     names = [judge.name for judge in judges]
     for row in (row for rows in answers.values() for row in rows):
         # not those that only an earlier run asked

@@ -1,5 +1,6 @@
 """`report.md`: what a run did, for a person to read."""
 
+from instruct.evaluation.judgements import WHY
 from instruct.evaluation.verdict import checks, figure_one, headline, independent, percent
 from instruct.plain_text import markdown_code, markdown_text
 
@@ -129,6 +130,58 @@ def _comparison_section(report: dict) -> list[str]:
     ]
 
 
+def _compared_lines(report: dict) -> list[str]:
+    """Of judges that compare: what their replies came to."""
+    lines = []
+    for name, judge in report.get("judges", {}).items():
+        if found := judge.get("compared"):
+            lines += [
+                "",
+                f"{markdown_text(name)} compares answers two by two, in both orders: its score is "
+                f"the share of comparisons that an answer wins; {found['disagreed']} of "
+                f"{found['pairs']} pairs are ties as the two orders disagree, and "
+                f"{found['unreadable']} of {found['replies']} replies could not be read.",
+            ]
+    return lines
+
+
+def _people_section(report: dict) -> list[str]:
+    """What people say of the answers, beside the first judge."""
+    found = report.get("judgements")
+    if not found:
+        return []
+    left_out = ", ".join(f"{n} {WHY[why]}" for why, n in found["left_out"].items())
+    alike = found["agreement"]
+    agree = "No two labelers order the same two answers."
+    if alike:
+        agree = f"Two labelers order two answers alike: {percent(alike)}, n = {alike['n_pairs']}."
+    lines = [
+        "",
+        "## Judged by people",
+        "",
+        f"{found['used']} of {found['rows']} judgements are on these answers, by "
+        f"{found['labelers']} labelers, of prompts of {found['users']} users"
+        f"{f' (left out: {left_out})' if left_out else ''}. Intervals are 95 % bootstrap over "
+        f"users and over labelers (Owen 2007); a tie counts half. {agree}",
+        "",
+    ]
+    rates = [["win rate", "by people", "n", f"by {markdown_text(report['judge'])}"]]
+    for key, entry in found["win_rate"].items():
+        against = markdown_text(key.replace("_vs_", " against "))
+        rates.append([against, percent(entry), str(entry["n"]), percent(report["win_rate"][key])])
+    lines += _table(rates)
+    flags = list(next(iter(found["flags"].values()), {}))
+    if found["quality"] or flags:
+        named = [f"{markdown_text(flag.replace('_', ' '))}: yes" for flag in flags]
+        models = [["model", "overall quality, 1 to 7", *named]]
+        for name in report["models"]:
+            ticked = (found["flags"].get(name, {}).get(flag) for flag in flags)
+            quality = _interval(found["quality"].get(name))
+            models.append([markdown_text(name), quality, *map(percent, ticked)])
+        lines += ["", *_table(models)]
+    return lines
+
+
 def _answers_section(report: dict, answers: dict[str, list[dict]]) -> list[str]:
     """Some prompts and each model's answers: as they are measured, and at a low temperature."""
     if not answers:
@@ -181,6 +234,7 @@ def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> 
     if base:
         lines += [f"Base model: {base}.", ""]
     lines += _figure_section(report) + _steps_section(report) + _comparison_section(report)
+    lines += _compared_lines(report) + _people_section(report)
     lines += _answers_section(report, answers)
     if seconds := report.get("seconds"):
         lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]

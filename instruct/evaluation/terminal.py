@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from instruct.evaluation.verdict import checks, figure_one, headline, independent
+from instruct.evaluation.verdict import checks, figure_one, headline, independent, percent
 from instruct.plain_text import one_line
 
 
@@ -38,6 +38,9 @@ def _numbers(report: dict) -> list[tuple[str, str]]:
         )
     gold = ", ".join(f"{name} {value:.3f}" for name, value in report["gold"].items())
     lines.append(("gold score", gold))
+    for key, entry in report.get("judgements", {}).get("win_rate", {}).items():
+        found = f"{key.replace('_vs_', ' against ')} {percent(entry)}, n = {entry['n']}"
+        lines.append(("judged by people", found))
     return lines
 
 
