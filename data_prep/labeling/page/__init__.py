@@ -1,0 +1,1 @@
+"""The page that people label in: `app.serve` opens it."""

@@ -1,0 +1,217 @@
+"""The page that people label in: a Gradio app on this machine that loads nothing from elsewhere.
+
+    serve(store, project)      # http://127.0.0.1:7860, until Ctrl-C
+
+Two components: the board, for every labeler, and the owner's view. What they show comes by server
+functions as JSON and becomes text nodes in the browser: no row is ever part of a template.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio.to_thread
+
+from data_prep.labeling.page.board import Board
+from data_prep.labeling.page.guard import Guard, is_loopback
+from data_prep.labeling.page.owner import OwnersView
+from instruct.errors import UserError
+
+ALONE = "labeler"  # who labels where nobody logs in and no --owner is named
+INSTRUCTIONS = {"rankings": "rank.md", "judgements": "judge.md", "demonstrations": "write.md"}
+HERE = Path(__file__).parent
+# the first parts are shared: each component runs in a function of its own
+BOARD_PARTS = ("dom.js", "server.js", "keys.js", "each.js", "ranking.js", "drag.js", "write.js")
+BOARD_SCRIPT = (*BOARD_PARTS, "board.js")
+OWNER_SCRIPT = ("dom.js", "server.js", "owner.js")
+
+
+def serve(store, project, passwords=None, owner=None, host="127.0.0.1", port=7860) -> None:
+    """Opens the page and waits until it is stopped. Answers are stored as they come.
+
+    Args:
+        store: items and answers, `data_prep.labeling.store.Store`.
+        project: what is asked of labelers, `data_prep.labeling.store.Project`.
+        passwords: who may log in, `data_prep.labeling.team.Team`; None: one person, on loopback.
+        owner: the name that sees the owner's view; the one person is the owner without passwords.
+
+    Raises:
+        UserError: an address that others reach without passwords, a port in use, no Gradio.
+    """
+    app, url = launch(store, project, passwords, owner, host, port)
+    print(f"{url} is open; Ctrl-C closes it (every answer is stored as it is saved)", flush=True)
+    try:
+        threading.Event().wait()
+    finally:
+        app.close(verbose=False)
+
+
+def launch(store, project, passwords=None, owner=None, host="127.0.0.1", port=7860) -> tuple:
+    """Starts the server in a thread of its own: (the app, its address). As `serve`."""
+    check_address(host, passwords)
+    if passwords is not None and owner is not None and owner not in passwords.names:
+        raise UserError(f"--owner {owner}: is not in the file of --passwords; add that name")
+    gr = gradio()
+    app = build(gr, store, project, passwords, owner)
+    try:
+        _, url, _ = app.launch(
+            server_name=host,
+            server_port=port,
+            auth=None if passwords is None else _login(passwords),
+            auth_message="Log in with the name and password that the owner gave you.",
+            prevent_thread_lock=True,
+            share=False,
+            quiet=True,
+            inline=False,
+            footer_links=[],
+            run_history=False,
+            enable_monitoring=False,
+            mcp_server=False,
+            ssr_mode=False,
+            pwa=False,
+            css=_read("page.css"),
+            # fonts of the system: nothing to load
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            app_kwargs={"middleware": [_guard(passwords)], "openapi_url": None},
+        )
+    except OSError as error:
+        raise UserError(f"--port {port}: {host} cannot listen there; give another") from error
+    return app, url
+
+
+def check_address(host: str, passwords) -> None:
+    """That nobody else reaches a page without passwords.
+
+    Raises:
+        UserError: they would.
+    """
+    if passwords is None and not is_loopback(host):
+        raise UserError(
+            f"--host {host}: others reach this address; give --passwords FILE, or leave --host out"
+        )
+
+
+def gradio():
+    """The package, told not to call home.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    # read when it is imported and when it starts
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    try:
+        import gradio
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the page needs {error.name}: pip install 'instruct-recipes[label]'"
+        ) from error
+    return gradio
+
+
+def build(gr, store, project, passwords=None, owner=None):
+    """The app itself, not started.
+
+    Args:
+        gr: the package `gradio`.
+    """
+    who = visitor(passwords, owner)
+    board = Board(store, project, project.instructions or instructions_of(project.kind))
+    view = OwnersView(store, project)
+    boss = owner or (ALONE if passwords is None else None)
+
+    def state(form, request: gr.Request):
+        name = who(request)
+        return _told(lambda: {**board.state(name), "is_owner": name == boss})
+
+    def save(form, request: gr.Request):
+        return _told(lambda: board.save(who(request), form))
+
+    def skip(form, request: gr.Request):
+        return _told(lambda: board.skip(who(request), form))
+
+    def undo(form, request: gr.Request):
+        return _told(lambda: board.undo(who(request)))
+
+    def overview(form, request: gr.Request):
+        return _told(lambda: _owned(who(request), boss, view.overview))
+
+    def export(form, request: gr.Request):
+        return _told(lambda: _owned(who(request), boss, view.export))
+
+    with gr.Blocks(title="Labeling", analytics_enabled=False, fill_width=True) as app:
+        _component(gr, "board", BOARD_SCRIPT, [state, save, skip, undo])
+        _component(gr, "owner", OWNER_SCRIPT, [overview, export])
+    return app
+
+
+def visitor(passwords, owner: str | None) -> Callable[[object], str]:
+    """Function from a request to the name of who asks, by the session, never by the form.
+
+    Gradio hands the web framework's own request to server functions, without `username`: the name
+    is looked up as Gradio does for its own (`get_current_user` in its routes).
+    """
+
+    def name_of(request) -> str:
+        if passwords is None:
+            return owner or ALONE
+        request = getattr(request, "request", None) or request
+        app = request.app
+        cookies = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
+        token = next((request.cookies[name] for name in cookies if name in request.cookies), None)
+        name = app.tokens.get(token)
+        if name is None:
+            raise UserError("you are not logged in; load the page again")
+        return name
+
+    return name_of
+
+
+def instructions_of(kind: str) -> str:
+    """Our own instructions to labelers, Markdown (paper, appendix B)."""
+    folder = HERE.parent / "instructions"
+    return (folder / INSTRUCTIONS[kind]).read_text(encoding="utf-8")
+
+
+def _login(passwords) -> Callable:
+    # hashing takes a fifth of a second, in which others' answers would wait
+    async def check(name: str, password: str) -> bool:
+        return await anyio.to_thread.run_sync(passwords.check, name, password)
+
+    return check
+
+
+def _owned(name: str, owner: str | None, answer: Callable[[], dict]) -> dict:
+    if name != owner:
+        raise UserError("only the owner sees this")
+    return answer()
+
+
+def _told(answer: Callable[[], dict]) -> dict:
+    try:
+        return answer()
+    except UserError as error:
+        return {"error": str(error)}
+
+
+def _component(gr, name: str, script: tuple[str, ...], functions: list[Callable]):
+    return gr.HTML(
+        value="",
+        html_template=_read(f"{name}.html"),
+        css_template=_read("colors.css") + _read(f"{name}.css"),
+        js_on_load="\n".join(map(_read, script)),
+        apply_default_css=False,
+        server_functions=functions,
+        elem_id=f"label-{name}",
+    )
+
+
+def _guard(passwords):
+    from starlette.middleware import Middleware
+
+    return Middleware(Guard, loopback_names=passwords is None)
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")

@@ -1,0 +1,172 @@
+"""What a labeler's browser may ask the server for, and what it is told.
+
+A browser knows places as shown, the store knows the order of the row: both turn into each other
+here. Nothing that a browser sends is believed: the store checks the answer, and whose item it is.
+"""
+
+import time
+
+from data_prep.formats.forms import coverage
+from data_prep.labeling.page.shown import as_row, as_shown, messages_shown, shown
+from data_prep.labeling.project import Task
+from data_prep.labeling.questions import QUESTIONS
+from instruct.errors import UserError
+
+BY_PLACE = ("ranks", "quality", "flags")  # lists of an answer with a value for each output
+OF_WRITING = ("prompt", "completion", "request_form", "use_case")
+WRITTEN = "demonstrations"
+LONGEST_SECONDS = 24 * 3600  # a page left open over night says nothing of the item
+RECOUNT_SECONDS = 60  # how old the table of what is short may be
+
+
+class Board:
+    """One project's board for all its labelers.
+
+    Args:
+        store: items and answers, `data_prep.labeling.store.Store`.
+        project: what the page was started with.
+        instructions: Markdown, shown as text.
+    """
+
+    def __init__(self, store, project, instructions: str):
+        self.store = store
+        self.project = project
+        self.instructions = instructions
+        # {(labeler, item): (task, when it was shown)}; the store knows them, too, after a restart
+        self._shown: dict[tuple[str, int], tuple] = {}
+        self._short: tuple[float, list[dict]] = (float("-inf"), [])
+
+    def state(self, labeler: str) -> dict:
+        """Everything that the page needs at its start."""
+        asked = () if self.project.ranking_only else self.project.questions
+        return {
+            "labeler": shown(labeler),
+            "kind": self.project.kind,
+            "ranking_only": self.project.ranking_only,
+            "questions": [{"key": key, "text": QUESTIONS[key]} for key in asked],
+            "instructions": shown(self.instructions),
+            "short": self._short_kinds(),
+            **self._next(labeler),
+        }
+
+    def save(self, labeler: str, form: dict) -> dict:
+        """Stores an answer, and only then says so; the next item comes with it.
+
+        Raises:
+            UserError: not his item, or no answer.
+        """
+        item = _number_of(form)
+        task, since = self._task_of(labeler, item)
+        answer = self._answer_of(task, form.get("answer"))
+        self.store.answer(labeler, item, answer, _seconds(form.get("seconds"), since))
+        self._shown.pop((labeler, item), None)
+        return {"saved": item, **self._next(labeler)}
+
+    def skip(self, labeler: str, form: dict) -> dict:
+        """Leaves an item out, with the labeler's reason.
+
+        Raises:
+            UserError: not his item, or no reason.
+        """
+        item, reason = _number_of(form), form.get("reason")
+        self._task_of(labeler, item)
+        if not isinstance(reason, str) or not reason.strip():
+            raise UserError("give a reason to skip this item")
+        self.store.skip(labeler, item, reason.strip())
+        self._shown.pop((labeler, item), None)
+        return {"saved": item, **self._next(labeler)}
+
+    def undo(self, labeler: str) -> dict:
+        """The labeler's latest item again, with what he answered.
+
+        Raises:
+            UserError: he has answered nothing yet.
+        """
+        task = self.store.undo(labeler)
+        if task is None:
+            raise UserError("there is no earlier item of yours to go back to")
+        return self._told(labeler, task)
+
+    def _next(self, labeler: str) -> dict:
+        return self._told(labeler, self.store.take(labeler))
+
+    def _told(self, labeler: str, task) -> dict:
+        progress = self.store.progress(labeler)
+        if task is None:
+            return {"task": None, "progress": progress}
+        self._shown[labeler, task.item] = (task, time.monotonic())
+        return {"task": task_shown(task), "progress": progress}
+
+    def _task_of(self, labeler: str, item: int) -> tuple:
+        if known := self._shown.get((labeler, item)):
+            return known
+        # the server was started anew since; when he was shown it, nobody knows
+        since = time.monotonic() - LONGEST_SECONDS
+        task = self.store.take(labeler)
+        if task is not None and task.item == item:
+            return task, since
+        # stored, and killed before it could say so: the page sends it once more
+        for given in self.store.answers():
+            if (given["item"], given["labeler"]) == (item, labeler):
+                order = tuple(given["order"])
+                return Task(item, self.project.kind, given["row"], order, False, None), since
+        raise UserError("this item is not yours any more; load the page again")
+
+    def _answer_of(self, task, answer) -> dict:
+        if not isinstance(answer, dict):
+            raise UserError("an answer is an object")
+        if task.kind != WRITTEN:
+            return {key: as_row(answer.get(key), task.order, key) for key in BY_PLACE}
+        answer = {key: answer.get(key) for key in OF_WRITING}
+        # what is shown of a prompt has its invisible characters written out: the row's own is kept
+        if answer["prompt"] is None:
+            answer["prompt"] = task.row["prompt"]
+        return answer
+
+    def _short_kinds(self) -> list[dict]:
+        """Use cases that labelers should write for, and prompts of which kind (section 3.2)."""
+        if self.project.kind != WRITTEN:
+            return []
+        counted, table = self._short
+        # counting reads every answer: not for each labeler who opens the page
+        if time.monotonic() - counted > RECOUNT_SECONDS:
+            table = [
+                {"use_case": row["category"], "n": row["demonstrations"], "write": row["write"]}
+                for row in coverage([answered["answer"] for answered in self.store.answers()])
+                if row["write"]
+            ]
+            self._short = (time.monotonic(), table)
+        return table
+
+
+def task_shown(task) -> dict:
+    """What a browser gets of a task: the prompt, and the outputs in the order that was drawn.
+
+    By name, never the row as it is: a row tells who wrote what.
+    """
+    told = {"item": task.item, "prompt": messages_shown(task.row.get("prompt")), "previous": None}
+    if task.kind == WRITTEN:
+        return {**told, "previous": task.previous}
+    told["outputs"] = [shown(text) for text in as_shown(task.row["completions"], task.order)]
+    if task.previous:
+        told["previous"] = {
+            key: as_shown(task.previous[key], task.order)
+            for key in BY_PLACE
+            if task.previous.get(key) is not None
+        }
+    return told
+
+
+def _number_of(form) -> int:
+    item = form.get("item") if isinstance(form, dict) else None
+    # True is a number to Python
+    if not isinstance(item, int) or isinstance(item, bool):
+        raise UserError("a form names its item by a number")
+    return item
+
+
+def _seconds(told, since: float) -> float:
+    """Seconds of work: what the browser counted, at most what has passed."""
+    passed = min(time.monotonic() - since, LONGEST_SECONDS)
+    known = isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told <= passed
+    return round(told if known else passed, 1)

@@ -1,0 +1,106 @@
+"""What reaches the page's server at all: our own page in a browser, asking for what it shows.
+
+Gradio serves more than this page uses (uploads, files, API docs, a queue): none of it answers here.
+"""
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.responses import PlainTextResponse
+
+# of all that Gradio serves, what this page asks for
+PAGES = ("/", "/login", "/login/", "/logout", "/theme.css", "/favicon.ico", "/manifest.json")
+API = "/gradio_api/"
+SERVED = ("component_server", "login_check", "heartbeat/", "startup-events", "app_id")
+STATIC = ("/assets/", "/static/")
+MOST_BYTES = 12_000_000  # of one form: two of the longest texts, in any script
+# a browser is told: nothing from elsewhere, in no frame of others, no form to others
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
+    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = [
+    (b"content-security-policy", POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches a server that listens on `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """ASGI middleware: refuses what no page of ours asks for.
+
+    Args:
+        loopback_names: whether the page must be asked for by a name of this machine. Without
+            passwords it must: another site may point its own name at 127.0.0.1.
+    """
+
+    def __init__(self, app, loopback_names: bool):
+        self.app = app
+        self.loopback_names = loopback_names
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            # lifespan: no one asks; a websocket: no page of ours does
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        if refusal := self._refusal(scope):
+            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
+            return
+        await self.app(scope, _at_most(receive), _with_headers(send))
+
+    def _refusal(self, scope) -> tuple[int, str] | None:
+        headers = {
+            key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
+        }
+        if not _is_served(scope["path"]):
+            return 404, "no such page"
+        host = headers.get("host", "")
+        if self.loopback_names and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+            return 403, "ask for this page by 127.0.0.1 or localhost"
+        # a form that another site sends has that site's origin, cookies or not
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return 403, "this comes from another site"
+        if int(headers.get("content-length") or 0) > MOST_BYTES:
+            return 413, f"more than {MOST_BYTES} bytes"
+        return None
+
+
+def _is_served(path: str) -> bool:
+    if path.startswith(API):
+        return path[len(API) :].startswith(SERVED)
+    return path in PAGES or path.startswith(STATIC)
+
+
+def _at_most(receive):
+    seen = 0
+
+    async def counted():
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        # a body in chunks names no length
+        return {"type": "http.disconnect"} if seen > MOST_BYTES else message
+
+    return counted
+
+
+def _with_headers(send):
+    async def told(message):
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+        await send(message)
+
+    return told

@@ -1,0 +1,74 @@
+"""What the owner sees: who has done how much, how well people agree, where they do not."""
+
+import json
+
+from data_prep.labeling.agreement import report
+from data_prep.labeling.export import exported_rows
+from data_prep.labeling.page.shown import messages_shown, shown
+from instruct.errors import UserError
+
+WRITTEN = "demonstrations"
+LARGEST = 200_000_000  # bytes of an export that a browser is handed; the command takes any
+
+
+class OwnersView:
+    """One project as its owner sees it; the caller has checked who asks."""
+
+    def __init__(self, store, project):
+        self.store = store
+        self.project = project
+
+    def overview(self) -> dict:
+        """Progress by labeler and, where outputs are ranked, how well labelers agree."""
+        people = [
+            {"name": shown(name), **self.store.progress(name)} for name in self.store.labelers()
+        ]
+        told = {"progress": self.store.progress(), "labelers": people, "agreement": None}
+        if self.project.kind != WRITTEN:
+            # answers are read while others save: a labeler may be new in them
+            found = report(self.store.answers(), self.project.questions)
+            told["agreement"] = {
+                **found,
+                "by_labeler": {shown(name): rates for name, rates in found["by_labeler"].items()},
+                "by_pair": [
+                    {**pair, "labelers": [shown(name) for name in pair["labelers"]]}
+                    for pair in found["by_pair"]
+                ],
+                "disagreements": [_disagreement(one) for one in found["disagreements"]],
+            }
+        return told
+
+    def export(self) -> dict:
+        """All answers as rows of their kind, but those to screening items: JSONL for a download.
+
+        Raises:
+            UserError: no answer yet, or more than a browser should be handed.
+        """
+        lines, size = [], 0
+        for row in exported_rows(self.store):
+            # ASCII: half a character of a model's output is no text to a browser
+            lines.append(json.dumps(row) + "\n")
+            size += len(lines[-1])
+            if size > LARGEST:
+                raise UserError(
+                    f"more than {LARGEST // 10**6} MB: python -m data_prep.label --database "
+                    f"{self.store.path.name} --output FILE writes it"
+                )
+        if not lines:
+            raise UserError("no answer yet to write")
+        return {"name": f"{self.project.kind}.jsonl", "rows": "".join(lines), "n": len(lines)}
+
+
+def _disagreement(one: dict) -> dict:
+    return {
+        "item": one["item"],
+        "prompt": messages_shown(one["prompt"]),
+        "outputs": [shown(text) for text in one["completions"]],
+        # a list: names are no keys of ours
+        "answers": [
+            {"labeler": shown(name), "ranks": answer["ranks"], "quality": answer["quality"]}
+            for name, answer in one["answers"].items()
+        ],
+        "opposed": one["opposed"],
+        "pairs": one["pairs"],
+    }

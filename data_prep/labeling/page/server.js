@@ -1,0 +1,71 @@
+// What the server is asked. Nothing counts as saved before it has said so.
+
+const LOST = "The server does not answer. Nothing is lost here: try again in a moment.";
+
+// Gradio's `server` functions swallow errors, and then give nothing back.
+async function ask(name, form = {}) {
+  const answer = await server[name](form);
+  if (answer && answer.error) throw new Error(answer.error);
+  if (answer) return answer;
+  throw new Error((await loggedOut()) ? LOGGED_OUT : LOST);
+}
+
+const LOGGED_OUT =
+  "You are logged out (the server was started anew). Load the page again and log in: what you " +
+  "entered stays in this tab.";
+
+async function loggedOut() {
+  try {
+    return (await fetch("gradio_api/login_check")).status === 401;
+  } catch {
+    return false;
+  }
+}
+
+// A draft of this tab: a reload or a logout loses nothing that was entered.
+const draft = {
+  // another database behind the same address has other texts under this number
+  key: (task) => ["label-draft", task.item, ...(task.outputs || []).map((text) => text.length)].join("-"),
+  keep(task, answer) {
+    try {
+      sessionStorage.setItem(draft.key(task), JSON.stringify(answer));
+    } catch {
+      // a browser without storage: the page works, a reload starts the item anew
+    }
+  },
+  find(task) {
+    try {
+      return JSON.parse(sessionStorage.getItem(draft.key(task)));
+    } catch {
+      return null;
+    }
+  },
+  forget(task) {
+    try {
+      sessionStorage.removeItem(draft.key(task));
+    } catch {
+      // as above
+    }
+  },
+};
+
+// Seconds of work on an item: not while another tab is in front.
+const clock = {
+  counted: 0,
+  since: null,
+  start() {
+    clock.counted = 0;
+    clock.since = document.hidden ? null : performance.now();
+  },
+  turn() {
+    if (document.hidden && clock.since !== null) {
+      clock.counted += performance.now() - clock.since;
+      clock.since = null;
+    } else if (!document.hidden && clock.since === null) clock.since = performance.now();
+  },
+  seconds() {
+    const running = clock.since === null ? 0 : performance.now() - clock.since;
+    return (clock.counted + running) / 1000;
+  },
+};
+document.addEventListener("visibilitychange", clock.turn);

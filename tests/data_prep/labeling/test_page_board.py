@@ -1,0 +1,164 @@
+"""What the page's server tells a browser and takes from it, without a browser."""
+
+import json
+
+import pytest
+from labeling_tools import HOSTILE, answers_of_models, make_store, prompts, samples
+
+from data_prep.labeling.page.board import Board
+from data_prep.labeling.page.shown import as_row, as_shown, shown
+from data_prep.labeling.store import Item
+from instruct.errors import UserError
+
+
+@pytest.fixture
+def board(tmp_path):
+    return Board(*make_store(tmp_path / "l.sqlite", samples(3, 4)), instructions="# Read")
+
+
+def ranking(best_first: list[int], count: int) -> dict:
+    """The form of a ranking: which places stand best first."""
+    ranks = [best_first.index(place) + 1 for place in range(count)]
+    return {"ranks": ranks, "quality": [4] * count, "flags": [[] for _ in range(count)]}
+
+
+def test_places_as_shown_and_the_order_of_the_row_turn_into_each_other():
+    order = (2, 0, 3, 1)
+    assert as_shown(list("abcd"), order) == ["c", "a", "d", "b"]
+    assert as_row(["c", "a", "d", "b"], order, "ranks") == list("abcd")
+    with pytest.raises(UserError, match="ranks: must be a list of 4"):
+        as_row([1, 2], order, "ranks")
+
+
+def test_an_answer_by_places_is_stored_in_the_order_of_the_row(board):
+    for _ in range(3):
+        task = board.state("ada")["task"]
+        # each output says its number in the row: the best is number 3, then 2, 1, 0
+        numbers = [int(text[0]) for text in task["outputs"]]
+        form = {
+            "ranks": [4 - n for n in numbers],
+            "quality": [n + 1 for n in numbers],
+            "flags": [["opinion"] if n == 1 else [] for n in numbers],
+        }
+        board.save("ada", {"item": task["item"], "answer": form, "seconds": 0.0})
+    stored = [given["answer"] for given in board.store.answers()]
+    wanted = {
+        "ranks": [4, 3, 2, 1],
+        "quality": [1, 2, 3, 4],
+        "flags": [[], ["opinion"], [], []],
+    }
+    assert stored == [wanted] * 3
+    orders = {tuple(given["order"]) for given in board.store.answers()}
+    assert len(orders) > 1, "the order is drawn for each item"
+
+
+def test_a_browser_is_not_told_who_wrote_what(tmp_path):
+    for name, items, kind in [
+        ("r", samples(2, 4), "rankings"),
+        ("j", answers_of_models(2), "judgements"),
+    ]:
+        board = Board(*make_store(tmp_path / name, items, kind=kind), instructions="")
+        state = board.state("ada")
+        assert "SECRET" not in json.dumps(state)
+        assert set(state["task"]) == {"item", "prompt", "outputs", "previous"}
+
+
+def test_undo_shows_the_earlier_answer_by_places(board):
+    task = board.state("ada")["task"]
+    form = ranking([2, 0, 3, 1], 4)
+    board.save("ada", {"item": task["item"], "answer": form})
+    again = board.undo("ada")["task"]
+    assert again["item"] == task["item"] and again["outputs"] == task["outputs"]
+    assert again["previous"] == form
+    with pytest.raises(UserError, match="no earlier item"):
+        board.undo("ada")
+
+
+def test_what_was_saved_before_a_restart_is_no_second_answer(board):
+    task = board.state("ada")["task"]
+    form = {"item": task["item"], "answer": ranking([3, 2, 1, 0], 4), "seconds": 5}
+    board.save("ada", form)
+    # the server died before it could say so; the page sends the form once more
+    anew = Board(board.store, board.project, "")
+    assert anew.save("ada", form)["saved"] == task["item"]
+    assert len(list(board.store.history())) == 1
+
+
+def test_another_labelers_item_is_refused(board):
+    hers = board.state("ada")["task"]["item"]
+    form = {"item": hers, "answer": ranking([0, 1, 2, 3], 4)}
+    for act, sent in [("save", form), ("skip", {"item": hers, "reason": "no"})]:
+        with pytest.raises(UserError, match="not yours"):
+            getattr(board, act)("bob", sent)
+    assert not list(board.store.history())
+
+
+GOOD = {"ranks": [1, 2, 3, 4], "quality": [1, 2, 3, 4], "flags": [[], [], [], []]}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        "1",
+        {},
+        {**GOOD, "ranks": [1, 2, 3]},
+        {**GOOD, "ranks": [1, 2, 3, 5]},
+        {**GOOD, "ranks": [True, 2, 3, 4]},
+        {**GOOD, "ranks": ["1", "2", "3", "4"]},
+        {**GOOD, "ranks": {"0": 1}},
+        {**GOOD, "quality": [8, 1, 1, 1]},
+        {**GOOD, "flags": [["no question"], [], [], []]},
+        {**GOOD, "flags": [[["x"]], [], [], []]},
+        {**GOOD, "flags": "abcd"},
+    ],
+)
+def test_a_forged_answer_is_refused_in_a_sentence(board, answer):
+    item = board.state("ada")["task"]["item"]
+    with pytest.raises(UserError) as refused:
+        board.save("ada", {"item": item, "answer": answer})
+    assert len(str(refused.value)) < 400
+    assert not list(board.store.history())
+
+
+@pytest.mark.parametrize("form", [None, [], {}, {"item": "1"}, {"item": True}, {"item": 1.0}])
+def test_a_form_without_an_item_is_refused(board, form):
+    with pytest.raises(UserError, match="names its item"):
+        board.save("ada", form)
+
+
+@pytest.mark.parametrize("told", [-1, 1e9, "5", None, float("nan"), float("inf"), True])
+def test_seconds_are_at_most_what_has_passed(board, told):
+    item = board.state("ada")["task"]["item"]
+    board.save("ada", {"item": item, "answer": ranking([0, 1, 2, 3], 4), "seconds": told})
+    assert 0 <= next(board.store.answers())["seconds"] < 60
+
+
+def test_hostile_text_is_told_as_what_it_is():
+    assert shown("a\0b \u202egnp.exe\u202c \ud800 \r\nc") == (
+        "a\\x00b \\u202egnp.exe\\u202c \\ud800 \nc"
+    )
+    # markup stays text: the page makes text nodes of it
+    assert shown(HOSTILE[0]) == HOSTILE[0]
+
+
+def test_a_prompt_of_the_log_is_stored_as_it_is_in_the_log(tmp_path):
+    prompt = [{"role": "user", "content": "nul \0 and \u202e"}]
+    items = [Item({"prompt_id": "p", "prompt": prompt})]
+    board = Board(*make_store(tmp_path / "w", items, kind="demonstrations"), instructions="")
+    task = board.state("ada")["task"]
+    assert task["prompt"][0]["content"] == "nul \\x00 and \\u202e"
+    answer = {"prompt": None, "completion": "An answer.", "request_form": "plain"}
+    board.save("ada", {"item": task["item"], "answer": answer})
+    assert next(board.store.answers())["answer"]["prompt"] == prompt
+
+
+def test_use_cases_that_are_short_come_with_the_prompts(tmp_path):
+    board = Board(*make_store(tmp_path / "w", prompts(2), kind="demonstrations"), instructions="")
+    short = {row["use_case"]: row for row in board.state("ada")["short"]}
+    assert short["generation"] == {
+        "use_case": "generation",
+        "n": 0,
+        "write": ["user-based", "few-shot", "plain"],
+    }
