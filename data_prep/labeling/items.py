@@ -22,6 +22,7 @@ OUTPUTS = range(2, 10)  # how many outputs are ranked: K = 4 to 9 in the paper
 # what makes an item another one; columns that only ride along do not
 IDENTITY = ("prompt_id", "prompt", "models", "completions", "tools", "chat_template_kwargs")
 SHOWN = ("prompt_id", "prompt", "completions")  # what a labeler may see: no model, no user
+LABELED = ("quality", "flags", "labeler", "timestamp", "seconds")  # what a labeler adds to a row
 OF_ANSWERS = ("model", "prompt_id", "prompt", "completion")  # columns of answers.jsonl
 
 
@@ -89,16 +90,23 @@ def read_screening(
         UserError: no rankings, one with fewer outputs than 2 or more than 9.
     """
     items = []
-    for row in _samples(source, "rankings", format, columns):
+    for number, row in enumerate(_samples(source, "rankings", format, columns), 1):
         if len(row["completions"]) not in OUTPUTS:
-            raise UserError(f"--screening {source}: {_few_or_many(row)}")
+            raise UserError(f"--screening {source}, row {number}: {_few_or_many(row)}")
         owner = {
             "ranks": dense_ranks(row.pop("ranks")),
-            "quality": row.pop("quality", None),
-            "flags": row.pop("flags", None),
+            "flags": _owners_flags(row, f"--screening {source}, row {number}"),
         }
-        items.append(Item(row, owner))
+        items.append(Item({k: v for k, v in row.items() if k not in LABELED}, owner))
     return without_repeats(items, source)
+
+
+def _owners_flags(row: dict, where: str) -> list[list[str]] | None:
+    flags = row.get("flags")
+    good = isinstance(flags, list) and len(flags) == len(row["completions"])
+    if flags is not None and not (good and all(isinstance(one, list) for one in flags)):
+        raise UserError(f"{where}: 'flags' must be a list of questions for each output")
+    return flags
 
 
 def without_repeats(items: Iterable[Item], source: str | Path) -> list[Item]:
@@ -129,8 +137,12 @@ def _prompts(source, format: str | None, columns) -> list[dict]:
 
 
 def _with_id(row: dict, names: tuple[str, ...], place: str) -> dict:
-    # a column that only other rows have is null here
+    # a column, or a key of a message, that only other rows have is null here
     row = {key: value for key, value in row.items() if value is not None}
+    row["prompt"] = [
+        {key: value for key, value in message.items() if value is not None or key == "content"}
+        for message in row["prompt"]
+    ]
     found = next(filter(None, (identifier_of(row, name, place) for name in names)), None)
     return row if found is None else {**row, "prompt_id": found}
 

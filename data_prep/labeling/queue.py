@@ -39,15 +39,16 @@ SELECT count(*) FROM assignments a JOIN items i ON i.id = a.item
 WHERE a.labeler = :labeler AND a.state IN ('answered', 'skipped') AND i.open = 1
 """
 FULL = """
-SELECT count(*) FROM (
-  SELECT a.item AS item FROM assignments a JOIN items i ON i.id = a.item
-  WHERE i.open = 1 AND i.to_all = 0 AND a.labeler <> :labeler
-    AND a.item IN (SELECT item FROM assignments WHERE state = 'held' AND taken > :since)
-    AND (a.state = 'answered' OR (a.state = 'held' AND a.taken > :since))
-    AND NOT EXISTS (
-      SELECT 1 FROM assignments mine WHERE mine.labeler = :labeler AND mine.item = a.item
-        AND mine.state IN ('answered', 'skipped'))
-  GROUP BY a.item HAVING count(*) >= :per_item)
+SELECT count(*) FROM (SELECT DISTINCT item FROM assignments WHERE state = 'held') h
+JOIN items i ON i.id = h.item
+WHERE i.open = 1 AND i.to_all = 0
+  AND NOT EXISTS (
+    SELECT 1 FROM assignments mine WHERE mine.labeler = :labeler AND mine.item = i.id
+      AND mine.state IN ('answered', 'skipped'))
+  AND :per_item <= (
+    SELECT count(*) FROM assignments a
+    WHERE a.item = i.id AND a.labeler <> :labeler
+      AND (a.state = 'answered' OR (a.state = 'held' AND a.taken > :since)))
 """
 
 

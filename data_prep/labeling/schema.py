@@ -50,6 +50,7 @@ CREATE TABLE assignments (
 ) WITHOUT ROWID;
 CREATE INDEX by_item ON assignments (item, state, taken);
 CREATE INDEX by_state ON assignments (labeler, state);
+CREATE INDEX held ON assignments (item, taken) WHERE state = 'held';
 CREATE INDEX by_answer ON assignments (labeler, answer);
 CREATE INDEX reopened ON assignments (labeler, answer) WHERE reopened = 1;
 CREATE TABLE answers (
@@ -62,6 +63,7 @@ CREATE TABLE answers (
     timestamp TEXT NOT NULL,
     CHECK ((answer IS NULL) <> (reason IS NULL))
 );
+CREATE INDEX answers_of ON answers (labeler, id);
 CREATE TRIGGER answers_are_not_changed BEFORE UPDATE ON answers
 BEGIN SELECT RAISE(ABORT, 'answers are only added'); END;
 CREATE TRIGGER answers_are_not_deleted BEFORE DELETE ON answers
@@ -123,6 +125,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
                 check_version(path, connection)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
             if is_new:
                 _make_tables(connection)
                 # of two that made it at once, the later finds what the first made

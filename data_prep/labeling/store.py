@@ -16,16 +16,17 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import date
 from datetime import time as time_of_day
 from pathlib import Path
 
 from data_prep.labeling import answers, queue
-from data_prep.labeling.items import Item, shown
+from data_prep.labeling.items import Item
 from data_prep.labeling.project import Project, Task, check_same, project_of
 from data_prep.labeling.schema import open_to_read, open_to_write, told
+from data_prep.labeling.turns import Turn
 from instruct.errors import UserError
-from instruct.plain_text import check_name, one_line
+from instruct.plain_text import check_name
 from instruct.run.folders import claim
 
 __all__ = ["Item", "Project", "Store", "Task"]
@@ -125,14 +126,9 @@ class Store:
         """The item that he has already, or a new one; None where nothing is left for him."""
         check_name(labeler, "labeler")
         with self._writing() as db:
-            found = self._open_again(db, labeler) or self._held(db, labeler)
-            if found is not None:
-                return self._task(db, labeler, found)
-            item = queue.next_item(db, labeler, self.project.per_item, self._since())
-            if item is None:
-                return None
-            self._assign(db, labeler, item)
-            return self._task(db, labeler, item)
+            turn = self._turn(db, labeler)
+            item = turn.his_item() or turn.new_item()
+            return item and turn.task(item)
 
     def answer(self, labeler: str, item: int, answer: dict, seconds: float) -> None:
         """Stores an answer: it is on the disk when this returns.
@@ -144,9 +140,10 @@ class Store:
             UserError: not his item, no answer to it, or he was so late that another has it.
         """
         seconds = answers.check_seconds(seconds)
+        project = self.project
         with self._writing() as db:
-            state, reopened, latest, row = self._mine(db, labeler, item)
-            project = self.project
+            turn = self._turn(db, labeler)
+            state, reopened, latest, row = turn.state_of(item)
             checked = answers.check(
                 project.kind, row, answer, project.questions, project.ranking_only
             )
@@ -154,8 +151,8 @@ class Store:
                 if latest == checked:
                     return
                 raise UserError(f"item {item} was saved before; undo to change it")
-            self._check_room(db, labeler, item, state)
-            self._save(db, labeler, item, "answered", seconds, answer=_as_json(checked))
+            turn.check_room(item, state)
+            turn.save(item, "answered", seconds, answer=json.dumps(checked))
 
     def skip(self, labeler: str, item: int, reason: str) -> None:
         """Leaves an item out; it goes to another labeler.
@@ -165,12 +162,13 @@ class Store:
         """
         reason = answers.check_reason(reason)
         with self._writing() as db:
-            state, reopened, _, _ = self._mine(db, labeler, item)
+            turn = self._turn(db, labeler)
+            state, reopened, _, _ = turn.state_of(item)
             if state == "skipped":
                 return
             if state == "answered" and not reopened:
                 raise UserError(f"item {item} was saved before; undo to change it")
-            self._save(db, labeler, item, "skipped", 0.0, reason=reason)
+            turn.save(item, "skipped", 0.0, reason=reason)
 
     def undo(self, labeler: str) -> Task | None:
         """His latest item again, with his answer as `previous`; undone again, the one before it.
@@ -178,24 +176,9 @@ class Store:
         What he said counts until he saves anew. None where there is no earlier item.
         """
         with self._writing() as db:
-            done = db.execute(
-                "SELECT item, state FROM assignments WHERE labeler = ? AND answer IS NOT NULL "
-                "AND reopened = 0 AND state IN ('answered', 'skipped') ORDER BY answer DESC",
-                [labeler],
-            ).fetchall()
-            for item, state in done:
-                # what he skipped has gone to somebody else by now
-                if state == "skipped" and not self._has_room(db, item, labeler):
-                    continue
-                db.execute(
-                    "UPDATE assignments SET reopened = 1, taken = ?, "
-                    "state = CASE state WHEN 'skipped' THEN 'held' ELSE state END "
-                    "WHERE labeler = ? AND item = ?",
-                    [self.now(), labeler, item],
-                )
-                queue.close_if_full(db, item, self.project.per_item)
-                return self._task(db, labeler, item)
-        return None
+            turn = self._turn(db, labeler)
+            item = turn.reopened()
+            return item and turn.task(item)
 
     ################
     # What there is
@@ -223,7 +206,7 @@ class Store:
             if labeler is None:
                 left = queue.left_to_do(db, per_item)
             else:
-                left = queue.left_for(db, labeler, per_item, self._since())
+                left = queue.left_for(db, labeler, per_item, self._turn(db, labeler).since)
             items = db.execute("SELECT count(*) FROM items").fetchone()[0]
             seconds = [s for (s,) in db.execute(f"{recent} LIMIT :recent", values)]
         return {
@@ -305,132 +288,8 @@ class Store:
                     db.execute("ROLLBACK")
                 raise
 
-    def _since(self) -> float:
-        return self.now() - 60 * self.project.lease_minutes
-
-    def _has_room(self, db: sqlite3.Connection, item: int, labeler: str) -> bool:
-        return queue.has_room(db, item, labeler, self.project.per_item, self._since())
-
-    def _open_again(self, db: sqlite3.Connection, labeler: str) -> int | None:
-        # undone twice, the earlier one comes first: he goes on from there
-        found = db.execute(
-            "SELECT item FROM assignments WHERE labeler = ? AND reopened = 1 ORDER BY answer",
-            [labeler],
-        ).fetchall()
-        return next((i for (i,) in found if self._keeps(db, labeler, i)), None)
-
-    def _held(self, db: sqlite3.Connection, labeler: str) -> int | None:
-        found = db.execute(
-            "SELECT item FROM assignments WHERE labeler = ? AND state = 'held' ORDER BY taken",
-            [labeler],
-        ).fetchall()
-        return next((i for (i,) in found if self._keeps(db, labeler, i)), None)
-
-    def _keeps(self, db: sqlite3.Connection, labeler: str, item: int) -> bool:
-        """Whether an item is still his; it is his anew from now, or another's."""
-        state, taken = db.execute(
-            "SELECT state, taken FROM assignments WHERE labeler = ? AND item = ?", [labeler, item]
-        ).fetchone()
-        late = state == "held" and taken <= self._since()
-        if late and not self._has_room(db, item, labeler):
-            db.execute(
-                "UPDATE assignments SET reopened = 0, "
-                "state = CASE WHEN answer IS NULL THEN 'lapsed' ELSE 'skipped' END "
-                "WHERE labeler = ? AND item = ?",
-                [labeler, item],
-            )
-            queue.close_if_full(db, item, self.project.per_item)
-            return False
-        db.execute(
-            "UPDATE assignments SET taken = ? WHERE labeler = ? AND item = ?",
-            [self.now(), labeler, item],
-        )
-        return True
-
-    def _assign(self, db: sqlite3.Connection, labeler: str, item: int) -> None:
-        key, row = db.execute("SELECT key, row FROM items WHERE id = ?", [item]).fetchone()
-        outputs = Item(json.loads(row)).outputs
-        order = queue.drawn_order(key, labeler, outputs, self.project.seed)
-        # one that he left before is his again, in the order that he saw
-        db.execute(
-            "INSERT INTO assignments (labeler, item, state, taken, shown_order) "
-            "VALUES (?, ?, 'held', ?, ?) ON CONFLICT DO UPDATE SET state = 'held', "
-            "taken = excluded.taken",
-            [labeler, item, self.now(), json.dumps(order)],
-        )
-
-    def _task(self, db: sqlite3.Connection, labeler: str, item: int) -> Task:
-        row, screening, order, previous = db.execute(
-            "SELECT i.row, i.is_screening, a.shown_order, n.answer FROM assignments a "
-            "JOIN items i ON i.id = a.item LEFT JOIN answers n ON n.id = a.answer "
-            "WHERE a.labeler = ? AND a.item = ?",
-            [labeler, item],
-        ).fetchone()
-        return Task(
-            item,
-            self.project.kind,
-            shown(json.loads(row)),
-            tuple(json.loads(order)),
-            bool(screening),
-            previous and json.loads(previous),
-        )
-
-    def _mine(self, db: sqlite3.Connection, labeler: str, item: int) -> tuple:
-        """(state, whether undone, his latest answer, the item's row) of one that was given to him.
-
-        Raises:
-            UserError: it was not.
-        """
-        # larger numbers are none to SQLite
-        number = isinstance(item, int) and not isinstance(item, bool) and 0 < item < 2**63
-        found = (
-            number
-            and db.execute(
-                "SELECT a.state, a.reopened, n.answer, i.row FROM assignments a "
-                "JOIN items i ON i.id = a.item LEFT JOIN answers n ON n.id = a.answer "
-                "WHERE a.labeler = ? AND a.item = ?",
-                [labeler, item],
-            ).fetchone()
-        )
-        if not found:
-            told_as = one_line(str(item), 40)
-            raise UserError(f"item {told_as} is none of yours; load the page again")
-        state, reopened, latest, row = found
-        return state, bool(reopened), latest and json.loads(latest), json.loads(row)
-
-    def _check_room(self, db: sqlite3.Connection, labeler: str, item: int, state: str) -> None:
-        if state == "skipped":
-            raise UserError(f"item {item} was left out by you; undo to answer it")
-        # who still holds it in time is one of those that there is room for
-        if state == "answered" or self._has_room(db, item, labeler):
-            return
-        raise UserError(
-            f"item {item} went to another labeler, as you had it for more than "
-            f"{self.project.lease_minutes:g} minutes; this answer is not stored, take the next"
-        )
-
-    def _save(
-        self,
-        db: sqlite3.Connection,
-        labeler: str,
-        item: int,
-        state: str,
-        seconds: float,
-        answer: str | None = None,
-        reason: str | None = None,
-    ) -> None:
-        now = datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="seconds")
-        added = db.execute(
-            "INSERT INTO answers (item, labeler, answer, reason, seconds, timestamp) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            [item, labeler, answer, reason, seconds, now],
-        )
-        db.execute(
-            "UPDATE assignments SET state = ?, answer = ?, reopened = 0 "
-            "WHERE labeler = ? AND item = ?",
-            [state, added.lastrowid, labeler, item],
-        )
-        queue.close_if_full(db, item, self.project.per_item)
+    def _turn(self, db: sqlite3.Connection, labeler: str) -> Turn:
+        return Turn(db, self.project, labeler, self.now())
 
 
 def _as_json(value) -> str:
