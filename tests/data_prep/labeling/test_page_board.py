@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from labeling_tools import HOSTILE, answers_of_models, make_store, prompts, samples
+from labeling_page_tools import HOSTILE, answers_of_models, make_store, prompts, samples
 
 from data_prep.labeling.page.board import Board
 from data_prep.labeling.page.shown import as_row, as_shown, shown
