@@ -17,8 +17,10 @@ from pathlib import Path
 from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.reader import read
+from data_prep.labeling.export import export
 from data_prep.labeling.judges import TIE, check_labeler, labeler_of, rank_row
 from data_prep.labeling.judges import ranks_from_scores as ranks_from_scores
+from data_prep.labeling.people import open_page
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.evaluation.judges import is_judge
@@ -28,6 +30,7 @@ from instruct.evaluation.scripted import (
 )
 from instruct.evaluation.scripted import word_lists as _tools  # noqa: F401  (its name to others)
 from instruct.files import check_output, load_rows, write_json, write_rows
+from instruct.plain_text import one_line
 from instruct.run.data_runs import add_overwrite, record_of_data
 from instruct.run.fingerprints import content_of
 from instruct.run.folders import claim, record_beside
@@ -38,11 +41,11 @@ KINDS = ("rankings", "judgements", "demonstrations")
 # what is asked of whom: flags that must be there, and those that can
 ALWAYS = {"debug", "format", "columns"}
 PAGE = (
-    {"labeler", "input", "database"},
-    {"kind", "ranking_only", "questions", "per_item", "overlap", "screening", "instructions",
-     "passwords", "owner", "host", "port", "seed", *ALWAYS},
+    {"labeler", "database"},
+    {"input", "kind", "ranking_only", "questions", "per_item", "overlap", "screening",
+     "instructions", "passwords", "owner", "host", "port", "seed", *ALWAYS},
 )  # fmt: skip
-EXPORT = ({"database", "output"}, {"kind", "debug"})
+EXPORT = ({"database", "output"}, {"kind", "with_screening", "debug"})
 JUDGES = (
     {"labeler", "input", "output"},
     {"tie", "judge_prompt", "overwrite_output_dir", *ALWAYS},
@@ -72,6 +75,8 @@ def make_parser() -> Parser:
     add("--per_item", type=int, help="labelers of an item; default 1")
     add("--overlap", type=float, help="share of the items that all labelers get; default 0.1")
     add("--screening", metavar="FILE", help="rankings of the owner's, mixed in to compare with")
+    screened = "with --output: answers to screening items, too"
+    add("--with_screening", action="store_true", help=screened)
     add("--instructions", type=Path, metavar="FILE", help="Markdown, in place of ours")
     add("--passwords", type=Path, metavar="FILE", help="names and passwords of a team")
     add("--owner", metavar="NAME", help="who sees the progress of all")
@@ -199,12 +204,24 @@ def rank(args: argparse.Namespace) -> None:
     )
 
 
+def write_export(args: argparse.Namespace) -> None:
+    """Writes what people have said so far to `--output`."""
+    found = export(args.database, args.output, args.kind, screening=args.with_screening)
+    people = ", ".join(f"{one_line(name, 60)} {n}" for name, n in found["labelers"].items())
+    more = f"; {found['screening']} answers to screening items left out" * bool(found["screening"])
+    print(f"{args.output}: {found['rows']} rows of {args.database} ({people}){more}")
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     mode = mode_of(args)
     if mode is JUDGES:
         rank(args)
+    elif mode is PAGE:
+        open_page(args)
+    else:
+        write_export(args)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,116 @@
+"""Behind `data_prep.label --labeler people`: flags -> project, items, team, and the page."""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep.labeling.items import Item, read_items, read_screening
+from data_prep.labeling.project import Project
+from data_prep.labeling.schema import open_to_read
+from data_prep.labeling.store import Store
+from data_prep.labeling.team import Team
+from instruct.errors import UserError
+from instruct.evaluation.judges import is_judge
+
+SETTINGS = ("kind", "per_item", "overlap", "seed")  # flags that are the project's own
+OF_OUTPUTS = ("ranking_only", "questions", "screening")  # what is asked where outputs are ranked
+
+
+def open_page(args: argparse.Namespace) -> None:
+    """Opens the page and waits until it is stopped.
+
+    Raises:
+        UserError: before anything is made: flags or files that cannot work, no Gradio.
+    """
+    # imported here: Gradio takes seconds
+    from data_prep.labeling.page.app import check_address, gradio, serve
+
+    project = project_of(args)
+    team = team_of(args)
+    host = args.host or "127.0.0.1"
+    check_address(host, team)
+    gradio()
+    items = items_of(args, project.kind)
+    store = Store.create_or_open(args.database, project, items)
+    try:
+        more = {} if args.port is None else {"port": args.port}
+        serve(store, project, passwords=team, owner=args.owner, host=host, **more)
+    finally:
+        store.close()
+
+
+def project_of(args: argparse.Namespace) -> Project:
+    """What the flags ask for; of a database that is there, what they leave out stays as it was.
+
+    Raises:
+        UserError: flags that do not go together, or instructions that cannot be read.
+    """
+    begun = _begun(args.database)
+    kind = args.kind or (begun.kind if begun else "rankings")
+    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    for name in OF_OUTPUTS:
+        if kind == "demonstrations" and getattr(args, name):
+            raise UserError(f"--{name} is about outputs that are there; --kind {kind} has none")
+    if args.screening is not None and kind != "rankings":
+        raise UserError(f"--screening holds rankings; --kind {kind} is compared with none")
+    if args.ranking_only and args.questions:
+        raise UserError("--ranking_only asks no questions; leave --questions or that out")
+    if args.ranking_only:
+        given["ranking_only"] = True
+    if args.questions:
+        given["questions"] = tuple(args.questions)
+    if args.instructions is not None:
+        given["instructions"] = _text(args.instructions)
+    return replace(begun, **given) if begun else Project(**{"kind": kind, **given})
+
+
+def _begun(database: Path) -> Project | None:
+    """The project of a database; None where there is none yet."""
+    if not database.is_file() or not database.stat().st_size:
+        return None
+    store = Store(database, open_to_read(database), can_write=False)
+    try:
+        return store.project
+    finally:
+        store.close()
+
+
+def _text(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"--instructions {file}: no such file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"--instructions {file}: no UTF-8 text") from error
+    if not text.strip():
+        raise UserError(f"--instructions {file}: is empty; without the flag, ours are shown")
+    return text
+
+
+def team_of(args: argparse.Namespace) -> Team | None:
+    """Who may log in; None where one person labels alone.
+
+    Raises:
+        UserError: no such file, or somebody who is called like a judge that is no person.
+    """
+    team = Team.read(args.passwords) if args.passwords is not None else None
+    for name in (args.owner, *(team.names if team else ())):
+        if is_judge(name):
+            raise UserError(
+                f"{name}: rows of a judge that is no person are called so; take another"
+            )
+    return team
+
+
+def items_of(args: argparse.Namespace, kind: str) -> list[Item]:
+    """The rows to label, and those that the owner has ranked before.
+
+    Raises:
+        UserError: no --input for a database that is not there, or rows that cannot be labeled.
+    """
+    if args.input is None and not args.database.is_file():
+        raise UserError(f"{args.database} is not there yet: --input says what to label")
+    items = [] if args.input is None else read_items(kind, args.input, args.format, args.columns)
+    if args.screening is not None:
+        items += read_screening(args.screening)
+    return items

@@ -1,0 +1,147 @@
+"""The command for people, from samples to comparisons and from answers to a report.
+
+The page itself is tested in test_page_*.py: here somebody answers in its place.
+"""
+
+import json
+
+import pytest
+from command_tools import stops
+from conftest import save_model, write_jsonl
+
+from data_prep import comparisons, label
+from data_prep.labeling.page import app
+from data_prep.labeling.store import Store
+from instruct.files import load_rows
+from recipes import evaluate
+
+pytest.importorskip("gradio", reason="the extra 'label' is not installed")
+
+SAMPLES = [
+    {"prompt_id": f"p{i}", "prompt": f"Tell me of {i}.", "completions": texts, "model": "m"}
+    for i, texts in enumerate([["bad", "good"], ["good", "bad", "bad"], ["good", "good"]])
+]
+
+
+def by_taste(store: Store, labeler: str) -> None:
+    """Answers all there is: "good" before the rest."""
+    while (task := store.take(labeler)) is not None:
+        good = ["good" in text for text in task.row["completions"]]
+        ranks = [1 if g or not any(good) else 2 for g in good]
+        asked = not store.project.ranking_only
+        quality = [6 if g else 2 for g in good] if asked else [None] * len(good)
+        flags = [["opinion"] if g and asked else [] for g in good]
+        store.answer(labeler, task.item, {"ranks": ranks, "quality": quality, "flags": flags}, 3.0)
+
+
+@pytest.fixture()
+def page(monkeypatch):
+    """Who sits before the page, [names]; what it was opened with is in `opened`."""
+    opened, people = [], ["ada"]
+
+    def serve(store, project, **more):
+        opened.append((project, more))
+        for name in people:
+            by_taste(store, name)
+
+    monkeypatch.setattr(app, "serve", serve)
+    return opened, people
+
+
+def test_from_samples_to_comparisons(tmp_path, page, capsys):
+    opened, _ = page
+    samples, database = write_jsonl(tmp_path / "s.jsonl", SAMPLES), tmp_path / "labels.sqlite"
+    out = tmp_path / "rankings.jsonl"
+    label.main(["--labeler", "people", "--input", samples, "--database", str(database)])
+    project, more = opened[0]
+    assert (project.kind, project.per_item, project.overlap) == ("rankings", 1, 0.1)
+    assert more == {"passwords": None, "owner": None, "host": "127.0.0.1"}
+    label.main(["--database", str(database), "--output", str(out)])
+    assert f"{out}: 3 rows of {database} (ada 3)" in capsys.readouterr().out
+    rows = load_rows(out).to_list()
+    assert [row["ranks"] for row in rows] == [[2, 1], [1, 2, 2], [1, 1]]
+    assert rows[0]["quality"] == [2, 6] and rows[0]["flags"] == [[], ["opinion"]]
+    assert rows[0]["labeler"] == "ada" and rows[0]["model"] == "m" and rows[0]["seconds"] == 3.0
+    # at any time, again
+    label.main(["--database", str(database), "--output", str(out)])
+    made = tmp_path / "made"
+    comparisons.main(["--input", str(out), "--output_dir", str(made), "--validation", "0"])
+    assert "Ranked by: ada." in (made / "README.md").read_text()
+    # what people ranked is not replaced by a judge, nor by another database
+    run = ["--input", samples, "--labeler", "scripted", "--output", out]
+    assert "holds rows that no scripted labeler" in stops(label.main, run, capsys)
+    other = tmp_path / "other.sqlite"
+    label.main(["--labeler", "people", "--input", samples, "--database", str(other)])
+    said = stops(label.main, ["--database", other, "--output", out], capsys)
+    assert "is no export of" in said and load_rows(out).to_list() == rows
+
+
+def test_a_database_goes_on_as_it_was_begun(tmp_path, page, capsys):
+    opened, people = page
+    samples, database = write_jsonl(tmp_path / "s.jsonl", SAMPLES[:1]), tmp_path / "l.sqlite"
+    run = ["--labeler", "people", "--database", str(database)]
+    first = ["--input", samples, "--ranking_only", "--per_item", "2", "--seed", "3"]
+    label.main([*run, *first])
+    notes = tmp_path / "notes.md"
+    notes.write_text("# Ours")
+    people[:] = ["bob"]
+    # without another word, and with more rows
+    label.main([*run, "--input", write_jsonl(tmp_path / "t.jsonl", SAMPLES)])
+    label.main([*run, "--instructions", str(notes), "--port", "7861", "--owner", "eve"])
+    (began, _), (went_on, _), (last, more) = opened
+    assert began == went_on and (last.per_item, last.seed, last.ranking_only) == (2, 3, True)
+    assert last.instructions == "# Ours" and last.questions == ()
+    assert (more["port"], more["owner"]) == (7861, "eve")
+    said = stops(label.main, [*run, "--per_item", "1"], capsys)
+    assert "was begun with --per_item 2, not 1" in said
+    said = stops(label.main, [*run, "--kind", "judgements"], capsys)
+    assert "was begun with --kind rankings" in said
+    out = tmp_path / "r.jsonl"
+    said = stops(
+        label.main, ["--database", database, "--output", out, "--kind", "judgements"], capsys
+    )
+    assert "holds rankings" in said and not out.exists()
+    label.main(["--database", str(database), "--output", str(out)])
+    assert [row["labeler"] for row in load_rows(out)] == ["ada", "bob", "bob", "bob"]
+
+
+def test_screening_items_are_left_out_unless_they_are_asked_for(tmp_path, page, capsys):
+    samples, database = write_jsonl(tmp_path / "s.jsonl", SAMPLES[:2]), tmp_path / "l.sqlite"
+    owners = [{**SAMPLES[2], "ranks": [1, 1], "quality": [6, 6], "flags": [[], []]}]
+    screening, out = write_jsonl(tmp_path / "mine.jsonl", owners), tmp_path / "r.jsonl"
+    run = ["--labeler", "people", "--database", str(database), "--input", samples]
+    label.main([*run, "--screening", screening])
+    label.main(["--database", str(database), "--output", str(out)])
+    assert "1 answers to screening items left out" in capsys.readouterr().out
+    assert len(load_rows(out)) == 2
+    label.main(["--database", str(database), "--output", str(out), "--with_screening"])
+    assert len(load_rows(out)) == 3
+
+
+def test_people_judge_what_evaluate_answered(tmp_path, page, tiny_model, capsys):
+    _, people = page
+    people.append("bob")
+    other = save_model(tmp_path / "other", seed=1, initializer_range=0.5)
+    rows = [{"id": f"p{i}", "prompt": f"Question {i}?", "user_id": f"u{i % 2}"} for i in range(4)]
+    report = tmp_path / "report"
+    asked = [
+        "--models", f"sft={tiny_model}", f"ppo={other}", "--max_new_tokens", "5",
+        "--input", write_jsonl(tmp_path / "p.jsonl", rows), "--output_dir", str(report),
+    ]  # fmt: skip
+    evaluate.main(asked)
+    database, out = tmp_path / "judged.sqlite", tmp_path / "judgements.jsonl"
+    label.main([
+        "--labeler", "people", "--kind", "judgements", "--per_item", "2",
+        "--input", str(report / "answers.jsonl"), "--database", str(database),
+    ])  # fmt: skip
+    label.main(["--database", str(database), "--output", str(out)])
+    judged = load_rows(out).to_list()
+    assert len(judged) == 8 and judged[0]["models"] == ["sft", "ppo"]
+    evaluate.main([*asked, "--judgements", str(out)])
+    found = json.loads((report / "report.json").read_text())["judgements"]
+    assert (found["rows"], found["used"], found["left_out"]) == (8, 8, {})
+    assert (found["labelers"], found["users"]) == (2, 2)
+    # all equal to them: nothing here is "good"
+    rate = found["win_rate"]["ppo_vs_sft"]
+    assert rate == {"rate": 0.5, "low": 0.5, "high": 0.5, "n": 8, "ties": 8}
+    assert found["quality"]["ppo"]["mean"] == 2 and found["agreement"] is None
