@@ -67,11 +67,13 @@ function numbers(seen) {
 const alphaWords = (alpha) => (alpha === null ? "not yet" : alpha.toFixed(3));
 
 function rateWords({ rate, low, high, n_pairs }) {
-  const interval = low === null ? "" : `, 95 % interval ${percent(low)} to ${percent(high)}`;
+  const interval = low === null ? "" : ` (95 %: ${percent(low)} to ${percent(high)})`;
   return `${percent(rate)} of ${n_pairs} pairs${interval}`;
 }
 
 function table(heads, rows, label) {
+  // on a narrow screen each cell stands under its own heading
+  for (const row of rows) [...row.cells].forEach((cell, i) => (cell.dataset.head = heads[i]));
   return el(
     "div",
     { class: "wide", tabindex: "0", role: "group", "aria-label": label },
@@ -164,5 +166,5 @@ function disagreement({ item, prompt, outputs, answers, opposed, pairs }, i) {
 
 function given({ ranks, quality }, output) {
   const value = quality ? quality[output] : null;
-  return [el("strong", {}, "rank " + ranks[output]), value === null ? null : el("small", {}, ` quality ${value}`)].filter(Boolean);
+  return [el("strong", {}, "rank " + ranks[output]), value === null ? "" : el("small", {}, ` quality ${value}`)];
 }
