@@ -19,6 +19,7 @@ from instruct.errors import UserError, first_line
 
 SCHEMA_VERSION = 1
 APPLICATION = 0x1A8E1  # PRAGMA application_id: another program's database is left alone
+HEADER = b"SQLite format 3\0"
 BUSY_SECONDS = 30  # how long a write waits for another program (a backup, say)
 
 TABLES = """
@@ -116,6 +117,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     if path.is_dir():
         raise UserError(f"{path}: this is a folder; give a file")
     with told(path):
+        _check_header(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _connect(str(path))
         try:
@@ -148,6 +150,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise UserError(f"{path}: no such database")
     with told(path):
+        _check_header(path)
         connection = _read_only(path)
         try:
             if _is_empty(connection):
@@ -179,6 +182,16 @@ def check_version(path: Path, connection: sqlite3.Connection) -> None:
             f"{path}: made by a later instruct-recipes (tables {version}, here "
             f"{SCHEMA_VERSION}); update this one; nothing was changed"
         )
+
+
+def _check_header(path: Path) -> None:
+    # SQLite takes a very short file for an empty one, and writes over it
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        first = file.read(len(HEADER))
+    if first and first != HEADER:
+        raise UserError(f"{path}: {WORDS[sqlite3.SQLITE_NOTADB]}")
 
 
 def _connect(name: str, uri: bool = False) -> sqlite3.Connection:
