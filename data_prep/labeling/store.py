@@ -207,7 +207,8 @@ class Store:
                 left = queue.left_to_do(db, per_item)
             else:
                 left = queue.left_for(db, labeler, per_item, self._turn(db, labeler).since)
-            items = db.execute("SELECT count(*) FROM items").fetchone()[0]
+            # none is ever deleted, so the last number is their count
+            items = db.execute("SELECT max(id) FROM items").fetchone()[0]
             seconds = [s for (s,) in db.execute(f"{recent} LIMIT :recent", values)]
         return {
             "done": done,
