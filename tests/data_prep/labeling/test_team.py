@@ -1,0 +1,100 @@
+"""Names and passwords: hashed in a file, checked in the same time, told wrong without the line."""
+
+import io
+import stat
+
+import pytest
+from command_tools import stops
+
+from data_prep.labeling import team
+from data_prep.labeling.team import Team, set_password
+from instruct.errors import UserError
+
+
+@pytest.fixture
+def path(tmp_path):
+    set_password(tmp_path / "team.txt", "ada", "correct horse")
+    set_password(tmp_path / "team.txt", "Łukasz", "páss wörd \0 x")
+    return tmp_path / "team.txt"
+
+
+def test_a_name_and_its_password_let_in_and_nothing_else_does(path):
+    people = Team.read(path)
+    assert people.names == ["ada", "Łukasz"]
+    assert people.check("ada", "correct horse") and people.check("Łukasz", "páss wörd \0 x")
+    wrong = [
+        ("ada", ""), ("ada", "correct horse "), ("ada", "páss wörd \0 x"), ("eve", ""),
+        ("", ""), ("ADA", "correct horse"), ("ada", "\ud800"), ("ada", "x" * 1_000_000),
+    ]  # fmt: skip
+    assert not any(people.check(name, password) for name, password in wrong)
+
+
+def test_the_file_holds_no_password_and_is_closed_to_others(path):
+    text = path.read_text()
+    assert "horse" not in text and len(text.splitlines()) == 2
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_same_password_has_another_hash_each_time(path):
+    before = path.read_text().splitlines()
+    set_password(path, "ada", "correct horse")
+    after = path.read_text().splitlines()
+    assert before[0] != after[0] and before[1] == after[1]
+    set_password(path, "ada", "another one")
+    people = Team.read(path)
+    assert not people.check("ada", "correct horse") and people.check("ada", "another one")
+
+
+def test_a_name_that_nobody_has_takes_as_long(path, monkeypatch):
+    people, asked = Team.read(path), []
+    real = team._hash
+    monkeypatch.setattr(team, "_hash", lambda *args: asked.append(1) or real(*args))
+    people.check("ada", "x"), people.check("eve", "x")
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "names nobody"),
+        ("# nobody yet\n\n", "names nobody"),
+        ("ada:hunter2\n", "line 1: is not NAME:scrypt"),
+        ("hunter2\n", "line 1: is not NAME:scrypt"),
+        (":scrypt$00$00\n", "line 1: is not NAME"),
+    ],
+)
+def test_another_form_is_refused_and_no_password_repeated(tmp_path, text, told):
+    (tmp_path / "team.txt").write_text(text)
+    with pytest.raises(UserError) as error:
+        Team.read(tmp_path / "team.txt")
+    assert told in str(error.value) and "hunter2" not in str(error.value)
+    assert "python -m data_prep.labeling.team" in str(error.value)
+
+
+def test_a_name_twice_no_file_and_no_text_are_told(path):
+    path.write_text(path.read_text() * 2)
+    with pytest.raises(UserError, match="line 3: ada is there twice"):
+        Team.read(path)
+    with pytest.raises(UserError, match="no such file"):
+        Team.read(path.with_name("missing.txt"))
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="is no text"):
+        Team.read(path)
+
+
+@pytest.mark.parametrize("name", ["", " ada", "a:b", "#ada", "a\nb", "a\0b", "a/b", "a\u202eb"])
+def test_a_name_that_cannot_be_kept_is_refused(tmp_path, name):
+    with pytest.raises(UserError):
+        set_password(tmp_path / "team.txt", name, "correct horse")
+    assert not (tmp_path / "team.txt").exists()
+
+
+def test_the_command_reads_a_line_and_refuses_a_short_password(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "team.txt"
+    flags = ["--passwords", str(path), "--name", "ada"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("short\n"))
+    assert "at least 8 characters" in stops(team.main, flags, capsys)
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    team.main(flags)
+    assert Team.read(path).check("ada", "correct horse")
+    assert "correct horse" not in capsys.readouterr().out
