@@ -1,5 +1,6 @@
 """The key-value cache that sampling begins with: prompts computed once for all that follows."""
 
+import copy
 import inspect
 
 import torch
@@ -55,6 +56,16 @@ def of_similar_length(lengths: list[int]) -> list[list[int]]:
             groups.append([])
         groups[-1].append(i)
     return groups
+
+
+def forked(cache: DynamicCache) -> DynamicCache:
+    """A cache that goes its own way: what is done to it leaves `cache` as it is."""
+    # layers of whole sequences put new tensors in the place of theirs, others write into them
+    if not all(type(layer) is DynamicLayer for layer in cache.layers):
+        return copy.deepcopy(cache)
+    fork = copy.copy(cache)
+    fork.layers = [copy.copy(layer) for layer in cache.layers]
+    return fork
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:

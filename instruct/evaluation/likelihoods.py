@@ -1,6 +1,5 @@
 """How likely a model finds completions; a prompt of several is computed once."""
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +11,13 @@ from trl.trainer.utils import selective_log_softmax
 
 from instruct.evaluation.scripted import TOLD_AFTER
 from instruct.processes import is_main_process
-from instruct.prompt_cache import cache_argument, left_pad, start_cache, starts_from_cache
+from instruct.prompt_cache import (
+    cache_argument,
+    forked,
+    left_pad,
+    start_cache,
+    starts_from_cache,
+)
 
 BATCH = 16  # completions a forward
 BLOCK = 4096  # tokens of prompts whose caches are kept at once
@@ -87,7 +92,7 @@ def _after(model: PreTrainedModel, prompts: list[tuple[int, ...]]) -> Callable:
     @torch.no_grad()
     def logprobs(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[float]:
         which = torch.tensor([prompts.index(tuple(p)) for p, _ in pairs], device=model.device)
-        cache = copy.deepcopy(known)  # the next batch begins from it too
+        cache = forked(known)  # the next batch begins from it too
         cache.batch_select_indices(which)
         longest = max(len(completion) for _, completion in pairs)
         new = torch.tensor(
