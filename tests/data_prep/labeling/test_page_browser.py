@@ -1,0 +1,415 @@
+"""The page in a headless Chromium: what people do there is what comes out."""
+
+import os
+import shutil
+
+import pytest
+from labeling_page_tools import (
+    HOSTILE,
+    HOSTILE_NAME,
+    PASSWORDS,
+    Team,
+    answers_of_models,
+    make_store,
+    opened,
+    prompts,
+    samples,
+)
+
+from data_prep.labeling.export import exported_rows
+from data_prep.labeling.store import Item
+
+pytest.importorskip("gradio", reason="the extra `label` is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+SIZES = {"wide": {"width": 1280, "height": 800}, "narrow": {"width": 390, "height": 800}}
+
+
+def chromium() -> str | None:
+    names = (os.environ.get("CHROME"), "chromium", "google-chrome")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+pytestmark = pytest.mark.skipif(
+    chromium() is None, reason="no browser: neither $CHROME, chromium nor google-chrome"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        # root, as in CI, has no sandbox
+        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = driver.chromium.launch(executable_path=chromium(), args=flags)
+        yield browser
+        browser.close()
+
+
+class Asked(list):
+    """Addresses that a page asked for, and what went wrong in it."""
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens an address in a browser of its own; instructions closed."""
+    contexts = []
+
+    def opens(url, size="wide", name=None, **more):
+        context = browser.new_context(viewport=SIZES[size], **more)
+        contexts.append(context)
+        page = context.new_page()
+        page.asked, page.errors = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.on("dialog", lambda dialog: page.errors.append(dialog.message))
+        page.goto(url)
+        if name is not None:
+            page.get_by_label("username").fill(name)
+            page.get_by_label("password").fill(PASSWORDS[name])
+            page.get_by_role("button", name="Login").click()
+        page.wait_for_selector("#label-board .page:not([data-screen=loading])")
+        if page.locator(".drawer").is_visible():
+            page.keyboard.press("i")
+        return page
+
+    yield opens
+    for context in contexts:
+        for page in context.pages:
+            assert page.errors == []
+        context.close()
+
+
+def press(page, keys: str) -> None:
+    for key in keys.split():
+        page.keyboard.press(key)
+
+
+def saved(page) -> None:
+    page.wait_for_function("document.querySelector('.saved').textContent === 'Saved.'")
+
+
+def shown_numbers(page, selector: str) -> list[int]:
+    """The number in the row of each output in the order that it is shown: "3 of 7" is 3."""
+    texts = page.locator(f"{selector} .text").all_inner_texts()
+    return [int(text.split()[0]) for text in texts]
+
+
+def by_row(values_as_shown: list, numbers: list[int]) -> list:
+    """By place on the page -> in the order of the row."""
+    found = dict(zip(numbers, values_as_shown, strict=True))
+    return [found[number] for number in sorted(found)]
+
+
+def the_row(store) -> dict:
+    [row] = exported_rows(store)
+    return row
+
+
+def judge_each(page, qualities: list[int]) -> None:
+    for quality in qualities:
+        press(page, f"{quality} Enter")
+
+
+def drag(page, place: int, target, where: float = 0.5) -> None:
+    """With the mouse: by the handle of an output to a place in a target, 0 its top, 1 its end."""
+    handle = page.get_by_role("group", name=f"Output {place}, ").locator(".handle")
+    handle.scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    page.mouse.move(box["x"] + 30, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    to = target.bounding_box()
+    page.mouse.move(box["x"] + 60, box["y"] + 30, steps=3)
+    page.mouse.move(to["x"] + to["width"] / 2, to["y"] + where * to["height"], steps=8)
+    page.mouse.up()
+
+
+def test_five_outputs_ranked_by_drag(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 5))
+    with opened(store, project) as url:
+        page = visit(url)
+        press(page, "7 a l Enter")
+        judge_each(page, [5, 3, 2, 1])
+        numbers = shown_numbers(page, ".tray")
+        group = page.locator(".group")
+        drag(page, 2, page.locator(".empty"))
+        # below the only one
+        drag(page, 4, page.locator(".gap").last)
+        # a tie with the first
+        drag(page, 1, group.nth(0))
+        # between the two
+        drag(page, 5, page.locator(".gap").nth(1))
+        # best of all, then out of the ranking again, and last
+        drag(page, 3, page.locator(".gap").first)
+        drag(page, 3, page.locator(".tray"))
+        assert page.get_by_text("To rank: 1").is_visible()
+        drag(page, 3, page.locator(".gap").last)
+        page.get_by_role("button", name="Save").click()
+        saved(page)
+    row = the_row(store)
+    # as shown: 1 and 2 tied, then 5, 4, 3
+    assert row["ranks"] == by_row([1, 1, 4, 3, 2], numbers)
+    assert row["quality"] == by_row([7, 5, 3, 2, 1], numbers)
+    flags = [["fails_instruction", "moral_judgement"], [], [], [], []]
+    assert row["flags"] == by_row(flags, numbers)
+    assert row["completions"] == [f"{k} of 0" for k in range(5)] and row["labeler"] == "labeler"
+
+
+def test_nine_outputs_ranked_by_keys_with_two_ties(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 9), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        numbers = shown_numbers(page, ".tray")
+        # 4 best, 2 and 9 tied, then 1; 7 is moved up past 1; 3, 5 and 8 tied; 6 last
+        press(page, "4 2 9 = 1 7 ArrowUp 3 5 = 8 = 6")
+        # a slip, undone
+        press(page, "4 ArrowDown u Enter")
+        saved(page)
+        assert page.get_by_text("Nothing is left for you").is_visible()
+    row = the_row(store)
+    assert row["ranks"] == by_row([4, 2, 5, 1, 5, 6, 3, 5, 2], numbers)
+    assert row["quality"] == [None] * 9 and row["flags"] == [[]] * 9
+
+
+def test_ranking_by_buttons(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 4), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url, "narrow")
+        numbers = shown_numbers(page, ".tray")
+        for place in (1, 2, 3, 4):
+            page.get_by_role("button", name=f"Rank next: Output {place}").click()
+        page.get_by_role("button", name="Better: Output 4").click()
+        page.get_by_role("button", name="Worse: Output 1").click()
+        page.get_by_role("button", name="Tie with the one above, or end the tie: Output 3").click()
+        page.get_by_role("button", name="Save").click()
+        saved(page)
+    # 1 2 3 4 -> 1 2 4 3 -> 2 1 4 3 -> 2 1 (4 3)
+    assert the_row(store)["ranks"] == by_row([2, 1, 3, 3], numbers)
+
+
+@pytest.mark.parametrize(("key", "ranks"), [("1", [1, 2]), ("2", [2, 1]), ("=", [1, 1])])
+def test_a_pair_is_judged_blind(visit, tmp_path, key, ranks):
+    items = answers_of_models(1)
+    store, project = make_store(tmp_path / "l.sqlite", items, kind="judgements")
+    with opened(store, project) as url:
+        page = visit(url)
+        judge_each(page, [6, 2])
+        numbers = shown_numbers(page, ".side")
+        assert "SECRET" not in page.content()
+        press(page, f"{key} Enter")
+        saved(page)
+    row = the_row(store)
+    assert row["ranks"] == by_row(ranks, numbers) and row["quality"] == by_row([6, 2], numbers)
+    assert row["order"] == numbers and row["models"] == ["SECRET-a", "SECRET-b"]
+
+
+def test_demonstrations_of_the_log_and_of_ones_own(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", prompts(3), kind="demonstrations")
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_label("Your answer").fill("An answer.\n\nIn two parts: <b>שלום</b>")
+        page.keyboard.press("Control+Enter")
+        saved(page)
+        page.get_by_label("A prompt of my own instead").check()
+        page.get_by_label("Few-shot").check()
+        page.get_by_label("Instruction", exact=True).fill("Translate.")
+        for i, (query, response) in enumerate([("one", "eins"), ("two", "zwei")], 1):
+            page.get_by_label(f"Query {i}").fill(query)
+            page.get_by_label(f"Response {i}").fill(response)
+        page.get_by_label("Last query, which you answer").fill("three")
+        page.get_by_label("Response to the last query").fill("drei")
+        page.get_by_role("button", name="Save").click()
+        page.get_by_text("Question 2?").wait_for()
+        page.get_by_label("A prompt of my own instead").check()
+        page.get_by_label("User-based").check()
+        page.get_by_role("combobox", name="Use case").fill("letters of complaint")
+        page.get_by_label("Your prompt").fill("My toaster burns everything.")
+        page.get_by_label("Your answer").fill("Dear Sir or Madam, …")
+        page.get_by_role("button", name="Save").click()
+        page.get_by_text("Nothing is left for you").wait_for()
+    log, few_shot, user_based = exported_rows(store)
+    assert log["prompt"] == [{"role": "user", "content": "Question 0?"}]
+    assert log["completion"][0]["content"] == "An answer.\n\nIn two parts: <b>שלום</b>"
+    assert few_shot["prompt"][0]["content"] == (
+        "Translate.\n\nQuery: one\nResponse: eins\n\nQuery: two\nResponse: zwei\n\n"
+        "Query: three\nResponse:"
+    )
+    assert few_shot["completion"][0]["content"] == "drei"
+    assert few_shot["request_form"] == "few_shot"
+    assert user_based["category"] == "letters of complaint"
+    assert user_based["prompt"][0]["content"] == "My toaster burns everything."
+
+
+def test_skip_with_a_reason_and_back_to_the_last_item(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(3, 3), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        press(page, "s")
+        page.get_by_role("button", name="It contains personal data").click()
+        page.get_by_text("Question 1?").wait_for()
+        press(page, "3 2 1 Enter")
+        page.get_by_text("Question 2?").wait_for()
+        press(page, "u")
+        page.get_by_text("Question 1?").wait_for()
+        # as it was left: the last becomes the best
+        press(page, "1 ArrowUp ArrowUp Enter")
+        page.get_by_text("Question 2?").wait_for()
+    history = list(store.history())
+    assert [step["reason"] for step in history] == ["It contains personal data", None, None]
+    assert len({step["item"] for step in history}) == 2, "the change is a row of its own"
+
+
+def test_nothing_is_saved_before_the_store_says_so(visit, tmp_path, monkeypatch):
+    store, project = make_store(tmp_path / "l.sqlite", samples(2, 3), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+
+        def fails(*_):
+            raise OSError("no disk")
+
+        monkeypatch.setattr(store, "answer", fails)
+        press(page, "1 2 3 Enter")
+        page.get_by_role("alert").get_by_text("Nothing is lost here").wait_for()
+        assert page.locator("#label-board .saved").inner_text() == "Not saved"
+        monkeypatch.undo()
+        # a reload, as after a crash: what was entered is still there
+        page.reload()
+        page.wait_for_selector(".group")
+        assert page.locator(".group").count() == 3
+        press(page, "Enter")
+        saved(page)
+    assert store.progress("labeler")["done"] == 1
+
+
+def test_an_unfinished_item_is_not_sent(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 4))
+    with opened(store, project) as url:
+        page = visit(url)
+        press(page, "Enter")
+        assert page.get_by_text("Give a quality first").is_visible()
+        judge_each(page, [1, 2, 3, 4])
+        press(page, "2 1 Enter")
+        assert page.get_by_text("Still to rank: Output 3, Output 4.").is_visible()
+    assert not list(store.answers())
+
+
+def hostile_items() -> list[Item]:
+    said = [{"role": "user", "content": "\n".join(HOSTILE[:4])}]
+    return [Item({"prompt_id": "h", "prompt": said, "completions": list(HOSTILE)})]
+
+
+def test_hostile_text_is_inert_and_readable(visit, tmp_path):
+    instructions = "# " + "\n\n".join(HOSTILE[:4])
+    store, project = make_store(tmp_path / "l.sqlite", hostile_items(), instructions=instructions)
+    with opened(store, project, Team(), owner=HOSTILE_NAME) as url:
+        page = visit(url, name=HOSTILE_NAME)
+        assert page.locator(".who").inner_text() == HOSTILE_NAME
+        press(page, "i")
+        assert HOSTILE[0] in page.locator(".drawer").inner_text()
+        assert "a link (javascript:alert(1))" in page.locator(".drawer").inner_text()
+        press(page, "i")
+        seen = page.locator(".reading").inner_text()
+        for text in HOSTILE[:3]:
+            assert text in seen
+        assert "nul \\x00 and right-to-left \\u202egnp.exe\\u202c שלום" in seen
+        judge_each(page, [1, 2, 3, 4, 5])
+        page.get_by_role("button", name="Show all 1,000,000 characters").click()
+        assert len(page.locator(".tray").inner_text()) > 1_000_000
+        press(page, "1 2 3 4 5 Enter")
+        saved(page)
+        page.get_by_role("button", name="Owner's view").click()
+        page.get_by_role("rowheader", name=HOSTILE_NAME).wait_for()
+        assert page.title() == "Labeling"
+        # elements that came out of a text would be these
+        board = "#label-board :is(script, img, a, b, iframe), #label-owner :is(script, img, a, b)"
+        assert page.locator(board).count() == 0
+    row = the_row(store)
+    assert row["completions"] == list(HOSTILE) and row["labeler"] == HOSTILE_NAME
+
+
+def test_nothing_is_asked_of_another_address(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 3))
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_role("button", name="Owner's view").click()
+        page.wait_for_selector(".numbers")
+        assert len(page.asked) > 5
+        assert [asked for asked in page.asked if not asked.startswith((url, "data:"))] == []
+
+
+def test_the_owner_sees_progress_and_downloads_rows(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(2, 3), overlap=1.0)
+    for name, best_first in [("ada", [1, 2, 3]), ("bob", [3, 2, 1])]:
+        for _ in range(2):
+            answer = {"ranks": best_first, "quality": [4] * 3, "flags": [[]] * 3}
+            store.answer(name, store.take(name).item, answer, 30.0)
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_role("button", name="Owner's view").click()
+        page.get_by_text("0.0 % of 6 pairs (95 %").wait_for()
+        assert page.get_by_text("3 of 3 pairs the other way round").count() == 2
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Export").click()
+        assert len(download.value.path().read_text().splitlines()) == 4
+
+
+def axe_findings(page) -> list[str]:
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [f"{one['id']}: {[node['html'][:120] for node in one['nodes']]}" for one in serious]
+
+
+@pytest.mark.parametrize("colors", ["light", "dark"])
+@pytest.mark.parametrize("size", list(SIZES))
+def test_every_screen_is_accessible_and_no_wider_than_the_window(visit, tmp_path, size, colors):
+    pytest.importorskip("axe_playwright_python", reason="axe is not installed")
+
+    def check():
+        assert axe_findings(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]
+
+    long = [Item({**i.row, "completions": ["word " * 400, "w" * 500, *i.row["completions"]]})
+            for i in samples(3, 3)]  # fmt: skip
+    boards = [
+        ("rankings", long),
+        ("judgements", answers_of_models(2)),
+        ("demonstrations", prompts(2)),
+    ]
+    for kind, items in boards:
+        store, project = make_store(tmp_path / kind, items, kind=kind)
+        with opened(store, project) as url:
+            page = visit(url, size, color_scheme=colors)
+            press(page, "i")
+            check()
+            press(page, "i")
+            check()
+            if kind == "demonstrations":
+                page.get_by_label("A prompt of my own instead").check()
+                page.get_by_label("Few-shot").check()
+            else:
+                judge_each(page, [4, 4, 4, 4, 4][: page.locator(".step").count() - 1])
+                check()
+                press(page, "1 2 = 3" if kind == "rankings" else "=")
+            check()
+            press(page, "s")
+            assert page.locator(".ask").is_visible()
+            check()
+            press(page, "Escape")
+            page.get_by_role("button", name="Owner's view").click()
+            page.wait_for_selector(".numbers")
+            check()
+
+
+def test_focus_is_seen_and_follows_the_keys(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 3), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        press(page, "2")
+        focused = page.locator(":focus")
+        assert focused.get_attribute("aria-label") == "Output 2, rank 1 of 1"
+        assert focused.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+        press(page, "Tab")
+        assert page.locator(":focus").evaluate("e => getComputedStyle(e).outlineWidth") == "3px"
+        assert page.locator(".spoken").inner_text() == "Output 2: rank 1 of 1"
+        assert page.locator("#label-board [role=status].saved[aria-live=polite]").count() == 1
