@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 
 import pytest
 from labeling_page_tools import (
@@ -262,12 +263,16 @@ def test_nothing_is_saved_before_the_store_says_so(visit, tmp_path, monkeypatch)
     store, project = make_store(tmp_path / "l.sqlite", samples(2, 3), ranking_only=True)
     with opened(store, project) as url:
         page = visit(url)
+        looked = threading.Event()
 
         def fails(*_):
+            looked.wait(60)
             raise OSError("no disk")
 
         monkeypatch.setattr(store, "answer", fails)
         press(page, "1 2 3 Enter")
+        assert page.locator("#label-board .saved").inner_text() == "Saving …"
+        looked.set()
         page.get_by_role("alert").get_by_text("Nothing is lost here").wait_for()
         assert page.locator("#label-board .saved").inner_text() == "Not saved"
         monkeypatch.undo()
