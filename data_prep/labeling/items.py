@@ -71,6 +71,8 @@ def read_items(
         UserError: nothing there that could be labeled, rows of another shape.
     """
     if kind == "judgements":
+        if format is not None:
+            raise UserError(f"--format {format}: answers to judge have one shape; leave it out")
         rows = _answered_prompts(source, columns)
     elif kind == "demonstrations":
         rows = _prompts(source, format, columns)

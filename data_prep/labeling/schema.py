@@ -207,8 +207,11 @@ def _read_only(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
         return connection
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         connection.close()
+        # a lock, say, is no reason to read past it
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
     # on a disk that cannot be written, SQLite cannot put its notes for readers beside the file;
     # without a -wal nobody is writing
     wal = path.with_name(f"{path.name}-wal")

@@ -124,7 +124,6 @@ class Store:
 
     def take(self, labeler: str) -> Task | None:
         """The item that he has already, or a new one; None where nothing is left for him."""
-        check_name(labeler, "labeler")
         with self._writing() as db:
             turn = self._turn(db, labeler)
             item = turn.his_item() or turn.new_item()
@@ -290,6 +289,7 @@ class Store:
                 raise
 
     def _turn(self, db: sqlite3.Connection, labeler: str) -> Turn:
+        check_name(labeler, "labeler")
         return Turn(db, self.project, labeler, self.now())
 
 

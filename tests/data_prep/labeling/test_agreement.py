@@ -7,7 +7,7 @@ import pytest
 from labeling_tools import item, ranked, store_of
 
 from data_prep.labeling import agreement
-from data_prep.labeling.agreement import alpha_of, report
+from data_prep.labeling.agreement import Compared, alpha_of, rate_of, report
 from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import labeler_agreement
 
@@ -56,13 +56,17 @@ def test_each_pair_of_people_is_compared_and_each_with_all_others():
 
 def test_the_interval_draws_whole_items():
     draw = random.Random(0)
-    # within an item all pairs are alike or none: 60 pairs say no more than 20 items
-    answers = []
-    for n in range(20):
-        answers += [said(n, "ada", [1, 2, 3]), said(n, "bob", draw.choice([[1, 2, 3], [3, 2, 1]]))]
-    found = report(answers)["pairwise"]
-    assert found["n_pairs"] == 60 and found["low"] < found["rate"] < found["high"]
-    # the standard error of 20 coins is 0.11, of 60 it would be 0.065
+    # of an item five pairs of people are alike or none: 100 of them say no more than 20 items
+    compared = [
+        Compared(n, (one, other), alike, 1)
+        for n in range(20)
+        for alike in [draw.choice([0, 1])]
+        for one, other in ("ab", "ac", "bc", "ad", "bd")
+    ]
+    found = rate_of(compared)
+    assert (found["n_pairs"], found["n_items"]) == (100, 20)
+    assert found["low"] < found["rate"] < found["high"]
+    # 4 standard errors: 0.44 of 20 coins, 0.2 of 100
     assert 0.35 < found["high"] - found["low"] < 0.5
 
 

@@ -154,6 +154,16 @@ def test_answers_that_cannot_be_compared_are_refused(tmp_path, rows, told):
         read_items("judgements", write_jsonl(tmp_path / "answers.jsonl", rows))
 
 
+def test_answers_have_one_format(tmp_path):
+    path = write_jsonl(tmp_path / "answers.jsonl", [answered("sft"), answered("ppo")])
+    with pytest.raises(UserError, match="--format arena"):
+        read_items("judgements", path, format="arena")
+    renamed = [{**row, "text": row.pop("completion")} for row in map(answered, ("sft", "ppo"))]
+    path = write_jsonl(tmp_path / "renamed.jsonl", renamed)
+    [found] = read_items("judgements", path, columns=["completion=text"])
+    assert found.row["completions"] == ["Yes.", "Yes."]
+
+
 ################
 # Prompts
 ################

@@ -151,6 +151,16 @@ def test_looking_again_begins_the_lease_anew(tmp_path):
         store.take("ada")
 
 
+def test_who_comes_back_late_goes_on_with_his_own_item(tmp_path):
+    store = store_of(tmp_path / "labels.sqlite", count=3, lease_minutes=30)
+    clock = Clock(store)
+    store.take("ada")
+    assert store.take("bob").item == 2
+    clock.minutes(31)
+    # the first is free by now, but the second is what he has begun
+    assert store.take("bob").item == 2
+
+
 def test_a_skipped_item_goes_to_others_but_not_to_all_of_them(tmp_path):
     store = store_of(tmp_path / "labels.sqlite", count=1)
     for name in ("ada", "bob"):

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from datetime import UTC, datetime
 
 import pytest
 from labeling_tools import Clock, item, ranked, store_of
@@ -138,10 +139,19 @@ def test_an_item_that_is_not_his_is_refused(tmp_path, number):
     assert list(store.history()) == []
 
 
-@pytest.mark.parametrize("name", ["", " ada", "a\0da", "ada\n", "a" * 200, "a\u202eda", "../x"])
+@pytest.mark.parametrize(
+    "name", ["", " ada", "a\0da", "ada\n", "a" * 200, "a\u202eda", "../x", "\ud800"]
+)
 def test_a_name_that_cannot_be_shown_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="labeler"):
-        store_of(tmp_path / "labels.sqlite").take(name)
+    store = store_of(tmp_path / "labels.sqlite")
+    for action in (
+        lambda: store.take(name),
+        lambda: store.answer(name, 1, ranked([1, 2, 3]), 1),
+        lambda: store.skip(name, 1, "no"),
+        lambda: store.undo(name),
+    ):
+        with pytest.raises(UserError, match="labeler"):
+            action()
 
 
 def test_text_of_any_kind_comes_back_as_it_was(tmp_path):
@@ -175,6 +185,17 @@ def test_a_demonstration_of_any_text_comes_back_and_half_a_character_is_refused(
         store.answer("ada", task.item, {**answer, "completion": "x" * (2**20 + 1)}, 1)
     store.answer("ada", task.item, answer, 1)
     assert [found["answer"] for found in store.answers()] == [answer]
+
+
+def test_a_date_of_a_parquet_file_is_kept_as_text_and_bytes_are_refused(tmp_path):
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    store = store_of(tmp_path / "labels.sqlite", items=[item(1, when=when)])
+    store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), 1)
+    assert [row["row"]["when"] for row in store.answers()] == ["2026-01-02T03:04:05+00:00"]
+    with pytest.raises(UserError, match="a column holds bytes"):
+        store_of(tmp_path / "other.sqlite", items=[item(1, image=b"x")])
+    # nothing of it is left that would be in the way
+    assert store_of(tmp_path / "other.sqlite").progress()["items"] == 4
 
 
 ################
