@@ -42,8 +42,8 @@ KINDS = ("rankings", "judgements", "demonstrations")
 ALWAYS = {"debug", "format", "columns"}
 PAGE = (
     {"labeler", "database"},
-    {"input", "kind", "ranking_only", "questions", "per_item", "overlap", "screening",
-     "instructions", "passwords", "owner", "host", "port", "seed", *ALWAYS},
+    {"input", "kind", "ranking_only", "questions", "per_item", "overlap", "lease_minutes",
+     "screening", "instructions", "passwords", "owner", "host", "port", "seed", *ALWAYS},
 )  # fmt: skip
 EXPORT = ({"database", "output"}, {"kind", "with_screening", "debug"})
 JUDGES = (
@@ -73,7 +73,10 @@ def make_parser() -> Parser:
     add("--ranking_only", action="store_true", help="no quality and no questions, only ranks")
     add("--questions", nargs="+", metavar="NAME", help="yes/no questions of each output")
     add("--per_item", type=int, help="labelers of an item; default 1")
-    add("--overlap", type=float, help="share of the items that all labelers get; default 0.1")
+    overlap = "share of the items that all labelers get; default 0.1, of demonstrations 0"
+    add("--overlap", type=float, help=overlap)
+    lease = "an item that was taken and left for so long goes to another; default 60"
+    add("--lease_minutes", type=float, help=lease)
     add("--screening", metavar="FILE", help="rankings of the owner's, mixed in to compare with")
     screened = "with --output: answers to screening items, too"
     add("--with_screening", action="store_true", help=screened)

@@ -12,7 +12,8 @@ from data_prep.labeling.team import Team
 from instruct.errors import UserError
 from instruct.evaluation.judges import is_judge
 
-SETTINGS = ("kind", "per_item", "overlap", "seed")  # flags that are the project's own
+# flags that are the project's own
+SETTINGS = ("kind", "per_item", "overlap", "lease_minutes", "seed")
 OF_OUTPUTS = ("ranking_only", "questions", "screening")  # what is asked where outputs are ranked
 
 
@@ -61,7 +62,11 @@ def project_of(args: argparse.Namespace) -> Project:
         given["questions"] = tuple(args.questions)
     if args.instructions is not None:
         given["instructions"] = _text(args.instructions)
-    return replace(begun, **given) if begun else Project(**{"kind": kind, **given})
+    if begun:
+        return replace(begun, **given)
+    # a prompt that is answered anew by everybody teaches little, and nothing is compared
+    usual = {"overlap": 0.0} if kind == "demonstrations" else {}
+    return Project(**{"kind": kind, **usual, **given})
 
 
 def _begun(database: Path) -> Project | None:

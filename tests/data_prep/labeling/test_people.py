@@ -145,3 +145,15 @@ def test_people_judge_what_evaluate_answered(tmp_path, page, tiny_model, capsys)
     rate = found["win_rate"]["ppo_vs_sft"]
     assert rate == {"rate": 0.5, "low": 0.5, "high": 0.5, "n": 8, "ties": 8}
     assert found["quality"]["ppo"]["mean"] == 2 and found["agreement"] is None
+
+
+def test_prompts_to_answer_are_nobodys_twice_unless_asked(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(app, "serve", lambda store, project, **more: opened.append(project))
+    prompts = write_jsonl(tmp_path / "p.jsonl", [{"id": "a", "prompt": "Tell me of tea."}])
+    page = ["--labeler", "people", "--kind", "demonstrations", "--input", prompts]
+    for more in ([], ["--overlap", "0.5", "--lease_minutes", "5"]):
+        label.main([*page, "--database", str(tmp_path / f"{len(opened)}.sqlite"), *more])
+    assert [(p.overlap, p.lease_minutes) for p in opened] == [(0.0, 60), (0.5, 5.0)]
+    with pytest.raises(SystemExit):
+        label.main([*page, "--database", str(tmp_path / "n.sqlite"), "--lease_minutes", "0"])
