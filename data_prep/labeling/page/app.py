@@ -65,7 +65,6 @@ def launch(store, project, passwords=None, owner=None, host="127.0.0.1", port=78
             quiet=True,
             inline=False,
             footer_links=[],
-            run_history=False,
             enable_monitoring=False,
             mcp_server=False,
             ssr_mode=False,
@@ -101,6 +100,8 @@ def gradio():
     # read when it is imported and when it starts
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # nor to keep what was sent in the browser
+    os.environ["GRADIO_RUN_HISTORY"] = "False"
     try:
         import gradio
     except ModuleNotFoundError as error:

@@ -11,7 +11,17 @@ const SKIP_REASONS = [
 const STEPS = 200; // of undo that are kept
 
 // about: the project; task: the item; answer: what was entered; history: before each step
-const S = { about: null, task: null, answer: null, screen: "loading", at: 0, selected: null, cards: {}, history: [], busy: false };
+const S = {
+  about: null,
+  task: null,
+  answer: null,
+  screen: "loading",
+  at: 0,
+  selected: null,
+  cards: {},
+  history: [],
+  busy: false,
+};
 
 const outputName = (place) => "Output " + (place + 1);
 const comparing = () => (S.task.outputs.length === 2 ? "pair" : "rank");
@@ -25,7 +35,11 @@ async function begin() {
   }
   find(".title").textContent = TITLES[S.about.kind];
   find(".who").textContent = S.about.labeler;
-  fill(find(".menu"), keyed("Instructions", "i", toggleDrawer), S.about.is_owner ? ownersButton() : null);
+  fill(
+    find(".menu"),
+    keyed("Instructions", "i", toggleDrawer),
+    S.about.is_owner ? ownersButton() : null,
+  );
   show(S.about);
   // once for each text: who has read it is not asked again
   if (remembered() !== S.about.instructions) toggleDrawer();
@@ -84,10 +98,19 @@ function spokenSeconds(seconds) {
 // What is on the screen
 ////////////////
 
-const SCREENS = { each: eachScreen, rank: rankScreen, pair: pairScreen, write: writeScreen, finished: finishedScreen };
+const SCREENS = {
+  each: eachScreen,
+  rank: rankScreen,
+  pair: pairScreen,
+  write: writeScreen,
+  finished: finishedScreen,
+};
 
 function render() {
-  const scrolled = Object.values(S.cards).map((made) => [find(".text", made), find(".text", made).scrollTop]);
+  const scrolled = Object.values(S.cards).map((made) => [
+    find(".text", made),
+    find(".text", made).scrollTop,
+  ]);
   find(".page").dataset.screen = S.screen;
   const kept = focusKey();
   fill(find(".work"), SCREENS[S.screen]());
@@ -107,7 +130,9 @@ function focusKey() {
 function refocus(kept) {
   if (!kept) return;
   const fields = [...find(".work").querySelectorAll("input")];
-  fields.find((field) => field.name === kept.name && field.value === kept.value)?.focus({ preventScroll: true });
+  fields
+    .find((field) => field.name === kept.name && field.value === kept.value)
+    ?.focus({ preventScroll: true });
 }
 
 function renderSteps() {
@@ -115,7 +140,10 @@ function renderSteps() {
   nav.hidden = !S.task || !S.task.outputs || S.about.ranking_only;
   if (nav.hidden) return;
   const step = (words, here, done, act) =>
-    button(words, act, { class: "button step" + (done ? " is-done" : ""), "aria-current": here ? "step" : false });
+    button(words, act, {
+      class: "button step" + (done ? " is-done" : ""),
+      "aria-current": here ? "step" : false,
+    });
   const outputs = S.task.outputs.map((_, place) => {
     const quality = S.answer.quality[place];
     const words = [
@@ -123,9 +151,16 @@ function renderSteps() {
       String(place + 1),
       quality === null ? null : el("small", {}, ` · ${quality}/7`),
     ].filter(Boolean);
-    return step(words, S.screen === "each" && S.at === place, quality !== null, () => goTo("each", place));
+    return step(words, S.screen === "each" && S.at === place, quality !== null, () =>
+      goTo("each", place),
+    );
   });
-  const compare = step(comparing() === "pair" ? "Compare" : "Rank all", S.screen === comparing(), false, toComparing);
+  const compare = step(
+    comparing() === "pair" ? "Compare" : "Rank all",
+    S.screen === comparing(),
+    false,
+    toComparing,
+  );
   fill(nav, outputs, compare);
 }
 
@@ -184,12 +219,21 @@ function change(act) {
 ////////////////
 
 async function save(answer) {
-  await send("Saving …", "Saved.", () => save(answer), () =>
-    ask("save", { item: S.task.item, answer, seconds: clock.seconds() }));
+  await send(
+    "Saving …",
+    "Saved.",
+    () => save(answer),
+    () => ask("save", { item: S.task.item, answer, seconds: clock.seconds() }),
+  );
 }
 
 async function skip(reason) {
-  await send("Skipping …", "Skipped.", () => skip(reason), () => ask("skip", { item: S.task.item, reason }));
+  await send(
+    "Skipping …",
+    "Skipped.",
+    () => skip(reason),
+    () => ask("skip", { item: S.task.item, reason }),
+  );
 }
 
 async function send(doing, done, again, request) {
@@ -246,7 +290,11 @@ function say(words, warns = false) {
 function trouble(words, again = null) {
   const box = find(".trouble");
   if (!words) return fill(box);
-  fill(box, el("span", {}, words), again ? button("Try again", () => (trouble(""), again())) : null);
+  fill(
+    box,
+    el("span", {}, words),
+    again ? button("Try again", () => (trouble(""), again())) : null,
+  );
 }
 
 ////////////////
@@ -300,7 +348,11 @@ function askToSkip() {
   fill(
     dialog,
     el("h2", { id: "label-skip-title" }, "Why skip this item?"),
-    el("div", { class: "reasons" }, SKIP_REASONS.map((words) => button(words, () => leave(words)))),
+    el(
+      "div",
+      { class: "reasons" },
+      SKIP_REASONS.map((words) => button(words, () => leave(words))),
+    ),
     el("label", { class: "area" }, el("span", {}, "Another reason"), reason),
     el(
       "div",

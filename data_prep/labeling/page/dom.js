@@ -23,8 +23,16 @@ function fill(target, ...children) {
 // folded until asked for.
 function textBox(text, label) {
   const long = text.length > FOLD;
-  const words = el("div", { class: "words", dir: "auto" }, long ? text.slice(0, FOLD) + " …" : text);
-  const box = el("div", { class: "text", role: "group", "aria-label": label, tabindex: "0" }, words);
+  const words = el(
+    "div",
+    { class: "words", dir: "auto" },
+    long ? text.slice(0, FOLD) + " …" : text,
+  );
+  const box = el(
+    "div",
+    { class: "text", role: "group", "aria-label": label, tabindex: "0" },
+    words,
+  );
   if (!text) fill(words, el("em", { class: "quiet" }, "(empty)"));
   if (!long) return box;
   const more = button(`Show all ${text.length.toLocaleString("en")} characters`, () => {
@@ -55,7 +63,12 @@ function promptBox(messages) {
 
 function turn(message) {
   const name = message.role;
-  return el("div", { class: "turn" }, el("span", { class: "role" }, name), textBox(message.content, name));
+  return el(
+    "div",
+    { class: "turn" },
+    el("span", { class: "role" }, name),
+    textBox(message.content, name),
+  );
 }
 
 // Markdown of the instructions, the little that they use; a link is its words and its address.
@@ -68,7 +81,8 @@ function markdown(text) {
     // the page has its own first heading
     if (heading) made.push(el("h" + Math.min(heading[1].length + 1, 4), {}, inline(heading[2])));
     const rest = heading ? lines.slice(1) : lines;
-    if (rest.length && rest.every((line) => /^ *([-*]|\d+[.)]) |^ {2,}/.test(line))) made.push(list(rest));
+    if (rest.length && rest.every((line) => /^ *([-*]|\d+[.)]) |^ {2,}/.test(line)))
+      made.push(list(rest));
     else if (rest.length) made.push(el("p", {}, inline(rest.join(" "))));
   }
   return made;
@@ -82,7 +96,11 @@ function list(lines) {
     if (item) items.push(item[1]);
     else items.push((items.pop() || "") + " " + line.trim());
   }
-  return el(/^ *\d/.test(lines[0]) ? "ol" : "ul", {}, items.map((item) => el("li", {}, inline(item))));
+  return el(
+    /^ *\d/.test(lines[0]) ? "ol" : "ul",
+    {},
+    items.map((item) => el("li", {}, inline(item))),
+  );
 }
 
 function inline(text) {

@@ -1,4 +1,4 @@
-// The first screen (figure 12a): each output alone, its quality from 1 to 7 and the yes/no questions.
+// The first screen (figure 12a): each output alone, its quality and the yes/no questions.
 
 // keys of the questions; "s" skips, "u" undoes, "i" shows the instructions
 const QUESTION_KEYS = "abcdefghjklmnopqrtvwxyz";
@@ -84,7 +84,8 @@ function toggleFlag(key) {
 }
 
 function nextOutput() {
-  if (S.answer.quality[S.at] === null) return say("Give a quality first: a number from 1 to 7.", true);
+  if (S.answer.quality[S.at] === null)
+    return say("Give a quality first: a number from 1 to 7.", true);
   const open = S.answer.quality.indexOf(null);
   // forward while there is one; then to what is still open
   if (S.at + 1 < S.task.outputs.length) return goTo("each", S.at + 1);

@@ -36,11 +36,14 @@ function keyList(screen) {
   return el(
     "dl",
     { class: "keylist" },
-    rows.map(([key, words]) => el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, words))),
+    rows.map(([key, words]) =>
+      el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, words)),
+    ),
   );
 }
 
-const typing = (target) => Boolean(target.closest("textarea, select, input:not([type=radio]):not([type=checkbox])"));
+const typing = (target) =>
+  Boolean(target.closest("textarea, select, input:not([type=radio]):not([type=checkbox])"));
 
 function pressed(event) {
   const target = event.target instanceof Element ? event.target : document.body;
@@ -58,7 +61,8 @@ function pressed(event) {
   if (event.repeat && !event.key.startsWith("Arrow")) return;
   // a long text that has the focus scrolls
   const scrolls = target.closest(".text");
-  if (scrolls && /^Arrow(Up|Down)$/.test(event.key) && scrolls.scrollHeight > scrolls.clientHeight) return;
+  if (scrolls && /^Arrow(Up|Down)$/.test(event.key) && scrolls.scrollHeight > scrolls.clientHeight)
+    return;
   if (S.busy ? false : ofScreen(event.key) || ofAll(event.key)) event.preventDefault();
 }
 

@@ -53,12 +53,19 @@ async function attempt(doing, act) {
 
 function numbers(seen) {
   const { done, left, items } = seen.progress;
-  const rows = [["Items", String(items)], ["Answers", `${done}, ${left} to come`]];
+  const rows = [
+    ["Items", String(items)],
+    ["Answers", `${done}, ${left} to come`],
+  ];
   if (seen.agreement) {
     const { pairwise, alpha } = seen.agreement;
-    rows.push(["Pairwise agreement", pairwise ? rateWords(pairwise) : "no item was ranked by two people yet"]);
+    rows.push([
+      "Pairwise agreement",
+      pairwise ? rateWords(pairwise) : "no item was ranked by two people yet",
+    ]);
     rows.push(["Krippendorff's alpha, ranks", alphaWords(alpha.ranks)]);
-    if (alpha.quality !== null) rows.push(["Krippendorff's alpha, quality", alphaWords(alpha.quality)]);
+    if (alpha.quality !== null)
+      rows.push(["Krippendorff's alpha, quality", alphaWords(alpha.quality)]);
   }
   const row = ([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
   return el("dl", { class: "numbers" }, rows.map(row));
@@ -80,7 +87,15 @@ function table(heads, rows, label) {
     el(
       "table",
       {},
-      el("thead", {}, el("tr", {}, heads.map((words) => el("th", { scope: "col", dir: "auto" }, words)))),
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          heads.map((words) => el("th", { scope: "col", dir: "auto" }, words)),
+        ),
+      ),
       el("tbody", {}, rows),
     ),
   );
@@ -116,18 +131,29 @@ function agrees({ by_labeler, cutoff }, name) {
   const found = Object.hasOwn(by_labeler, name) ? by_labeler[name] : {};
   const words = [
     found.screening ? `ranks ${percent(found.screening.rate)} of ${found.screening.n_pairs}` : null,
-    found.screening_flags ? `flags ${percent(found.screening_flags.rate)} of ${found.screening_flags.n}` : null,
+    found.screening_flags
+      ? `flags ${percent(found.screening_flags.rate)} of ${found.screening_flags.n}`
+      : null,
     found.below_cutoff ? `below ${Math.round(100 * cutoff)} %` : null,
   ].filter(Boolean);
   return [
-    el("td", {}, found.others ? `${percent(found.others.rate)} of ${found.others.n_pairs} pairs` : "–"),
+    el(
+      "td",
+      {},
+      found.others ? `${percent(found.others.rate)} of ${found.others.n_pairs} pairs` : "–",
+    ),
     el("td", { class: found.below_cutoff ? "below" : "" }, words.join(", ") || "–"),
   ];
 }
 
 function byPair(pairs) {
   const row = ({ labelers, rate, n_pairs }) =>
-    el("tr", {}, el("th", { scope: "row", dir: "auto" }, labelers.join(" and ")), cells([percent(rate), String(n_pairs)]));
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row", dir: "auto" }, labelers.join(" and ")),
+      cells([percent(rate), String(n_pairs)]),
+    );
   return el(
     "details",
     {},
@@ -160,11 +186,18 @@ function disagreement({ item, prompt, outputs, answers, opposed, pairs }, i) {
     { open: i === 0 },
     el("summary", {}, `Item ${item}: ${opposed} of ${pairs} pairs the other way round`),
     promptBox(prompt),
-    table(["Output", ...answers.map((answer) => answer.labeler)], outputs.map(row), `Ranks of item ${item}`),
+    table(
+      ["Output", ...answers.map((answer) => answer.labeler)],
+      outputs.map(row),
+      `Ranks of item ${item}`,
+    ),
   );
 }
 
 function given({ ranks, quality }, output) {
   const value = quality ? quality[output] : null;
-  return [el("strong", {}, "rank " + ranks[output]), value === null ? "" : el("small", {}, ` quality ${value}`)];
+  return [
+    el("strong", {}, "rank " + ranks[output]),
+    value === null ? "" : el("small", {}, ` quality ${value}`),
+  ];
 }

@@ -1,7 +1,8 @@
 // The second screen (figure 12b): all outputs ranked, ties encouraged. Ranks are groups of places,
 // best first; what is in no group is still to be ranked.
 
-const unranked = () => S.task.outputs.map((_, place) => place).filter((place) => groupOf(place) < 0);
+const unranked = () =>
+  S.task.outputs.map((_, place) => place).filter((place) => groupOf(place) < 0);
 const groupOf = (place) => S.answer.groups.findIndex((group) => group.includes(place));
 const ranksOf = (groups, n) =>
   Array.from({ length: n }, (_, place) => groups.findIndex((group) => group.includes(place)) + 1);
@@ -24,7 +25,9 @@ function rankScreen() {
       "section",
       { class: "ranking", "data-drop": "gap:" + groups.length },
       el("h2", { tabindex: "-1", class: "here" }, "Ranking, best first"),
-      groups.length ? null : el("p", { class: "empty" }, "Press digits from best to worst, or drag here."),
+      groups.length
+        ? null
+        : el("p", { class: "empty" }, "Press digits from best to worst, or drag here."),
       el("ol", { class: "groups" }, groups.flatMap(groupRow)),
     ),
   );
@@ -32,7 +35,8 @@ function rankScreen() {
 
 function groupRow(group, at) {
   const gap = (i) => el("li", { class: "gap", "data-drop": "gap:" + i, "aria-hidden": "true" });
-  const words = group.length > 1 ? ["Rank " + (at + 1), el("small", {}, "tie")] : "Rank " + (at + 1);
+  const words =
+    group.length > 1 ? ["Rank " + (at + 1), el("small", {}, "tie")] : "Rank " + (at + 1);
   const row = el(
     "li",
     { class: "group", "data-drop": "tie:" + at },
@@ -58,7 +62,8 @@ function card(place) {
     off: at < 0,
     last: at >= 0,
   };
-  for (const tool of made.querySelectorAll("[data-tool]")) tool.disabled = disabled[tool.dataset.tool];
+  for (const tool of made.querySelectorAll("[data-tool]"))
+    tool.disabled = disabled[tool.dataset.tool];
   find("[data-tool=tie]", made).setAttribute("aria-pressed", String(size > 1));
   return made;
 }
@@ -66,10 +71,18 @@ function card(place) {
 function newCard(place) {
   const name = outputName(place);
   const tool = (what, sign, words, act) =>
-    el("button", {
-      type: "button", class: "tool", "data-tool": what, "aria-label": `${words}: ${name}`, title: words,
-      onclick: () => act(place),
-    }, sign);
+    el(
+      "button",
+      {
+        type: "button",
+        class: "tool",
+        "data-tool": what,
+        "aria-label": `${words}: ${name}`,
+        title: words,
+        onclick: () => act(place),
+      },
+      sign,
+    );
   const head = el(
     "header",
     { class: "handle" },
@@ -199,7 +212,13 @@ function pairScreen() {
     el(
       "section",
       { class: "side" },
-      el("h2", {}, el("kbd", { "aria-hidden": "true" }, String(place + 1)), " " + outputName(place), judged(place)),
+      el(
+        "h2",
+        {},
+        el("kbd", { "aria-hidden": "true" }, String(place + 1)),
+        " " + outputName(place),
+        judged(place),
+      ),
       textBox(S.task.outputs[place], outputName(place)),
     );
   const choice = (key, words) =>
@@ -230,7 +249,8 @@ function choosePair(key) {
 
 function pairKeys(key) {
   if (PAIR[key]) choosePair(key);
-  else if (key === "Enter" && !S.answer.groups.length) say("Choose first: 1, 2 or = for equal.", true);
+  else if (key === "Enter" && !S.answer.groups.length)
+    say("Choose first: 1, 2 or = for equal.", true);
   else if (key === "Enter") save(rankingAnswer());
   else if (key === "b" && !S.about.ranking_only) goTo("each", S.task.outputs.length - 1);
   else return false;

@@ -25,7 +25,8 @@ async function loggedOut() {
 // A draft of this tab: a reload or a logout loses nothing that was entered.
 const draft = {
   // another database behind the same address has other texts under this number
-  key: (task) => ["label-draft", task.item, ...(task.outputs || []).map((text) => text.length)].join("-"),
+  key: (task) =>
+    ["label-draft", task.item, ...(task.outputs || []).map((text) => text.length)].join("-"),
   keep(task, answer) {
     try {
       sessionStorage.setItem(draft.key(task), JSON.stringify(answer));

@@ -12,7 +12,10 @@ const blankWriting = (task) => ({
   prompt: "",
   useCase: "",
   instruction: "",
-  pairs: [{ query: "", response: "" }, { query: "", response: "" }],
+  pairs: [
+    { query: "", response: "" },
+    { query: "", response: "" },
+  ],
   query: "",
   completion: "",
 });
@@ -34,20 +37,33 @@ function writeScreen() {
       { class: "writing", onsubmit: (event) => event.preventDefault() },
       el("h2", { tabindex: "-1", class: "here" }, "What you write"),
       S.task.prompt.length
-        ? radios("label-own", "For this item", [
-            ["no", "Answer this prompt"],
-            ["yes", "A prompt of my own instead"],
-          ], w.own ? "yes" : "no", (value) => change(() => (w.own = value === "yes")))
+        ? radios(
+            "label-own",
+            "For this item",
+            [
+              ["no", "Answer this prompt"],
+              ["yes", "A prompt of my own instead"],
+            ],
+            w.own ? "yes" : "no",
+            (value) => change(() => (w.own = value === "yes")),
+          )
         : null,
       w.own ? ownPrompt(w) : null,
-      area("completion", w.own && w.form === "few_shot" ? "Response to the last query" : "Your answer", w, 10),
+      area(
+        "completion",
+        w.own && w.form === "few_shot" ? "Response to the last query" : "Your answer",
+        w,
+        10,
+      ),
     ),
   );
 }
 
 function ownPrompt(w) {
   return [
-    radios("label-form", "Kind of prompt", FORMS.map(withShort), w.form, (value) => change(() => (w.form = value))),
+    radios("label-form", "Kind of prompt", FORMS.map(withShort), w.form, (value) =>
+      change(() => (w.form = value)),
+    ),
     w.form === "user_based" ? useCaseField(w) : null,
     ...(w.form === "few_shot" ? fewShot(w) : [area("prompt", "Your prompt", w, 5)]),
   ];
@@ -80,10 +96,17 @@ function useCaseField(w) {
     { class: "area" },
     el("span", {}, "Use case"),
     el("input", {
-      type: "text", value: w.useCase, list: "label-use-cases", maxlength: "200",
+      type: "text",
+      value: w.useCase,
+      list: "label-use-cases",
+      maxlength: "200",
       oninput: (event) => type(() => (w.useCase = event.target.value)),
     }),
-    el("datalist", { id: "label-use-cases" }, cases.map((name) => el("option", { value: spoken(name) }))),
+    el(
+      "datalist",
+      { id: "label-use-cases" },
+      cases.map((name) => el("option", { value: spoken(name) })),
+    ),
   );
 }
 
@@ -102,8 +125,16 @@ const spoken = (name) => name.replaceAll("_", " ");
 function shortList() {
   if (!S.about.short.length) return null;
   const row = ({ use_case, n, write }) =>
-    el("tr", {}, el("th", { scope: "row" }, spoken(use_case)), el("td", {}, String(n)), el("td", {}, write.join(", ")));
-  const head = ["Use case", "Written", "Short of"].map((words) => el("th", { scope: "col" }, words));
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, spoken(use_case)),
+      el("td", {}, String(n)),
+      el("td", {}, write.join(", ")),
+    );
+  const head = ["Use case", "Written", "Short of"].map((words) =>
+    el("th", { scope: "col" }, words),
+  );
   return el(
     "details",
     { class: "short" },
@@ -117,16 +148,29 @@ function radios(name, legend, choices, chosen, act) {
     el(
       "label",
       { class: "question" },
-      el("input", { type: "radio", name, value, checked: value === chosen, onchange: () => act(value) }),
-      el("span", {}, words, more ? el("small", {}, " – " + more) : "",
-        needed ? el("small", { class: "needed" }, needed) : ""),
+      el("input", {
+        type: "radio",
+        name,
+        value,
+        checked: value === chosen,
+        onchange: () => act(value),
+      }),
+      el(
+        "span",
+        {},
+        words,
+        more ? el("small", {}, " – " + more) : "",
+        needed ? el("small", { class: "needed" }, needed) : "",
+      ),
     );
   return el("fieldset", { class: "questions" }, el("legend", {}, legend), choices.map(choice));
 }
 
 function area(key, words, target, rows) {
   const made = el("textarea", {
-    rows, dir: "auto", spellcheck: "true",
+    rows,
+    dir: "auto",
+    spellcheck: "true",
     oninput: (event) => type(() => (target[key] = event.target.value)),
   });
   // not by markup: a leading line break would be lost
@@ -151,7 +195,9 @@ function missingWords(w) {
   if (w.form === "user_based" && !w.useCase.trim()) return "Name the use case.";
   if (w.form !== "few_shot") return w.prompt.trim() ? "" : "The prompt is still empty.";
   const texts = [w.instruction, w.query, ...w.pairs.flatMap((pair) => [pair.query, pair.response])];
-  return texts.every((text) => text.trim()) ? "" : "Fill the instruction, every example and the last query.";
+  return texts.every((text) => text.trim())
+    ? ""
+    : "Fill the instruction, every example and the last query.";
 }
 
 function saveWriting() {
@@ -172,7 +218,11 @@ function writingOf(task) {
   const own = typeof earlier.prompt === "string";
   const form = earlier.request_form === "few_shot" ? "plain" : earlier.request_form;
   return {
-    ...w, own, form: own ? form : "plain", prompt: own ? earlier.prompt : "",
-    useCase: earlier.use_case || "", completion: earlier.completion,
+    ...w,
+    own,
+    form: own ? form : "plain",
+    prompt: own ? earlier.prompt : "",
+    useCase: earlier.use_case || "",
+    completion: earlier.completion,
   };
 }

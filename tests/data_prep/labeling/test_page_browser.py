@@ -46,10 +46,6 @@ def browser():
         browser.close()
 
 
-class Asked(list):
-    """Addresses that a page asked for, and what went wrong in it."""
-
-
 @pytest.fixture
 def visit(browser):
     """Opens an address in a browser of its own; instructions closed."""
@@ -65,9 +61,7 @@ def visit(browser):
         page.on("dialog", lambda dialog: page.errors.append(dialog.message))
         page.goto(url)
         if name is not None:
-            page.get_by_label("username").fill(name)
-            page.get_by_label("password").fill(PASSWORDS[name])
-            page.get_by_role("button", name="Login").click()
+            log_in(page, name)
         page.wait_for_selector("#label-board .page:not([data-screen=loading])")
         if page.locator(".drawer").is_visible():
             page.keyboard.press("i")
@@ -78,6 +72,12 @@ def visit(browser):
         for page in context.pages:
             assert page.errors == []
         context.close()
+
+
+def log_in(page, name: str) -> None:
+    page.get_by_label("username").fill(name)
+    page.get_by_label("password").fill(PASSWORDS[name])
+    page.get_by_role("button", name="Login").click()
 
 
 def press(page, keys: str) -> None:
@@ -283,6 +283,23 @@ def test_nothing_is_saved_before_the_store_says_so(visit, tmp_path, monkeypatch)
         press(page, "Enter")
         saved(page)
     assert store.progress("labeler")["done"] == 1
+
+
+def test_who_is_logged_out_is_told_and_loses_nothing(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 3), ranking_only=True)
+    with opened(store, project, Team()) as url:
+        page = visit(url, name="ada")
+        press(page, "3 1 2")
+        # as after a restart of the server, which keeps no sessions
+        page.context.clear_cookies()
+        press(page, "Enter")
+        page.get_by_role("alert").get_by_text("You are logged out").wait_for()
+        page.reload()
+        log_in(page, "ada")
+        page.wait_for_selector(".group")
+        press(page, "Enter")
+        saved(page)
+    assert store.progress("ada")["done"] == 1
 
 
 def test_an_unfinished_item_is_not_sent(visit, tmp_path):
