@@ -19,7 +19,6 @@ from instruct.errors import UserError, first_line
 
 SCHEMA_VERSION = 1
 APPLICATION = 0x1A8E1  # PRAGMA application_id: another program's database is left alone
-HEADER = b"SQLite format 3\0"
 BUSY_SECONDS = 30  # how long a write waits for another program (a backup, say)
 
 TABLES = """
@@ -117,7 +116,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     if path.is_dir():
         raise UserError(f"{path}: this is a folder; give a file")
     with told(path):
-        _check_header(path)
+        _check_size(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = _connect(str(path))
         try:
@@ -150,7 +149,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise UserError(f"{path}: no such database")
     with told(path):
-        _check_header(path)
+        _check_size(path)
         connection = _read_only(path)
         try:
             if _is_empty(connection):
@@ -184,13 +183,12 @@ def check_version(path: Path, connection: sqlite3.Connection) -> None:
         )
 
 
-def _check_header(path: Path) -> None:
-    # SQLite takes a very short file for an empty one, and writes over it
-    if not path.is_file():
-        return
-    with open(path, "rb") as file:
-        first = file.read(len(HEADER))
-    if first and first != HEADER:
+def _check_size(path: Path) -> None:
+    # SQLite takes one byte for nothing, and writes over it; it looks at all other files itself.
+    # Never by `open`: closing that lets go of the locks that this process has on the file, and
+    # the next program to close it would then delete the -wal that the page still writes into
+    # (https://sqlite.org/howtocorrupt.html, 2.2)
+    if path.is_file() and path.stat().st_size == 1:
         raise UserError(f"{path}: {WORDS[sqlite3.SQLITE_NOTADB]}")
 
 
@@ -207,7 +205,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
         return connection
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         connection.close()
         # a lock, say, is no reason to read past it
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):

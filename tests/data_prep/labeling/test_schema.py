@@ -201,3 +201,27 @@ def test_a_read_only_folder_is_told_to_who_writes_and_read_all_the_same(labeled,
         if root:
             os.seteuid(0)
     assert sorted(p.name for p in folder.iterdir()) == ["labels.sqlite"]
+
+
+def counted_by_another_program(path: Path) -> int:
+    """Answers on the disk, as the sqlite3 shell sees them: it may write, and closes at its end."""
+    code = (
+        "import sqlite3, sys\n"
+        "database = sqlite3.connect(sys.argv[1])\n"
+        "print(*database.execute('SELECT count(*) FROM answers').fetchone())\n"
+        "database.close()"
+    )
+    seen = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True)
+    return int(seen.stdout)
+
+
+def test_looking_at_a_database_lets_go_of_no_lock(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    store = store_of(path)
+    for count in (1, 2):
+        store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), 1)
+        assert len(list(store.answers())) == count
+        Store.read(path).close()
+        # whoever closes a database that nobody has open deletes its -wal
+        assert counted_by_another_program(path) == count
+        assert path.with_name("labels.sqlite-wal").is_file()
