@@ -1,5 +1,7 @@
 """Rows as a browser shows them: text that acts on nothing, outputs by their place on the page."""
 
+import json
+
 from instruct.conversations import messages_of
 from instruct.errors import UserError
 from instruct.plain_text import plain
@@ -19,10 +21,14 @@ def messages_shown(prompt) -> list[dict]:
         if not isinstance(prompt, str)
         else [{"role": "user", "content": prompt}]
     )
-    return [
-        {"role": shown(message["role"]), "content": shown(message["content"])}
-        for message in messages
-    ]
+    return [{"role": shown(m["role"]), "content": shown(_said_and_called(m))} for m in messages]
+
+
+def _said_and_called(message: dict) -> str:
+    """The words of a message and the tools that it calls; one that calls may have no words."""
+    calls = message.get("tool_calls")
+    parts = [message.get("content"), calls and json.dumps(calls, indent=1, ensure_ascii=False)]
+    return "\n".join(filter(None, parts))
 
 
 def as_shown(values: list, order: tuple[int, ...]) -> list:

@@ -143,6 +143,20 @@ def test_hostile_text_is_told_as_what_it_is():
     assert shown(HOSTILE[0]) == HOSTILE[0]
 
 
+def test_a_call_of_a_tool_is_shown_though_its_message_has_no_words(tmp_path):
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Genf"}}}
+    prompt = [
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "no"},
+    ]
+    items = [Item({"prompt": prompt, "completions": ["No.", "Yes."]})]
+    board = Board(*make_store(tmp_path / "l.sqlite", items), instructions="")
+    asked, called, told = board.state("ada")["task"]["prompt"]
+    assert json.loads(called["content"]) == [call]
+    assert (asked["content"], told["content"]) == ("Rain?", "no")
+
+
 def test_a_prompt_of_the_log_is_stored_as_it_is_in_the_log(tmp_path):
     prompt = [{"role": "user", "content": "nul \0 and \u202e"}]
     items = [Item({"prompt_id": "p", "prompt": prompt})]
