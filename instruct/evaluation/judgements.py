@@ -14,8 +14,10 @@ from instruct.evaluation.judges import is_judge
 from instruct.evaluation.statistics import cluster_bootstrap, pigeonhole_bootstrap
 from instruct.files import placed_source
 from instruct.plain_text import one_line
+from instruct.rendering import as_messages
+from instruct.rows.row_checks import fault_of
 
-NEEDED = ("prompt_id", "models", "completions", "ranks", "labeler")
+NEEDED = ("prompt_id", "prompt", "models", "completions", "ranks", "labeler")
 QUALITIES = range(1, 8)
 # why a judgement does not count
 OTHER_TEXT, OTHER_PROMPT, OTHER_MODELS = "another_answer", "another_prompt", "other_models"
@@ -31,6 +33,7 @@ class Judgement(NamedTuple):
 
     Attributes:
         place: file and line.
+        asked: the words of each turn of the prompt.
         ranks: {model: rank}, 1 = best, equal = tie.
         quality: {model: 1 to 7}, of those that were given one.
         flags: {model: questions answered with yes}.
@@ -39,6 +42,7 @@ class Judgement(NamedTuple):
 
     place: str
     prompt_id: str
+    asked: list[str | None]
     labeler: str
     texts: dict[str, str]
     ranks: dict[str, int]
@@ -91,6 +95,8 @@ def _judgement(place: str, row: dict) -> Judgement:
             raise UserError(
                 f"{where}: no {name!r}; give what data_prep.label --kind judgements has written"
             )
+    if fault := fault_of("prompt", row["prompt"]):
+        raise UserError(f"{where}: 'prompt' {fault}")
     models, texts, ranks = (row[name] for name in ("models", "completions", "ranks"))
     if not _all(models, str) or len(set(models)) < max(2, len(models)):
         raise UserError(f"{where}: 'models' must be two or more names")
@@ -115,12 +121,18 @@ def _judgement(place: str, row: dict) -> Judgement:
     return Judgement(
         place,
         str(row["prompt_id"]),
+        _words_of(row["prompt"]),
         row["labeler"],
         dict(zip(models, texts, strict=True)),
         dict(zip(models, ranks, strict=True)),
         given,
         dict(zip(models, flags, strict=True)),
     )
+
+
+def _words_of(prompt: str | list[dict]) -> list[str | None]:
+    # other keys of a message are null in one file and not there in another
+    return [message.get("content") for message in as_messages(prompt)]
 
 
 def _all(values, kind: type) -> bool:
@@ -148,12 +160,14 @@ def on_answers(
     """
     names = list(answers)
     places: dict[str, list[int]] = {}
+    asked = [_words_of(row["prompt"]) for row in answers[names[0]]]
     for i, row in enumerate(answers[names[0]]):
         places.setdefault(row["prompt_id"], []).append(i)
     used, left_out, first = [], dict.fromkeys(WHY, 0), None
     for found in judgements:
         models = [name for name in names if name in found.ranks]
-        there = places.get(found.prompt_id, [])
+        # an id may be a row's number: of another file it is another prompt
+        there = [i for i in places.get(found.prompt_id, []) if asked[i] == found.asked]
         same = [
             i for i in there if all(answers[m][i]["completion"] == found.texts[m] for m in models)
         ]
@@ -271,6 +285,9 @@ def agreement(used: list[Judgement]) -> dict | None:
     alike, users = [], []
     for group in by_prompt.values():
         for one, other in combinations(group, 2):
+            # of two files, say: nobody agrees with themselves
+            if one.labeler == other.labeler:
+                continue
             both = sorted(one.ranks.keys() & other.ranks.keys())
             for a, b in combinations(both, 2):
                 # of answers under one id, the same ones

@@ -17,8 +17,15 @@ def text_of(model: str, i: int) -> str:
     return f"{model} says {i}"
 
 
+def prompt_of(i: int) -> list[dict]:
+    return [{"role": "user", "content": f"Question {i}?"}]
+
+
 ANSWERS = {
-    model: [{"prompt_id": f"p{i}", "completion": text_of(model, i)} for i in range(len(USERS))]
+    model: [
+        {"prompt_id": f"p{i}", "prompt": prompt_of(i), "completion": text_of(model, i)}
+        for i in range(len(USERS))
+    ]
     for model in MODELS
 }
 
@@ -28,7 +35,7 @@ def row(i: int, labeler: str, ranks: dict[str, int], **more) -> dict:
     return {
         "prompt_id": f"p{i}",
         "user_id": USERS[i],
-        "prompt": [{"role": "user", "content": f"Question {i}?"}],
+        "prompt": prompt_of(i),
         "models": models,
         "completions": [text_of(model, i) for model in models],
         "order": list(range(len(models))),
@@ -84,6 +91,12 @@ def test_agreement_is_that_of_rankings(tmp_path):
     assert found_in(tmp_path, ROWS[:3])["agreement"] is None
 
 
+def test_nobody_agrees_with_themselves(tmp_path):
+    """Of two files put together, the second with one model more: one labeler, twice."""
+    rows = [row(0, "Ada", {"ppo": 1, "sft": 2}), row(0, "Ada", {"ppo": 1, "sft": 2, "base": 3})]
+    assert found_in(tmp_path, rows)["agreement"] is None
+
+
 def test_quality_and_flags_that_were_not_asked_are_not_there(tmp_path):
     found = found_in(tmp_path, [row(i, "Ada", {"ppo": 1, "sft": 2}) for i in range(4)])
     assert found["quality"] == {} and found["flags"] == {}
@@ -116,6 +129,14 @@ def test_judgements_on_other_answers_are_told_and_left_out(tmp_path, capsys):
     assert "j.jsonl, line 7, on another answer)" in said and said.count("\n") == 1
 
 
+def test_the_same_short_answers_to_another_prompt_are_another_prompts(tmp_path):
+    # rows without ids are called by their number, in whatever file
+    other = row(1, "Bob", {"ppo": 1, "sft": 2}, prompt="Another question?")
+    same = row(2, "Bob", {"ppo": 1, "sft": 2}, prompt="Question 2?")
+    found = found_in(tmp_path, [*ROWS[:1], other, same])
+    assert found["used"] == 2 and found["left_out"] == {"another_prompt": 1}
+
+
 def test_no_judgement_on_these_answers_is_an_error(tmp_path):
     with pytest.raises(UserError) as error:
         found_in(tmp_path, [row(0, "Ada", {"ppo": 1, "sft": 2}, completions=["x", "y"])])
@@ -129,6 +150,8 @@ def test_no_judgement_on_these_answers_is_an_error(tmp_path):
     [
         ({"ranks": None}, "no 'ranks'; give what data_prep.label --kind judgements has written"),
         ({"models": None}, "no 'models'"),
+        ({"prompt": None}, "no 'prompt'"),
+        ({"prompt": []}, "'prompt' is empty"),
         ({"models": ["ppo"]}, "'models' must be two or more names"),
         ({"models": ["ppo", "ppo"]}, "'models' must be two or more names"),
         ({"completions": ["a"]}, "'completions' must hold one entry for each"),
