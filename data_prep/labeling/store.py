@@ -129,6 +129,17 @@ class Store:
             item = turn.his_item() or turn.new_item()
             return item and turn.task(item)
 
+    def task_of(self, labeler: str, item: int) -> Task:
+        """An item that was given to him, whatever became of it since.
+
+        Raises:
+            UserError: it never was.
+        """
+        with self._lock, told(self.path):
+            turn = self._turn(self._connection, labeler)
+            turn.state_of(item)
+            return turn.task(item)
+
     def answer(self, labeler: str, item: int, answer: dict, seconds: float) -> None:
         """Stores an answer: it is on the disk when this returns.
 

@@ -8,7 +8,6 @@ import time
 
 from data_prep.formats.forms import coverage
 from data_prep.labeling.page.shown import as_row, as_shown, messages_shown, shown
-from data_prep.labeling.project import Task
 from data_prep.labeling.questions import QUESTIONS
 from instruct.errors import UserError
 
@@ -32,8 +31,8 @@ class Board:
         self.store = store
         self.project = project
         self.instructions = instructions
-        # {(labeler, item): (task, when it was shown)}; the store knows them, too, after a restart
-        self._shown: dict[tuple[str, int], tuple] = {}
+        # {(labeler, item): when it was shown}; of before a restart nobody knows
+        self._shown: dict[tuple[str, int], float] = {}
         self._short: tuple[float, list[dict]] = (float("-inf"), [])
 
     def state(self, labeler: str) -> dict:
@@ -56,9 +55,9 @@ class Board:
             UserError: not his item, or no answer.
         """
         item = _number_of(form)
-        task, since = self._task_of(labeler, item)
-        answer = self._answer_of(task, form.get("answer"))
-        self.store.answer(labeler, item, answer, _seconds(form.get("seconds"), since))
+        answer = self._answer_of(self.store.task_of(labeler, item), form.get("answer"))
+        seconds = self._seconds(labeler, item, form.get("seconds"))
+        self.store.answer(labeler, item, answer, seconds)
         self._shown.pop((labeler, item), None)
         return {"saved": item, **self._next(labeler)}
 
@@ -69,10 +68,7 @@ class Board:
             UserError: not his item, or no reason.
         """
         item, reason = _number_of(form), form.get("reason")
-        self._task_of(labeler, item)
-        if not isinstance(reason, str) or not reason.strip():
-            raise UserError("give a reason to skip this item")
-        self.store.skip(labeler, item, reason.strip())
+        self.store.skip(labeler, item, reason)
         self._shown.pop((labeler, item), None)
         return {"saved": item, **self._next(labeler)}
 
@@ -94,23 +90,15 @@ class Board:
         progress = self.store.progress(labeler)
         if task is None:
             return {"task": None, "progress": progress}
-        self._shown[labeler, task.item] = (task, time.monotonic())
+        self._shown[labeler, task.item] = time.monotonic()
         return {"task": task_shown(task), "progress": progress}
 
-    def _task_of(self, labeler: str, item: int) -> tuple:
-        if known := self._shown.get((labeler, item)):
-            return known
-        # the server was started anew since; when he was shown it, nobody knows
-        since = time.monotonic() - LONGEST_SECONDS
-        task = self.store.take(labeler)
-        if task is not None and task.item == item:
-            return task, since
-        # stored, and killed before it could say so: the page sends it once more
-        for given in self.store.answers():
-            if (given["item"], given["labeler"]) == (item, labeler):
-                order = tuple(given["order"])
-                return Task(item, self.project.kind, given["row"], order, False, None), since
-        raise UserError("this item is not yours any more; load the page again")
+    def _seconds(self, labeler: str, item: int, counted) -> float:
+        """Seconds of work: what the browser counted, at most what has passed."""
+        shown_at = self._shown.get((labeler, item), float("-inf"))
+        passed = min(time.monotonic() - shown_at, LONGEST_SECONDS)
+        number = isinstance(counted, int | float) and not isinstance(counted, bool)
+        return round(counted if number and 0 <= counted <= passed else passed, 1)
 
     def _answer_of(self, task, answer) -> dict:
         if not isinstance(answer, dict):
@@ -163,10 +151,3 @@ def _number_of(form) -> int:
     if not isinstance(item, int) or isinstance(item, bool):
         raise UserError("a form names its item by a number")
     return item
-
-
-def _seconds(told, since: float) -> float:
-    """Seconds of work: what the browser counted, at most what has passed."""
-    passed = min(time.monotonic() - since, LONGEST_SECONDS)
-    known = isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told <= passed
-    return round(told if known else passed, 1)

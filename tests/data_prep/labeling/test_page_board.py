@@ -84,11 +84,22 @@ def test_what_was_saved_before_a_restart_is_no_second_answer(board):
     assert len(list(board.store.history())) == 1
 
 
+def test_after_a_restart_each_item_of_ones_own_can_be_saved(board):
+    first = board.state("ada")["task"]
+    form = {"item": first["item"], "answer": ranking([3, 2, 1, 0], 4)}
+    second = board.save("ada", form)["task"]
+    # in another tab
+    board.undo("ada")
+    anew = Board(board.store, board.project, "")
+    anew.save("ada", {"item": second["item"], "answer": ranking([0, 1, 2, 3], 4)})
+    assert {given["item"] for given in board.store.answers()} == {first["item"], second["item"]}
+
+
 def test_another_labelers_item_is_refused(board):
     hers = board.state("ada")["task"]["item"]
     form = {"item": hers, "answer": ranking([0, 1, 2, 3], 4)}
     for act, sent in [("save", form), ("skip", {"item": hers, "reason": "no"})]:
-        with pytest.raises(UserError, match="not yours"):
+        with pytest.raises(UserError, match="none of yours"):
             getattr(board, act)("bob", sent)
     assert not list(board.store.history())
 

@@ -69,8 +69,8 @@ def test_another_labelers_item_is_refused(team):
     url, store = team
     hers = Visitor(url, "ada").ask("state")["task"]
     other = Visitor(url, HOSTILE_NAME)
-    assert "not yours" in other.ask("save", answer_to(hers))["error"]
-    assert "not yours" in other.ask("skip", {"item": hers["item"], "reason": "no"})["error"]
+    assert "none of yours" in other.ask("save", answer_to(hers))["error"]
+    assert "none of yours" in other.ask("skip", {"item": hers["item"], "reason": "no"})["error"]
     # nobody becomes somebody else by saying so
     other.ask("save", {**answer_to(hers), "labeler": "ada", "username": "ada"})
     assert store.progress("ada")["done"] <= 1
