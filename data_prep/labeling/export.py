@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from data_prep.formats.forms import category
+from data_prep.formats.forms import CATEGORIES, category
 from data_prep.formats.forms import request_form as form_of
 from data_prep.labeling.store import Store
 from instruct.errors import UserError
@@ -28,7 +28,6 @@ def export(
     kind: str | None = None,
     *,
     screening: bool = False,
-    overwrite: bool = False,
 ) -> dict:
     """Writes the latest answer of each labeler to each item, and `OUTPUT.run`, which says of what.
 
@@ -37,7 +36,6 @@ def export(
         output: .jsonl, .jsonl.gz or .parquet.
         kind: what the database must hold; default whatever it does.
         screening: whether answers to screening items are written as well.
-        overwrite: whether a file is replaced that is no earlier export of this database.
 
     Returns:
         rows: how many. labelers: {name: rows}. screening: answers that were left out.
@@ -52,8 +50,7 @@ def export(
     store = Store.read(path)
     try:
         _check_kind(store, kind)
-        if not overwrite:
-            check_replaces(output, store)
+        check_replaces(output, store)
         # one look at the database: rows and counts are of the same moment
         found = list(store.answers())
         wanted = [one for one in found if screening or not one["is_screening"]]
@@ -156,6 +153,12 @@ def _demonstration(found: dict) -> dict:
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": answer["completion"]}],
         "source": SOURCE,
-        "category": use_case or category(prompt[-1]["content"]),
+        "category": _named(use_case) or category(prompt[-1]["content"]),
         "request_form": form,
     }
+
+
+def _named(use_case: str | None) -> str | None:
+    # the page says "closed qa", which is closed_qa to the table of what is short
+    key = use_case and use_case.casefold().replace(" ", "_")
+    return key if key in CATEGORIES else use_case

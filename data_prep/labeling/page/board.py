@@ -7,6 +7,7 @@ here. Nothing that a browser sends is believed: the store checks the answer, and
 import time
 
 from data_prep.formats.forms import coverage
+from data_prep.labeling.export import exported_rows
 from data_prep.labeling.page.shown import as_row, as_shown, messages_shown, shown
 from data_prep.labeling.questions import QUESTIONS
 from instruct.errors import UserError
@@ -120,7 +121,7 @@ class Board:
         if time.monotonic() - counted > RECOUNT_SECONDS:
             table = [
                 {"use_case": row["category"], "n": row["demonstrations"], "write": row["write"]}
-                for row in coverage([answered["answer"] for answered in self.store.answers()])
+                for row in coverage(list(exported_rows(self.store)))
                 if row["write"]
             ]
             self._short = (time.monotonic(), table)

@@ -79,7 +79,7 @@ def test_demonstrations_are_rows_to_train_on(tmp_path):
     store = store_of(path, items=items, kind="demonstrations")
     written = {"prompt": prompt, "completion": "It rains and rains.", "request_form": "plain"}
     own = {"prompt": "What is tea?", "completion": "Leaves in hot water.", "request_form": "plain"}
-    label(store, "ada", [written, {**own, "request_form": "user_based", "use_case": "closed_qa"}])
+    label(store, "ada", [written, {**own, "request_form": "user_based", "use_case": "Closed QA"}])
     export(path, output)
     first, second = read_jsonl(output)
     assert first["prompt_id"] == "0" and first["prompt"] == prompt
@@ -120,7 +120,8 @@ def test_what_is_no_export_of_this_database_is_not_replaced(tmp_path):
     with pytest.raises(UserError, match="is there and is no export of"):
         export(path, output)
     assert output.read_bytes() == before
-    export(path, output, overwrite=True)
+    output.unlink()
+    export(path, output)
     # its own it replaces
     label(store, "ada", [ranked([3, 2, 1])])
     assert export(path, output)["rows"] == 2

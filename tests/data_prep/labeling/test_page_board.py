@@ -187,3 +187,13 @@ def test_use_cases_that_are_short_come_with_the_prompts(tmp_path):
         "n": 0,
         "write": ["user-based", "few-shot", "plain"],
     }
+
+
+def test_what_was_written_for_a_use_case_counts_for_it(tmp_path):
+    board = Board(*make_store(tmp_path / "w", prompts(1), kind="demonstrations"), instructions="")
+    item = board.state("ada")["task"]["item"]
+    answer = {"prompt": "Hm.", "completion": "Yes.", "request_form": "user_based"}
+    board.save("ada", {"item": item, "answer": {**answer, "use_case": "closed qa"}})
+    short = Board(board.store, board.project, "").state("bob")["short"]
+    counted = {row["use_case"]: row["n"] for row in short}
+    assert counted["closed_qa"] == 1
