@@ -174,7 +174,8 @@ def _written(answer: Mapping, asked: list[dict]) -> WriteAnswer:
     if fault := fault_of("prompt", prompt):
         raise UserError(f"the prompt {fault}")
     # the item's own has been looked at when it was read
-    if isinstance(prompt, list) and prompt != asked:
+    is_own = prompt != asked
+    if isinstance(prompt, list) and is_own:
         _check_turns(prompt)
     if not isinstance(completion, str) or is_blank(completion):
         raise UserError("the answer is empty")
@@ -183,7 +184,7 @@ def _written(answer: Mapping, asked: list[dict]) -> WriteAnswer:
     use_case = answer.get("use_case")
     if use_case is not None and (not isinstance(use_case, str) or not use_case.strip()):
         raise UserError("the use case is a text")
-    texts = {"prompt": prompt, "answer": completion, "use case": use_case or ""}
+    texts = {"prompt": prompt if is_own else "", "answer": completion, "use case": use_case or ""}
     for name, text in texts.items():
         _check_text(text, f"the {name}")
     return WriteAnswer(prompt, completion, form, use_case and use_case.strip())

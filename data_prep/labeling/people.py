@@ -54,7 +54,8 @@ def project_of(args: argparse.Namespace) -> Project:
             raise UserError(f"--{name} is about outputs that are there; --kind {kind} has none")
     if args.screening is not None and kind != "rankings":
         raise UserError(f"--screening holds rankings; --kind {kind} is compared with none")
-    if args.ranking_only and args.questions:
+    only_ranks = args.ranking_only or (begun is not None and begun.ranking_only)
+    if only_ranks and args.questions:
         raise UserError("--ranking_only asks no questions; leave --questions or that out")
     if args.ranking_only:
         given["ranking_only"] = True

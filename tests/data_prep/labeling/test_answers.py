@@ -107,6 +107,9 @@ def test_a_prompt_is_the_items_own_or_the_labelers():
     assert check("demonstrations", tool, {**WRITTEN, "prompt": tool["prompt"]})
     with pytest.raises(UserError, match="'name'"):
         check("demonstrations", ROW, {**WRITTEN, "prompt": tool["prompt"]})
+    # nobody could shorten it
+    long = [{"role": "user", "content": "x" * (2**20 + 1)}]
+    assert check("demonstrations", {"prompt": long}, {**WRITTEN, "prompt": long})
 
 
 @pytest.mark.parametrize(

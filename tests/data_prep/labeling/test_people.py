@@ -94,6 +94,8 @@ def test_a_database_goes_on_as_it_was_begun(tmp_path, page, capsys):
     assert (more["port"], more["owner"]) == (7861, "eve")
     said = stops(label.main, [*run, "--per_item", "1"], capsys)
     assert "was begun with --per_item 2, not 1" in said
+    said = stops(label.main, [*run, "--questions", "opinion"], capsys)
+    assert "--ranking_only asks no questions" in said
     said = stops(label.main, [*run, "--kind", "judgements"], capsys)
     assert "was begun with --kind rankings" in said
     out = tmp_path / "r.jsonl"
