@@ -37,13 +37,14 @@ UNREADABLE = 0.1  # a larger share of replies without a verdict is no judge
 ENOUGH = 40  # replies after which that share is looked at before the end
 SHOWN = 80  # characters of a reply in a message
 
-# what the two orders say of a pair, by the first answer: 1 won, 0.5 tie, 0 lost, None unreadable
+# what the two orders say of a pair, by the first answer: 1 won, 0.5 tie, 0 lost, None unreadable;
+# empty where both answers are one text, of which nobody is asked
 Verdict = Sequence[float | None]
 
 
 def outcome(verdict: Verdict) -> float:
     """1 where both orders prefer the first answer, 0 where both prefer the second, else 0.5."""
-    one, other = verdict
+    one, other = verdict or (0.5, 0.5)
     return one if one == other and one is not None else 0.5
 
 
@@ -57,7 +58,10 @@ class Pair(NamedTuple):
 
 @dataclass
 class Tally:
-    """What replies came to: `disagreed` of `pairs` were read in both orders, which disagreed."""
+    """What replies came to: `disagreed` of `pairs` were read in both orders, which disagreed.
+
+    Equal texts are pairs, but give no replies: many of them do not make a judge readable.
+    """
 
     replies: int = 0
     unreadable: int = 0
@@ -70,7 +74,7 @@ class Tally:
             self.pairs += 1
             self.replies += len(verdict)
             self.unreadable += unread
-            self.disagreed += not unread and verdict[0] != verdict[1]
+            self.disagreed += not unread and len(set(verdict)) > 1
 
     def sentence(self) -> str:
         return (
@@ -231,7 +235,7 @@ class LLMJudge:
         found = []
         for pair in pairs:
             if pair.first == pair.second:
-                found.append([0.5, 0.5])
+                found.append([])
                 continue
             one, other = next(replies), next(replies)
             # the second one was asked the other way round

@@ -156,7 +156,7 @@ PAIRS = [
     Pair("Hi", "mumble", "x"),
     Pair("Hi", "same", "same"),
 ]
-SAID = [[1, 1], [0, 0], [0.5, 0.5], [1, 0], [None, None], [0.5, 0.5]]
+SAID = [[1, 1], [0, 0], [0.5, 0.5], [1, 0], [None, None], []]
 
 
 def test_both_orders_are_asked_and_counted(judge_server):  # noqa: F811
@@ -168,7 +168,7 @@ def test_both_orders_are_asked_and_counted(judge_server):  # noqa: F811
     assert judge_server.answered() - before == 10
     judge.add(found)
     assert judge.tally.sentence() == (
-        "1 of 6 pairs tied as the two orders disagree, 2 of 12 replies unreadable"
+        "1 of 6 pairs tied as the two orders disagree, 2 of 10 replies unreadable"
     )
 
 
@@ -185,6 +185,10 @@ def test_too_many_unreadable_replies_are_no_ties(judge_server):  # noqa: F811
     patient.add([[1, 1]] * 9)
     with pytest.raises(UserError, match="6 of 42 replies"):
         patient.add([[None, None]] * 2)
+    # equal texts, which nobody was asked about, do not make it readable
+    alike = judge.verdicts([Pair("Hi", "same", "same")] * 20)
+    with pytest.raises(UserError, match="2 of 2 replies"):
+        llm_judge_of(judge_server.spec, "--judge").add([*verdicts, *alike], is_last=True)
 
 
 def test_a_server_that_is_killed_and_comes_back_is_asked_again(judge_server):  # noqa: F811
