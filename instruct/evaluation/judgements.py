@@ -256,15 +256,15 @@ def _quality(used: list[Judgement], names: list[str]) -> dict[str, dict]:
 def _flags(used: list[Judgement], names: list[str]) -> dict[str, dict]:
     """How often each question was answered with yes; those that never were are not known here."""
     keys = list(dict.fromkeys(key for found in used for _, key in _ticked(found, names)))
-    rates = {}
-    for name in names if keys else []:
-        judged = [found for found in used if name in found.flags]
-        rates[name] = {
-            key: _interval([(float(key in found.flags[name]), found) for found in judged], "rate")
+    judged = {name: [found for found in used if name in found.flags] for name in names}
+    return {
+        name: {
+            key: _interval([(float(key in found.flags[name]), found) for found in some], "rate")
             for key in keys
-            if judged
         }
-    return rates
+        for name, some in judged.items()
+        if keys and some
+    }
 
 
 def _ticked(found: Judgement, names: list[str]) -> Iterator[tuple[str, str]]:

@@ -104,6 +104,12 @@ def test_quality_and_flags_that_were_not_asked_are_not_there(tmp_path):
     assert found_in(tmp_path, bare)["win_rate"]["ppo_vs_sft"]["rate"] == 1.0
 
 
+def test_a_model_that_nobody_judged_has_no_flags(tmp_path):
+    found = found_in(tmp_path, ROWS[:4])
+    # the report's columns are those of the first model
+    assert list(found["flags"]) == ["sft", "ppo"] and list(found["quality"]) == ["sft", "ppo"]
+
+
 ################
 # Other answers
 ################
