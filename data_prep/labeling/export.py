@@ -68,14 +68,10 @@ def export(
     return {"rows": len(rows), "labelers": dict(labelers), "screening": left_out}
 
 
-def exported_rows(store: Store, screening: bool = False) -> Iterator[dict]:
-    """Rows of the database's kind, by item and labeler, as DESIGN's contracts have them.
-
-    Args:
-        screening: whether answers to screening items come as well.
-    """
+def exported_rows(store: Store) -> Iterator[dict]:
+    """Rows of the database's kind, by item and labeler, but those of screening items."""
     for found in store.answers():
-        if screening or not found["is_screening"]:
+        if not found["is_screening"]:
             yield as_row(store.project.kind, found)
 
 

@@ -3,7 +3,7 @@
 import json
 
 from data_prep.labeling.agreement import report
-from data_prep.labeling.export import exported_rows
+from data_prep.labeling.export import as_row
 from data_prep.labeling.page.shown import messages_shown, shown
 from instruct.errors import UserError
 
@@ -41,13 +41,18 @@ class OwnersView:
     def export(self) -> dict:
         """All answers as rows of their kind, but those to screening items: JSONL for a download.
 
+        Returns {name, rows, n, left_out}: the file's, and how many screening items leave out.
+
         Raises:
             UserError: no answer yet, or more than a browser should be handed.
         """
-        lines, size = [], 0
-        for row in exported_rows(self.store):
+        lines, size, left_out = [], 0, 0
+        for found in self.store.answers():
+            if found["is_screening"]:
+                left_out += 1
+                continue
             # ASCII: half a character of a model's output is no text to a browser
-            lines.append(json.dumps(row) + "\n")
+            lines.append(json.dumps(as_row(self.project.kind, found)) + "\n")
             size += len(lines[-1])
             if size > LARGEST:
                 raise UserError(
@@ -55,8 +60,10 @@ class OwnersView:
                     f"{self.store.path.name} --output FILE writes it"
                 )
         if not lines:
-            raise UserError("no answer yet to write")
-        return {"name": f"{self.project.kind}.jsonl", "rows": "".join(lines), "n": len(lines)}
+            but = f" but {left_out} to screening items" if left_out else ""
+            raise UserError(f"no answer yet{but}; nothing was written")
+        name = f"{self.project.kind}.jsonl"
+        return {"name": name, "rows": "".join(lines), "n": len(lines), "left_out": left_out}
 
 
 def _disagreement(one: dict) -> dict:

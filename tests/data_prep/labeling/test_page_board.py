@@ -6,6 +6,7 @@ import pytest
 from labeling_page_tools import HOSTILE, answers_of_models, make_store, prompts, samples
 
 from data_prep.labeling.page.board import Board
+from data_prep.labeling.page.owner import OwnersView
 from data_prep.labeling.page.shown import as_row, as_shown, shown
 from data_prep.labeling.store import Item
 from instruct.errors import UserError
@@ -197,3 +198,18 @@ def test_what_was_written_for_a_use_case_counts_for_it(tmp_path):
     short = Board(board.store, board.project, "").state("bob")["short"]
     counted = {row["use_case"]: row["n"] for row in short}
     assert counted["closed_qa"] == 1
+
+
+def test_the_owners_export_counts_what_screening_leaves_out(tmp_path):
+    row = samples(1, 2)[0].row
+    screened = Item({**row, "prompt_id": "s"}, {"ranks": [1, 2], "flags": None})
+    store, project = make_store(tmp_path / "l.sqlite", [Item(row), screened], ranking_only=True)
+    view = OwnersView(store, project)
+    store.answer("ada", store.take("ada").item, {"ranks": [1, 2]}, 1.0)
+    with pytest.raises(UserError, match="no answer yet but 1 to screening items"):
+        view.export()
+    store.answer("ada", store.take("ada").item, {"ranks": [2, 1]}, 1.0)
+    found = view.export()
+    assert (found["n"], found["left_out"]) == (1, 1)
+    [line] = found["rows"].splitlines()
+    assert json.loads(line)["prompt_id"] == row["prompt_id"]
