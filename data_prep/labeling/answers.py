@@ -20,7 +20,9 @@ LONGEST_SECONDS = 7 * 24 * 3600
 
 @dataclass(frozen=True)
 class RankAnswer:
-    """Outputs in order of preference; all three lists have one entry an output, as the row has.
+    """Outputs, or models' answers, in order of preference: better, worse or equal is 1 2, 2 1, 1 1.
+
+    All three lists have one entry an output, as the row has.
 
     Attributes:
         ranks: 1 is the best, equal is a tie, without gaps.
@@ -31,11 +33,6 @@ class RankAnswer:
     ranks: list[int]
     quality: list[int | None]
     flags: list[list[str]]
-
-
-@dataclass(frozen=True)
-class JudgeAnswer(RankAnswer):
-    """The same of models' answers: better, worse or equal is ranks 1 2, 2 1 or 1 1."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +71,8 @@ def check(
         raise UserError(f"an answer is an object, not {kind_of(answer)}")
     if kind == "demonstrations":
         return asdict(_written(answer, row.get("prompt")))
-    made = JudgeAnswer if kind == "judgements" else RankAnswer
     known = [] if ranking_only else list(questions)
-    return asdict(_ranked(made, answer, len(row["completions"]), known, ranking_only))
+    return asdict(_ranked(answer, len(row["completions"]), known, ranking_only))
 
 
 def check_reason(reason: Any) -> str:
@@ -110,9 +106,7 @@ def check_seconds(seconds: Any) -> float:
 ################
 
 
-def _ranked(
-    made: type[RankAnswer], answer: Mapping, count: int, known: list[str], ranking_only: bool
-) -> RankAnswer:
+def _ranked(answer: Mapping, count: int, known: list[str], ranking_only: bool) -> RankAnswer:
     _check_keys(answer, ("ranks", "quality", "flags"))
     ranks = _one_each(answer, "ranks", count)
     whole = all(isinstance(rank, int) and not isinstance(rank, bool) for rank in ranks)
@@ -126,7 +120,7 @@ def _ranked(
     for value in quality:
         _check_quality(value, ranking_only)
     flags = _one_each(answer, "flags", count, [[] for _ in range(count)])
-    return made(ranks, quality, [_flags(given, known) for given in flags])
+    return RankAnswer(ranks, quality, [_flags(given, known) for given in flags])
 
 
 def _one_each(answer: Mapping, key: str, count: int, default: list | None = None) -> list:

@@ -86,6 +86,7 @@ def test_a_forged_form_is_told_in_a_sentence(team, form):
 def test_only_the_owner_sees_the_owners_view(team):
     url, _ = team
     ada, owner = Visitor(url, "ada"), Visitor(url, "owner")
+    ada.ask("save", answer_to(ada.ask("state")["task"]))
     for function in ("overview", "export"):
         assert ada.ask(function) == {"error": "only the owner sees this"}
     assert not ada.ask("state")["is_owner"] and owner.ask("state")["is_owner"]
