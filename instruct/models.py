@@ -20,7 +20,7 @@ from transformers import (
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 from trl import get_quantization_config
-from trl.trainer.utils import pad, selective_log_softmax
+from trl.trainer.utils import pad
 
 from instruct import merging
 from instruct.arguments import ModelConfig
@@ -33,7 +33,7 @@ from instruct.checks.score_functions import check_lists, checked_scores
 from instruct.command.known_errors import sentence_of
 from instruct.errors import UserError, first_line
 from instruct.hub import ask_hub
-from instruct.prompt_cache import base_of, left_pad
+from instruct.prompt_cache import base_of
 from instruct.residual_dropout import check_in_layers, config_changes
 from instruct.reward_checks import check_base, check_causal_lm, check_model, untrained
 from instruct.reward_files import (
@@ -273,35 +273,6 @@ def save_merged(adapter: str, output_dir: str, trust_remote_code: bool = False) 
             ModelConfig(model_name_or_path=str(beside), dtype="auto"), trust_remote_code
         )
         merging.check_says(adapter, merging.logits_on_a_few_ids(again), says)
-
-
-@torch.no_grad()
-def completion_logprobs(
-    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], batch_size: int = 16
-) -> list[float]:
-    """log p(completion ids | prompt ids) of each pair, in nats, summed over the completion."""
-    # written by row number, as batches are by length
-    totals = [0.0] * len(pairs)
-    # similar lengths share a batch
-    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
-    for start in range(0, len(order), batch_size):
-        chunk = [pairs[i] for i in order[start : start + batch_size]]
-        # by ids: tokenised together, words at the seam may be cut differently
-        rows = [prompt + completion for prompt, completion in chunk]
-        ids, mask = left_pad(rows, 0, model.device)
-        # counted over real tokens: 0 pads here, and is a real token elsewhere
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        # padded on the left, completions end together: logits of the last few places are enough,
-        # one more than the longest completion, as each place predicts the next
-        keep = max(len(completion) for _, completion in chunk)
-        logits = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep + 1
-        ).logits[:, :-1]
-        logprobs = selective_log_softmax(logits.float(), ids[:, -keep:])
-        for i, row in zip(order[start : start + batch_size], logprobs, strict=True):
-            _, completion = pairs[i]
-            totals[i] = row[keep - len(completion) :].sum().item()
-    return totals
 
 
 def last_token_scores(

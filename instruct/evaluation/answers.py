@@ -16,11 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from instruct.checks.model_limits import check_prompts
 from instruct.errors import UserError
+from instruct.evaluation.likelihoods import completion_logprobs
 from instruct.evaluation.modes import Asked, first_line, over_after, prompt_ids
 from instruct.files import read_jsonl, write_rows
 from instruct.generation import generate
 from instruct.hashes import hash_of
-from instruct.models import completion_logprobs, load_policy
+from instruct.models import load_policy
 from instruct.run.fingerprints import content_of, model_identity
 from instruct.run.folders import clear_leftovers
 from instruct.tokens import decode_completion, ends_of, load_tokenizer

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from instruct.checks.model_limits import limits_of
 from instruct.checks.score_functions import ScoreFunction, check_lists, checked_scores
 from instruct.errors import UserError
-from instruct.evaluation.likelihoods import log_likelihoods
+from instruct.evaluation.likelihoods import LogLikelihood, log_likelihoods
 from instruct.evaluation.llm_judge import KIND, is_llm
 from instruct.evaluation.scripted import (
     LABELERS,
@@ -96,7 +96,7 @@ class _Loaded:
 
     def __init__(self, what):
         self.what = what
-        self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
+        self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], LogLikelihood] = {}
 
 
 # judges of one model share it; gone when none of them holds it
@@ -179,7 +179,9 @@ class _CausalJudge(ModelJudge):
     def _scores(self, prompts: list, words: list[str], what: str, columns: dict) -> list[float]:
         raise NotImplementedError
 
-    def _log_likelihoods(self, pairs: list[tuple[list[int], list[int]]], what: str) -> list[float]:
+    def _log_likelihoods(
+        self, pairs: list[tuple[list[int], list[int]]], what: str
+    ) -> list[LogLikelihood]:
         model, known = self.loaded[0], self._loaded.known
         limits = limits_of(model.config)
         for number, (prompt, completion) in enumerate(pairs, 1):
@@ -229,9 +231,9 @@ class Fit(_CausalJudge):
         pairs = []
         for asked in (prompts, others):
             ids = encode_pairs(tokenizer, asked, words, columns)
-            # without the end
-            pairs += [(prompt, answer[:-1]) for prompt, answer in (ids[i] for i in some)]
-        found = self._log_likelihoods(pairs, what)
+            pairs += [ids[i] for i in some]
+        # with the end, and then left out: so `LogProb` of the same answers asks nothing new
+        found = [likelihood.without_end for likelihood in self._log_likelihoods(pairs, what)]
         fits = [0.0] * len(prompts)
         for i, own, other in zip(some, found[: len(some)], found[len(some) :], strict=True):
             fits[i] = own - other
@@ -250,7 +252,7 @@ class LogProb(_CausalJudge):
         _, tokenizer = self.loaded
         pairs = encode_pairs(tokenizer, prompts, words, columns)
         found = self._log_likelihoods(pairs, what)
-        return [total / len(answer) for total, (_, answer) in zip(found, pairs, strict=True)]
+        return [known.total / len(answer) for known, (_, answer) in zip(found, pairs, strict=True)]
 
 
 class RewardJudge(ModelJudge):

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -23,20 +24,61 @@ BATCH = 16  # completions a forward
 BLOCK = 4096  # tokens of prompts whose caches are kept at once
 
 
+class LogLikelihood(NamedTuple):
+    """log p(completion | prompt), in nats: of all its tokens, and of all but the last, its end."""
+
+    total: float
+    without_end: float
+
+
+def completion_logprobs(
+    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], batch_size: int = 16
+) -> list[float]:
+    """log p(completion ids | prompt ids) of each pair, in nats, summed over the completion."""
+    # written by row number, as batches are by length
+    totals = [0.0] * len(pairs)
+    # similar lengths share a batch
+    order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        rows = token_logprobs(model, [pairs[i] for i in chunk])
+        for i, row in zip(chunk, rows, strict=True):
+            totals[i] = row.sum().item()
+    return totals
+
+
+@torch.no_grad()
+def token_logprobs(
+    model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]]
+) -> list[torch.Tensor]:
+    """log p of each completion's tokens [its length], of one batch."""
+    # by ids: tokenised together, words at the seam may be cut differently
+    rows = [[*prompt, *completion] for prompt, completion in pairs]
+    ids, mask = left_pad(rows, 0, model.device)
+    # counted over real tokens: 0 pads here, and is a real token elsewhere
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    # padded on the left, completions end together: logits of the last few places are enough,
+    # one more than the longest completion, as each place predicts the next
+    keep = max(len(completion) for _, completion in pairs)
+    logits = model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep + 1
+    ).logits[:, :-1]
+    logprobs = selective_log_softmax(logits.float(), ids[:, -keep:])
+    lengths = [len(completion) for _, completion in pairs]
+    return [row[keep - n :] for row, n in zip(logprobs, lengths, strict=True)]
+
+
 def log_likelihoods(
     model: PreTrainedModel, pairs: list[tuple[list[int], list[int]]], what: str
-) -> list[float]:
-    """log p(completion ids | prompt ids) of each pair, in nats; a bar where it takes long.
+) -> list[LogLikelihood]:
+    """log p(completion ids | prompt ids) of each pair; a bar where it takes long.
 
     A prompt of several pairs is computed once for all of them.
 
     Args:
         what: the judge, in a message.
     """
-    # imported here, as below: the scripted labeler needs no PEFT, which takes a second
-    from instruct.models import completion_logprobs
-
-    totals = [0.0] * len(pairs)
+    found = [LogLikelihood(0.0, 0.0)] * len(pairs)
     counts = Counter(tuple(prompt) for prompt, _ in pairs)
     # alone, or where no cache can be gone on from, a prompt costs one pass with its completion
     can_share = starts_from_cache(model)
@@ -51,15 +93,16 @@ def log_likelihoods(
     def score(rows: list[int], logprobs: Callable) -> None:
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
-            for i, total in zip(batch, logprobs([pairs[i] for i in batch]), strict=True):
-                totals[i] = total
+            for i, row in zip(batch, logprobs([pairs[i] for i in batch]), strict=True):
+                row = row.double()
+                found[i] = LogLikelihood(row.sum().item(), row[:-1].sum().item())
             told.update(len(batch))
 
     with told:
-        score(apart, partial(completion_logprobs, model))
+        score(apart, partial(token_logprobs, model))
         for prompts, rows in _blocks(pairs, shared):
             score(rows, _after(model, prompts))
-    return totals
+    return found
 
 
 def _blocks(
@@ -83,14 +126,14 @@ def _blocks(
 
 
 def _after(model: PreTrainedModel, prompts: list[tuple[int, ...]]) -> Callable:
-    """`completion_logprobs` of pairs whose prompts are among `prompts`, computed once, now."""
+    """`token_logprobs` of pairs whose prompts are among `prompts`, computed once, now."""
     ids, mask = left_pad(prompts, 0, model.device)
     with torch.no_grad():
         # of all but the prompts' last token, which predicts the first of a completion
         known = start_cache(model, ids, mask, copies=1, together=False)
 
     @torch.no_grad()
-    def logprobs(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[float]:
+    def logprobs(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[torch.Tensor]:
         which = torch.tensor([prompts.index(tuple(p)) for p, _ in pairs], device=model.device)
         cache = forked(known)  # the next batch begins from it too
         cache.batch_select_indices(which)
@@ -108,8 +151,6 @@ def _after(model: PreTrainedModel, prompts: list[tuple[int, ...]]) -> Callable:
             **{cache_argument(model): cache},
         ).logits
         found = selective_log_softmax(logits.float(), new[:, 1:])
-        lengths = torch.tensor([len(c) for _, c in pairs], device=model.device)
-        real = torch.arange(longest, device=model.device) < lengths[:, None]
-        return found.where(real, 0.0).sum(1, dtype=torch.float64).tolist()
+        return [row[: len(c)] for row, (_, c) in zip(found, pairs, strict=True)]
 
     return logprobs

@@ -13,10 +13,8 @@ from transformers import AutoModelForSequenceClassification
 from instruct.arguments import ModelConfig
 from instruct.errors import UserError
 from instruct.models import (
-    completion_logprobs,
     last_token_scores,
     load_causal_lm,
-    load_policy,
     load_reward,
     load_sequence_classifier,
 )
@@ -137,18 +135,3 @@ def test_the_bias_of_a_reward_model_on_the_hub_is_fetched(tmp_path, monkeypatch)
     monkeypatch.setattr(place, offline)
     with pytest.raises(UserError, match="someone/reward.*reward_head.json"):
         reward_head("someone/reward")
-
-
-def test_completion_logprobs_equal_a_plain_forward(tiny_model):
-    model, tokenizer = load_policy(tiny_model)
-    pairs = [
-        (encode_prompt(tokenizer, p), encode_completion(tokenizer, c))
-        for p, c in [("Hi", "Hello there"), ("A much longer prompt than that", "x"), ("y", "")]
-    ]
-    for (prompt, completion), got in zip(pairs, completion_logprobs(model, pairs, 2), strict=True):
-        with torch.no_grad():
-            logprobs = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
-        want = sum(
-            logprobs[len(prompt) + i - 1, token].item() for i, token in enumerate(completion)
-        )
-        assert got == pytest.approx(want, abs=1e-4)

@@ -9,7 +9,8 @@ from command_tools import stops
 from conftest import TOPICS, save_model, write_jsonl
 
 from instruct.evaluation import answers as answers_module
-from instruct.models import completion_logprobs, load_policy
+from instruct.evaluation.likelihoods import completion_logprobs
+from instruct.models import load_policy
 from instruct.tokens import encode_prompt
 from recipes import evaluate
 

@@ -211,7 +211,11 @@ def test_what_one_judge_asked_is_known_to_the_others_of_its_model(tiny_model, mo
     fits = fit(prompts, answers)
     # two answers, each after its prompt and after another; then none
     assert asked == [4, 0] and fits == labeler.fit(prompts, answers)
+    # with the end of an answer as without it
+    alone, together = (judges.LogProb(tiny_model)(prompts, answers) for _ in range(2))
+    assert set(asked[2:]) == {0} and alone == together
     labeler.off(), fit.off()
+    assert judges.LogProb(tiny_model)(prompts, answers) == pytest.approx(alone, abs=1e-5)
     asked.clear()
     assert fit(prompts, answers) == fits and asked == [4]
 
@@ -242,7 +246,7 @@ def test_what_is_no_row_or_no_number_is_told(tiny_model, monkeypatch):
     with pytest.raises(UserError, match="an empty prompt"):
         judge([""], ["Yes"])
     assert judge([], []) == []
-    nothing = [float("-inf")]
+    nothing = [likelihoods.LogLikelihood(float("-inf"), float("-inf"))]
     monkeypatch.setattr(judges, "log_likelihoods", lambda m, pairs, what: nothing * len(pairs))
     with pytest.raises(UserError, match=r"the fit by .* returned nan for the completion 'Yes'"):
         judge(["Hi"], ["Yes"])
