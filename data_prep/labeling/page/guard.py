@@ -13,6 +13,7 @@ PAGES = ("/", "/login", "/login/", "/logout", "/theme.css", "/favicon.ico", "/ma
 API = "/gradio_api/"
 SERVED = ("component_server", "login_check", "heartbeat/", "startup-events", "app_id")
 STATIC = ("/assets/", "/static/")
+ELSEWHERE = ("cross-site", "same-site")  # Sec-Fetch-Site of who is not this page
 MOST_BYTES = 12_000_000  # of one form: two of the longest texts, in any script
 # a browser is told: nothing from elsewhere, in no frame of others, no form to others
 POLICY = (
@@ -72,6 +73,9 @@ class Guard:
         # a form that another site sends has that site's origin, cookies or not
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
+            return 403, "this comes from another site"
+        # an image that another site loads has no origin: /logout would end every session of his
+        if scope["path"] != "/" and headers.get("sec-fetch-site") in ELSEWHERE:
             return 403, "this comes from another site"
         if int(headers.get("content-length") or 0) > MOST_BYTES:
             return 413, f"more than {MOST_BYTES} bytes"

@@ -128,6 +128,19 @@ def test_another_sites_form_is_refused(alone):
     assert visitor.post("state", headers={"host": f"evil.example:{own.port}"}).status_code == 403
 
 
+def test_another_site_logs_nobody_out(team):
+    url, _ = team
+    ada = Visitor(url, "ada")
+    # as a browser asks for an image that stands in another site's page
+    for site in ("cross-site", "same-site"):
+        assert ada.http.get("/logout", headers={"sec-fetch-site": site}).status_code == 403
+    assert "task" in ada.ask("state")
+    # a link to the page is one, and who wants to may go
+    assert ada.http.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
+    assert ada.http.get("/logout", headers={"sec-fetch-site": "none"}).status_code != 403
+    assert ada.post("state").status_code == 401
+
+
 def test_a_form_of_megabytes_is_refused(alone):
     visitor = Visitor(alone)
     assert visitor.post("save", {"item": "x" * MOST_BYTES}).status_code == 413
