@@ -41,6 +41,7 @@ class Board:
         asked = () if self.project.ranking_only else self.project.questions
         return {
             "labeler": shown(labeler),
+            "database": self.store.database,
             "kind": self.project.kind,
             "ranking_only": self.project.ranking_only,
             "questions": [{"key": key, "text": QUESTIONS[key]} for key in asked],

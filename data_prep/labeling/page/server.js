@@ -24,9 +24,8 @@ async function loggedOut() {
 
 // A draft of this tab: a reload or a logout loses nothing that was entered.
 const draft = {
-  // another database behind the same address has other texts under this number
-  key: (task) =>
-    ["label-draft", task.item, ...(task.outputs || []).map((text) => text.length)].join("-"),
+  // another database has other texts under this number, another labeler another order
+  key: (task) => JSON.stringify(["label-draft", S.about.database, S.about.labeler, task.item]),
   keep(task, answer) {
     try {
       sessionStorage.setItem(draft.key(task), JSON.stringify(answer));

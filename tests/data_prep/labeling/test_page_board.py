@@ -64,6 +64,11 @@ def test_a_browser_is_not_told_who_wrote_what(tmp_path):
         assert set(state["task"]) == {"item", "prompt", "outputs", "previous"}
 
 
+def test_a_browser_is_told_whose_and_of_which_database_its_drafts_are(board):
+    state = board.state("ada")
+    assert (state["labeler"], state["database"]) == ("ada", board.store.database)
+
+
 def test_undo_shows_the_earlier_answer_by_places(board):
     task = board.state("ada")["task"]
     form = ranking([2, 0, 3, 1], 4)

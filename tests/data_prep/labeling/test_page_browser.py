@@ -302,6 +302,40 @@ def test_who_is_logged_out_is_told_and_loses_nothing(visit, tmp_path):
     assert store.progress("ada")["done"] == 1
 
 
+def test_the_next_labeler_in_a_tab_finds_no_draft_of_anothers(visit, tmp_path):
+    items = samples(1, 3)
+    store, project = make_store(tmp_path / "l.sqlite", items, ranking_only=True, overlap=1.0)
+    with opened(store, project, Team()) as url:
+        page = visit(url, name="ada")
+        press(page, "3 1 2")
+        page.context.clear_cookies()
+        page.reload()
+        log_in(page, "owner")
+        page.locator("#label-board .card").first.wait_for()
+        assert page.locator(".who").inner_text() == "owner"
+        assert page.locator(".group").count() == 0
+        # hers waits for her
+        page.context.clear_cookies()
+        page.reload()
+        log_in(page, "ada")
+        page.locator("#label-board .card").first.wait_for()
+        assert page.locator(".group").count() == 3
+
+
+def test_another_database_behind_the_same_address_has_no_draft(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", prompts(1), kind="demonstrations")
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_label("Your answer").fill("Of the first database.")
+        page.reload()
+        page.get_by_label("Your answer").wait_for()
+        assert page.get_by_label("Your answer").input_value() == "Of the first database."
+        store.database = "another"
+        page.reload()
+        page.get_by_label("Your answer").wait_for()
+        assert page.get_by_label("Your answer").input_value() == ""
+
+
 def test_an_unfinished_item_is_not_sent(visit, tmp_path):
     store, project = make_store(tmp_path / "l.sqlite", samples(1, 4))
     with opened(store, project) as url:
