@@ -18,6 +18,7 @@ const blankWriting = (task) => ({
   ],
   query: "",
   completion: "",
+  oneText: false, // whether a few-shot prompt is `prompt` as a whole
 });
 
 function writeScreen() {
@@ -70,6 +71,7 @@ function ownPrompt(w) {
 }
 
 function fewShot(w) {
+  if (w.oneText) return [area("prompt", "Your prompt, examples included", w, 10)];
   const pair = (one, i) =>
     el(
       "fieldset",
@@ -193,7 +195,8 @@ function missingWords(w) {
   if (!w.completion.trim()) return "The answer is still empty.";
   if (!w.own) return "";
   if (w.form === "user_based" && !w.useCase.trim()) return "Name the use case.";
-  if (w.form !== "few_shot") return w.prompt.trim() ? "" : "The prompt is still empty.";
+  const inFields = w.form === "few_shot" && !w.oneText;
+  if (!inFields) return w.prompt.trim() ? "" : "The prompt is still empty.";
   const texts = [w.instruction, w.query, ...w.pairs.flatMap((pair) => [pair.query, pair.response])];
   return texts.every((text) => text.trim())
     ? ""
@@ -204,23 +207,24 @@ function saveWriting() {
   const w = S.answer;
   const missing = missingWords(w);
   if (missing) return say(missing, true);
-  const prompt = !w.own ? null : w.form === "few_shot" ? fewShotPrompt(w) : w.prompt;
+  const inFields = w.form === "few_shot" && !w.oneText;
+  const prompt = !w.own ? null : inFields ? fewShotPrompt(w) : w.prompt;
   const kind = !w.own ? { request_form: "plain" } : { request_form: w.form };
   if (w.own && w.form === "user_based") kind.use_case = w.useCase.trim();
   save({ prompt, completion: w.completion, ...kind });
 }
 
-// An earlier answer, to be changed: few-shot prompts come back as one text.
+// An earlier answer, to be changed: few-shot prompts come back as one text, and stay few-shot.
 function writingOf(task) {
   const w = blankWriting(task);
   const earlier = task.previous;
   if (!earlier) return w;
   const own = typeof earlier.prompt === "string";
-  const form = earlier.request_form === "few_shot" ? "plain" : earlier.request_form;
   return {
     ...w,
     own,
-    form: own ? form : "plain",
+    form: own ? earlier.request_form : "plain",
+    oneText: own && earlier.request_form === "few_shot",
     prompt: own ? earlier.prompt : "",
     useCase: earlier.use_case || "",
     completion: earlier.completion,

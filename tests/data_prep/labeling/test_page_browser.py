@@ -336,6 +336,35 @@ def test_another_database_behind_the_same_address_has_no_draft(visit, tmp_path):
         assert page.get_by_label("Your answer").input_value() == ""
 
 
+def test_a_prompt_of_ones_own_keeps_its_kind_when_it_is_changed(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", prompts(2), kind="demonstrations")
+    few_shot = {"prompt": "Do.\n\nQuery: a\nResponse: b\n\nQuery: c\nResponse:"}
+    few_shot |= {"completion": "d", "request_form": "few_shot"}
+    user_based = {"prompt": "Complain.", "completion": "No.", "request_form": "user_based"}
+    for answer in (few_shot, {**user_based, "use_case": "letters"}):
+        store.answer("labeler", store.take("labeler").item, answer, 1.0)
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_role("button", name="Back to last item").click()
+        page.get_by_text("Question 1?").wait_for()
+        page.get_by_label("Your answer").fill("Never.")
+        page.get_by_role("button", name="Back to last item").click()
+        page.get_by_text("Question 0?").wait_for()
+        assert page.get_by_label("Few-shot").is_checked()
+        assert "Query: c" in page.get_by_label("Your prompt, examples included").input_value()
+        page.get_by_label("Response to the last query").fill("D")
+        page.get_by_role("button", name="Save").click()
+        page.get_by_text("Question 1?").wait_for()
+        page.get_by_label("Your answer").fill("Never.")
+        page.get_by_role("button", name="Save").click()
+        page.get_by_text("Nothing is left for you").wait_for()
+    now = [given["answer"] for given in store.answers()]
+    assert now == [
+        {**few_shot, "completion": "D", "use_case": None},
+        {**user_based, "completion": "Never.", "use_case": "letters"},
+    ]
+
+
 def test_an_unfinished_item_is_not_sent(visit, tmp_path):
     store, project = make_store(tmp_path / "l.sqlite", samples(1, 4))
     with opened(store, project) as url:
