@@ -175,7 +175,7 @@ function renderBar() {
   const forward = {
     each: () => keyed("Next", "Enter", nextOutput, { class: "button primary" }),
     rank: () => keyed("Save", "Enter", saveRanking, { class: "button primary" }),
-    pair: () => keyed("Save", "Enter", () => pairKeys("Enter"), { class: "button primary" }),
+    pair: () => keyed("Save", "Enter", savePair, { class: "button primary" }),
     write: () => keyed("Save", "Ctrl+Enter", saveWriting, { class: "button primary" }),
   }[S.screen];
   fill(
@@ -218,12 +218,10 @@ function change(act) {
 // Saved, skipped, undone
 ////////////////
 
-async function save(answer) {
-  await send(
-    "Saving …",
-    "Saved.",
-    () => save(answer),
-    () => ask("save", { item: S.task.item, answer, seconds: clock.seconds() }),
+// again: makes the answer anew, as it may be changed after a failure
+async function save(answer, again) {
+  await send("Saving …", "Saved.", again, () =>
+    ask("save", { item: S.task.item, answer, seconds: clock.seconds() }),
   );
 }
 

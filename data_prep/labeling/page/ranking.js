@@ -195,7 +195,7 @@ function rankKeys(key) {
 function saveRanking() {
   const open = unranked();
   if (open.length) return say(`Still to rank: ${open.map((p) => outputName(p)).join(", ")}.`, true);
-  save(rankingAnswer());
+  save(rankingAnswer(), saveRanking);
 }
 
 function rankingAnswer() {
@@ -249,10 +249,13 @@ function choosePair(key) {
 
 function pairKeys(key) {
   if (PAIR[key]) choosePair(key);
-  else if (key === "Enter" && !S.answer.groups.length)
-    say("Choose first: 1, 2 or = for equal.", true);
-  else if (key === "Enter") save(rankingAnswer());
+  else if (key === "Enter") savePair();
   else if (key === "b" && !S.about.ranking_only) goTo("each", S.task.outputs.length - 1);
   else return false;
   return true;
+}
+
+function savePair() {
+  if (!S.answer.groups.length) return say("Choose first: 1, 2 or = for equal.", true);
+  save(rankingAnswer(), savePair);
 }

@@ -211,7 +211,7 @@ function saveWriting() {
   const prompt = !w.own ? null : inFields ? fewShotPrompt(w) : w.prompt;
   const kind = !w.own ? { request_form: "plain" } : { request_form: w.form };
   if (w.own && w.form === "user_based") kind.use_case = w.useCase.trim();
-  save({ prompt, completion: w.completion, ...kind });
+  save({ prompt, completion: w.completion, ...kind }, saveWriting);
 }
 
 // An earlier answer, to be changed: few-shot prompts come back as one text, and stay few-shot.

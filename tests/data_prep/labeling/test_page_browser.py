@@ -365,6 +365,60 @@ def test_a_prompt_of_ones_own_keeps_its_kind_when_it_is_changed(visit, tmp_path)
     ]
 
 
+def fail_to_save(page, store, monkeypatch, keys: str) -> None:
+    """Sends an answer that the store does not take, and waits until that is told."""
+
+    def fails(*_):
+        raise OSError("no disk")
+
+    monkeypatch.setattr(store, "answer", fails)
+    press(page, keys)
+    page.get_by_role("button", name="Try again").wait_for()
+    monkeypatch.undo()
+
+
+def test_what_is_changed_after_a_failure_is_what_is_tried_again(visit, tmp_path, monkeypatch):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 3), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        numbers = shown_numbers(page, ".tray")
+        fail_to_save(page, store, monkeypatch, "1 2 3 Enter")
+        press(page, "3 Backspace")
+        page.get_by_role("button", name="Try again").click()
+        assert page.get_by_text("Still to rank: Output 3.").is_visible()
+        fail_to_save(page, store, monkeypatch, "3 ArrowUp Enter")
+        press(page, "3 ArrowUp")
+        page.get_by_role("button", name="Try again").click()
+        saved(page)
+    assert the_row(store)["ranks"] == by_row([2, 3, 1], numbers)
+
+
+def test_what_is_written_after_a_failure_is_what_is_tried_again(visit, tmp_path, monkeypatch):
+    store, project = make_store(tmp_path / "l.sqlite", prompts(1), kind="demonstrations")
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_label("Your answer").fill("A slip.")
+        fail_to_save(page, store, monkeypatch, "Control+Enter")
+        page.get_by_label("Your answer").fill("An answer.")
+        page.get_by_role("button", name="Try again").click()
+        saved(page)
+    assert the_row(store)["completion"][0]["content"] == "An answer."
+
+
+def test_a_pair_chosen_anew_after_a_failure_is_what_is_tried_again(visit, tmp_path, monkeypatch):
+    items = answers_of_models(1)
+    store, project = make_store(tmp_path / "l.sqlite", items, kind="judgements")
+    with opened(store, project) as url:
+        page = visit(url)
+        judge_each(page, [6, 2])
+        numbers = shown_numbers(page, ".side")
+        fail_to_save(page, store, monkeypatch, "1 Enter")
+        press(page, "2")
+        page.get_by_role("button", name="Try again").click()
+        saved(page)
+    assert the_row(store)["ranks"] == by_row([2, 1], numbers)
+
+
 def test_an_unfinished_item_is_not_sent(visit, tmp_path):
     store, project = make_store(tmp_path / "l.sqlite", samples(1, 4))
     with opened(store, project) as url:
