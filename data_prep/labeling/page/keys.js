@@ -47,7 +47,7 @@ const typing = (target) =>
 
 function pressed(event) {
   const target = event.target instanceof Element ? event.target : document.body;
-  if (!S.task && event.key !== "u") return;
+  if (!S.task && !["u", "i", "Escape"].includes(event.key)) return;
   if (find(".page").hidden || find(".ask").open) return;
   if (event.key === "Enter" && event.ctrlKey && S.screen === "write") {
     event.preventDefault();

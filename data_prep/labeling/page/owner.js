@@ -32,13 +32,16 @@ async function look() {
 // The rows as the command exports them, saved by the browser.
 async function exportRows() {
   await attempt("Exporting …", async () => {
-    const { name, rows, n } = await ask("export");
+    const { name, rows, n, left_out } = await ask("export");
     const url = URL.createObjectURL(new Blob([rows], { type: "application/jsonl" }));
     el("a", { href: url, download: name }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60000);
-    return `${n} rows: ${name}`;
+    const but = left_out ? `; left out: ${counted(left_out, "answer")} to screening items` : "";
+    return `${counted(n, "row")}: ${name}${but}`;
   });
 }
+
+const counted = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 
 async function attempt(doing, act) {
   find(".saved").textContent = doing;

@@ -491,6 +491,22 @@ def test_the_owner_sees_progress_and_downloads_rows(visit, tmp_path):
         assert len(download.value.path().read_text().splitlines()) == 4
 
 
+def test_the_owner_is_told_what_an_export_leaves_out(visit, tmp_path):
+    row = samples(1, 2)[0].row
+    screened = Item({**row, "prompt_id": "s"}, {"ranks": [1, 2], "flags": None})
+    store, project = make_store(tmp_path / "l.sqlite", [Item(row), screened], ranking_only=True)
+    for _ in range(2):
+        store.answer("labeler", store.take("labeler").item, {"ranks": [1, 2]}, 1.0)
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_role("button", name="Owner's view").click()
+        page.wait_for_selector(".numbers")
+        with page.expect_download():
+            page.get_by_role("button", name="Export").click()
+        told = "1 row: rankings.jsonl; left out: 1 answer to screening items"
+        page.get_by_text(told, exact=True).wait_for()
+
+
 def axe_findings(page) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
