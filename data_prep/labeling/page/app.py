@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 
 from data_prep.labeling.page.board import Board
@@ -20,6 +21,7 @@ from instruct.errors import UserError
 
 ALONE = "labeler"  # who labels where nobody logs in and no --owner is named
 INSTRUCTIONS = {"rankings": "rank.md", "judgements": "judge.md", "demonstrations": "write.md"}
+LOGINS_AT_ONCE = 2
 HERE = Path(__file__).parent
 # the first parts are shared: each component runs in a function of its own
 BOARD_PARTS = ("dom.js", "server.js", "keys.js", "each.js", "ranking.js", "drag.js", "write.js")
@@ -176,9 +178,12 @@ def instructions_of(kind: str) -> str:
 
 
 def _login(passwords) -> Callable:
-    # hashing takes a fifth of a second, in which others' answers would wait
+    # hashing takes a fifth of a second: in threads of its own, else a flood of logins would take
+    # all those that answers are saved in
+    few = anyio.CapacityLimiter(LOGINS_AT_ONCE)
+
     async def check(name: str, password: str) -> bool:
-        return await anyio.to_thread.run_sync(passwords.check, name, password)
+        return await anyio.to_thread.run_sync(passwords.check, name, password, limiter=few)
 
     return check
 

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from labeling_page_tools import (
     HOSTILE_NAME,
@@ -63,6 +64,36 @@ def test_a_wrong_password_and_no_password_are_refused(team):
         for function in ("state", "save", "skip", "undo", "overview", "export"):
             for number in ada.ids.values():
                 assert stranger.post(function, number=number).status_code == 401
+
+
+def test_a_flood_of_logins_holds_up_no_answer(tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(2, 3))
+    checking, done = threading.Semaphore(0), threading.Event()
+
+    class Slow(Team):
+        def check(self, name, password):
+            if name == "nobody":
+                checking.release()
+                done.wait(60)
+            return super().check(name, password)
+
+    with opened(store, project, Slow()) as url, ThreadPoolExecutor(60) as pool:
+        ada = Visitor(url, "ada")
+        # more than there are threads for answers
+        form = {"username": "nobody", "password": "guessed"}
+        many = httpx.Client(base_url=url, timeout=90, limits=httpx.Limits(max_connections=60))
+        flood = [pool.submit(many.post, "/login", data=form) for _ in range(60)]
+        try:
+            # all threads that there are for answers, or the few that logins have
+            at_once = 0
+            while at_once < 40 and checking.acquire(timeout=5):
+                at_once += 1
+            assert at_once > 0
+            ada.http.timeout = 20
+            assert "task" in ada.ask("state")
+        finally:
+            done.set()
+        assert {one.result().status_code for one in flood} == {400}
 
 
 def test_another_labelers_item_is_refused(team):
