@@ -268,6 +268,18 @@ class Store:
                 "timestamp": timestamp,
             }
 
+    def skips(self) -> Iterator[dict]:
+        """Who leaves out which item now, and why, latest first.
+
+        Yields {item, labeler, reason, timestamp}; a skip that was undone is in `history` alone.
+        """
+        query = (
+            "SELECT n.item, n.labeler, n.reason, n.timestamp FROM assignments a "
+            "JOIN answers n ON n.id = a.answer WHERE a.state = 'skipped' ORDER BY n.id DESC"
+        )
+        for item, labeler, reason, timestamp in self._rows(query):
+            yield {"item": item, "labeler": labeler, "reason": reason, "timestamp": timestamp}
+
     def labelers(self) -> list[str]:
         """Names of all who took an item."""
         return [n for (n,) in self._rows("SELECT DISTINCT labeler FROM assignments ORDER BY 1")]

@@ -24,7 +24,7 @@ async function openView() {
 async function look() {
   await attempt("Counting …", async () => {
     const seen = await ask("overview");
-    fill(find(".work"), numbers(seen), people(seen), disagreements(seen));
+    fill(find(".work"), numbers(seen), people(seen), skipped(seen), disagreements(seen));
     return "";
   });
 }
@@ -162,6 +162,26 @@ function byPair(pairs) {
     {},
     el("summary", {}, "Agreement of each two labelers"),
     table(["Labelers", "Agreement", "Pairs"], pairs.map(row), "Agreement of each two labelers"),
+  );
+}
+
+// Reasons are a labeler's words: text nodes, as all others.
+function skipped({ skips, progress }) {
+  if (!skips.length) return null;
+  const row = ({ item, prompt, labeler, reason }) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, String(item)),
+      [labeler, reason, prompt].map((words) => el("td", { class: "said", dir: "auto" }, words)),
+    );
+  const more = skips.length < progress.skipped;
+  return el(
+    "section",
+    {},
+    el("h2", {}, "Skipped items"),
+    more ? el("p", { class: "quiet" }, `The latest ${skips.length} of ${progress.skipped}.`) : null,
+    table(["Item", "Labeler", "Reason", "Prompt"], skips.map(row), "Skipped items"),
   );
 }
 

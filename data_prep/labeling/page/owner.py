@@ -1,6 +1,8 @@
 """What the owner sees: who has done how much, how well people agree, where they do not."""
 
 import json
+from contextlib import closing
+from itertools import islice
 
 from data_prep.labeling.agreement import report
 from data_prep.labeling.export import as_row
@@ -8,6 +10,8 @@ from data_prep.labeling.page.shown import messages_shown, shown
 from instruct.errors import UserError
 
 WRITTEN = "demonstrations"
+MOST_SKIPS = 200  # that are told, the latest
+BEGINNING = 200  # characters of a prompt that tell which it is
 LARGEST = 200_000_000  # bytes of an export that a browser is handed; the command takes any
 
 
@@ -19,11 +23,16 @@ class OwnersView:
         self.project = project
 
     def overview(self) -> dict:
-        """Progress by labeler and, where outputs are ranked, how well labelers agree."""
+        """Progress by labeler, skips and, where outputs are ranked, how well people agree."""
         people = [
             {"name": shown(name), **self.store.progress(name)} for name in self.store.labelers()
         ]
-        told = {"progress": self.store.progress(), "labelers": people, "agreement": None}
+        told = {
+            "progress": self.store.progress(),
+            "labelers": people,
+            "skips": self._skips(),
+            "agreement": None,
+        }
         if self.project.kind != WRITTEN:
             # answers are read while others save: a labeler may be new in them
             found = report(self.store.answers(), self.project.questions)
@@ -37,6 +46,24 @@ class OwnersView:
                 "disagreements": [_disagreement(one) for one in found["disagreements"]],
             }
         return told
+
+    def _skips(self) -> list[dict]:
+        with closing(self.store.skips()) as skips:
+            latest = list(islice(skips, MOST_SKIPS))
+        return [
+            {
+                "item": one["item"],
+                "prompt": self._beginning(one["labeler"], one["item"]),
+                "labeler": shown(one["labeler"]),
+                "reason": shown(one["reason"]),
+            }
+            for one in latest
+        ]
+
+    def _beginning(self, labeler: str, item: int) -> str:
+        messages = messages_shown(self.store.task_of(labeler, item).row.get("prompt"))
+        text = messages[-1]["content"] if messages else ""
+        return text if len(text) <= BEGINNING else text[:BEGINNING] + " …"
 
     def export(self) -> dict:
         """All answers as rows of their kind, but those to screening items: JSONL for a download.

@@ -6,7 +6,7 @@ import pytest
 from labeling_page_tools import HOSTILE, answers_of_models, make_store, prompts, samples
 
 from data_prep.labeling.page.board import Board
-from data_prep.labeling.page.owner import OwnersView
+from data_prep.labeling.page.owner import MOST_SKIPS, OwnersView
 from data_prep.labeling.page.shown import as_row, as_shown, shown
 from data_prep.labeling.store import Item
 from instruct.errors import UserError
@@ -218,3 +218,17 @@ def test_the_owners_export_counts_what_screening_leaves_out(tmp_path):
     assert (found["n"], found["left_out"]) == (1, 1)
     [line] = found["rows"].splitlines()
     assert json.loads(line)["prompt_id"] == row["prompt_id"]
+
+
+def test_the_owner_gets_the_latest_skips_with_their_reasons(tmp_path):
+    count = MOST_SKIPS + 2
+    store, project = make_store(tmp_path / "l.sqlite", samples(count, 2), ranking_only=True)
+    view = OwnersView(store, project)
+    assert view.overview()["skips"] == []
+    for n in range(count):
+        store.skip("ada", store.take("ada").item, f"reason {n}\0")
+    found = view.overview()
+    assert found["progress"]["skipped"] == count and len(found["skips"]) == MOST_SKIPS
+    latest = found["skips"][0]
+    assert latest["reason"] == f"reason {count - 1}\\x00" and latest["labeler"] == "ada"
+    assert latest["item"] == count and latest["prompt"] == f"Question {count - 1}?"

@@ -507,6 +507,27 @@ def test_the_owner_is_told_what_an_export_leaves_out(visit, tmp_path):
         page.get_by_text(told, exact=True).wait_for()
 
 
+def test_the_owner_reads_why_items_were_skipped(visit, tmp_path):
+    items = hostile_items() + samples(1, 2)
+    store, project = make_store(tmp_path / "l.sqlite", items, ranking_only=True)
+    for reason in ("too long", "\n".join(HOSTILE[:4])):
+        store.skip(HOSTILE_NAME, store.take(HOSTILE_NAME).item, reason)
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_role("button", name="Owner's view").click()
+        skips = page.get_by_role("group", name="Skipped items")
+        skips.wait_for()
+        latest, earlier = skips.locator("tbody tr").all()
+        assert "Question 0?" in latest.inner_text()
+        for text in (*HOSTILE[:3], "\\x00 and right-to-left \\u202egnp", HOSTILE_NAME):
+            assert text in latest.inner_text()
+        assert "too long" in earlier.inner_text()
+        assert skips.locator("script, img, a, b").count() == 0
+        page.set_viewport_size(SIZES["narrow"])
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES["narrow"]["width"]
+        assert page.title() == "Labeling"
+
+
 def axe_findings(page) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 

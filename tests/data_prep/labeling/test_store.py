@@ -118,6 +118,21 @@ def test_a_skip_keeps_its_reason_and_can_be_undone(tmp_path):
     }  # fmt: skip
 
 
+def test_what_is_left_out_now_is_told_with_its_reason_latest_first(tmp_path):
+    store = store_of(tmp_path / "labels.sqlite", count=5, per_item=2)
+    for name, reason in [("ada", "first"), ("bob", "not mine"), ("ada", "later")]:
+        store.skip(name, store.take(name).item, reason)
+    told = [(one["item"], one["labeler"], one["reason"]) for one in store.skips()]
+    assert told == [(2, "ada", "later"), (1, "bob", "not mine"), (1, "ada", "first")]
+    assert all(one["timestamp"] for one in store.skips())
+    # undone it is no skip, answered neither; the history keeps it
+    again = store.undo("bob")
+    assert [one["labeler"] for one in store.skips()] == ["ada", "ada"]
+    store.answer("bob", again.item, ranked([1, 2, 3]), 1)
+    assert [one["labeler"] for one in store.skips()] == ["ada", "ada"]
+    assert len(list(store.history())) == 4
+
+
 def test_what_he_skipped_and_another_took_is_not_undone(tmp_path):
     store = store_of(tmp_path / "labels.sqlite")
     store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), 1)
