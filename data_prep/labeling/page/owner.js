@@ -196,12 +196,17 @@ function disagreements(seen) {
   );
 }
 
-function disagreement({ item, prompt, outputs, answers, opposed, pairs }, i) {
-  const row = (text, output) =>
+function disagreement({ item, prompt, prompt_note, outputs, answers, opposed, pairs }, i) {
+  const row = ({ text, note }, output) =>
     el(
       "tr",
       {},
-      el("td", { class: "output" }, textBox(text, `Output ${output + 1} of item ${item}`)),
+      el(
+        "td",
+        { class: "output" },
+        textBox(text, `Output ${output + 1} of item ${item}`),
+        cutNote(note),
+      ),
       answers.map((answer) => el("td", { class: "given" }, given(answer, output))),
     );
   return el(
@@ -209,6 +214,7 @@ function disagreement({ item, prompt, outputs, answers, opposed, pairs }, i) {
     { open: i === 0 },
     el("summary", {}, `Item ${item}: ${opposed} of ${pairs} pairs the other way round`),
     promptBox(prompt),
+    cutNote(prompt_note),
     table(
       ["Output", ...answers.map((answer) => answer.labeler)],
       outputs.map(row),
@@ -216,6 +222,8 @@ function disagreement({ item, prompt, outputs, answers, opposed, pairs }, i) {
     ),
   );
 }
+
+const cutNote = (words) => (words ? el("p", { class: "quiet" }, words) : null);
 
 function given({ ranks, quality }, output) {
   const value = quality ? quality[output] : null;

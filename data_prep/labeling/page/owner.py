@@ -12,6 +12,9 @@ from instruct.errors import UserError
 WRITTEN = "demonstrations"
 MOST_SKIPS = 200  # that are told, the latest
 BEGINNING = 200  # characters of a prompt that tell which it is
+# of what labelers disagree in: rows may hold megabytes each
+LONGEST_TEXT = 4000  # characters of an output or of a message
+MOST_TURNS = 20  # messages of a prompt, the last
 LARGEST = 200_000_000  # bytes of an export that a browser is handed; the command takes any
 
 
@@ -94,10 +97,14 @@ class OwnersView:
 
 
 def _disagreement(one: dict) -> dict:
+    turns = messages_shown(one["prompt"])
     return {
         "item": one["item"],
-        "prompt": messages_shown(one["prompt"]),
-        "outputs": [shown(text) for text in one["completions"]],
+        "prompt": [
+            {**turn, "content": turn["content"][:LONGEST_TEXT]} for turn in turns[-MOST_TURNS:]
+        ],
+        "prompt_note": _prompt_note(turns),
+        "outputs": [_output(text) for text in one["completions"]],
         # a list: names are no keys of ours
         "answers": [
             {"labeler": shown(name), "ranks": answer["ranks"], "quality": answer["quality"]}
@@ -106,3 +113,20 @@ def _disagreement(one: dict) -> dict:
         "opposed": one["opposed"],
         "pairs": one["pairs"],
     }
+
+
+def _output(text: str) -> dict:
+    cut = len(text) > LONGEST_TEXT
+    note = f"The first {LONGEST_TEXT:,} of {len(text):,} characters" if cut else ""
+    return {"text": shown(text[:LONGEST_TEXT]), "note": note}
+
+
+def _prompt_note(turns: list[dict]) -> str:
+    """What of a prompt is not told; empty where it is whole."""
+    last = turns[-MOST_TURNS:]
+    notes = []
+    if earlier := len(turns) - len(last):
+        notes.append(f"{earlier:,} earlier messages are left out")
+    if any(len(turn["content"]) > LONGEST_TEXT for turn in last):
+        notes.append(f"The first {LONGEST_TEXT:,} characters of each message")
+    return "; ".join(notes)

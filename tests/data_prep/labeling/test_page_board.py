@@ -6,7 +6,7 @@ import pytest
 from labeling_page_tools import HOSTILE, answers_of_models, make_store, prompts, samples
 
 from data_prep.labeling.page.board import Board
-from data_prep.labeling.page.owner import MOST_SKIPS, OwnersView
+from data_prep.labeling.page.owner import MOST_SKIPS, MOST_TURNS, OwnersView
 from data_prep.labeling.page.shown import as_row, as_shown, shown
 from data_prep.labeling.store import Item
 from instruct.errors import UserError
@@ -218,6 +218,30 @@ def test_the_owners_export_counts_what_screening_leaves_out(tmp_path):
     assert (found["n"], found["left_out"]) == (1, 1)
     [line] = found["rows"].splitlines()
     assert json.loads(line)["prompt_id"] == row["prompt_id"]
+
+
+def test_the_owner_gets_the_beginning_of_long_texts(tmp_path):
+    said = [{"role": "user", "content": "x"}] * (MOST_TURNS + 2)
+    said.append({"role": "user", "content": "x" * 2**20})
+    rows = [Item({"prompt_id": f"p{n}", "prompt": said, "completions": ["\0" * 2**20, "b"]})
+            for n in range(3)]  # fmt: skip
+    store, project = make_store(tmp_path / "l.sqlite", rows, ranking_only=True, overlap=1.0)
+    for name, ranks in [("ada", [1, 2]), ("bob", [2, 1])]:
+        for _ in rows:
+            store.answer(name, store.take(name).item, {"ranks": ranks}, 1.0)
+    found = OwnersView(store, project).overview()
+    assert len(json.dumps(found)) < 1_000_000
+    disagreements = found["agreement"]["disagreements"]
+    assert len(disagreements) == 3
+    one = disagreements[0]
+    assert one["outputs"] == [
+        {"text": "\\x00" * 4000, "note": "The first 4,000 of 1,048,576 characters"},
+        {"text": "b", "note": ""},
+    ]
+    assert len(one["prompt"]) == MOST_TURNS
+    assert one["prompt"][-1] == {"role": "user", "content": "x" * 4000}
+    told = "3 earlier messages are left out; The first 4,000 characters of each message"
+    assert one["prompt_note"] == told
 
 
 def test_the_owner_gets_the_latest_skips_with_their_reasons(tmp_path):

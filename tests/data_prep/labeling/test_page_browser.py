@@ -528,6 +528,18 @@ def test_the_owner_reads_why_items_were_skipped(visit, tmp_path):
         assert page.title() == "Labeling"
 
 
+def test_the_owner_is_told_where_a_text_is_cut(visit, tmp_path):
+    long = Item({**samples(1, 2)[0].row, "completions": ["w" * 5000, "short"]})
+    store, project = make_store(tmp_path / "l.sqlite", [long], ranking_only=True, overlap=1.0)
+    for name, ranks in [("ada", [1, 2]), ("bob", [2, 1])]:
+        store.answer(name, store.take(name).item, {"ranks": ranks}, 1.0)
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_role("button", name="Owner's view").click()
+        page.get_by_text("The first 4,000 of 5,000 characters").wait_for()
+        assert page.get_by_text("The first 4,000").count() == 1
+
+
 def axe_findings(page) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
