@@ -218,10 +218,13 @@ function change(act) {
 // Saved, skipped, undone
 ////////////////
 
+// by whom and of what this page was opened: both may be others by now
+const ofPage = () => ({ labeler: S.about.labeler, database: S.about.database });
+
 // again: makes the answer anew, as it may be changed after a failure
 async function save(answer, again) {
   await send("Saving …", "Saved.", again, () =>
-    ask("save", { item: S.task.item, answer, seconds: clock.seconds() }),
+    ask("save", { ...ofPage(), item: S.task.item, answer, seconds: clock.seconds() }),
   );
 }
 
@@ -230,7 +233,7 @@ async function skip(reason) {
     "Skipping …",
     "Skipped.",
     () => skip(reason),
-    () => ask("skip", { item: S.task.item, reason }),
+    () => ask("skip", { ...ofPage(), item: S.task.item, reason }),
   );
 }
 

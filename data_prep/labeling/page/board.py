@@ -54,8 +54,9 @@ class Board:
         """Stores an answer, and only then says so; the next item comes with it.
 
         Raises:
-            UserError: not his item, or no answer.
+            UserError: not his item, no answer, or a page that another opened.
         """
+        self._check_page(labeler, form)
         item = _number_of(form)
         answer = self._answer_of(self.store.task_of(labeler, item), form.get("answer"))
         seconds = self._seconds(labeler, item, form.get("seconds"))
@@ -67,8 +68,9 @@ class Board:
         """Leaves an item out, with the labeler's reason.
 
         Raises:
-            UserError: not his item, or no reason.
+            UserError: not his item, no reason, or a page that another opened.
         """
+        self._check_page(labeler, form)
         item, reason = _number_of(form), form.get("reason")
         self.store.skip(labeler, item, reason)
         self._shown.pop((labeler, item), None)
@@ -84,6 +86,15 @@ class Board:
         if task is None:
             raise UserError("there is no earlier item of yours to go back to")
         return self._told(labeler, task)
+
+    def _check_page(self, labeler: str, form) -> None:
+        """That places are those that this labeler was shown, of this database."""
+        now = {"labeler": shown(labeler), "database": self.store.database}
+        if isinstance(form, dict) and any(form.get(key, now[key]) != now[key] for key in now):
+            raise UserError(
+                "this page was opened under another name or of another database, and nothing was "
+                "saved; load the page again"
+            )
 
     def _next(self, labeler: str) -> dict:
         return self._told(labeler, self.store.take(labeler))

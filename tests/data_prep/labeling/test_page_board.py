@@ -110,6 +110,17 @@ def test_another_labelers_item_is_refused(board):
     assert not list(board.store.history())
 
 
+@pytest.mark.parametrize("of_page", [{"labeler": "bob"}, {"database": "another"}])
+def test_a_form_of_a_page_opened_before_is_refused(board, of_page):
+    # another tab logged in under another name, or the server has another database by now
+    item = board.state("ada")["task"]["item"]
+    form = {"item": item, "answer": ranking([0, 1, 2, 3], 4), "reason": "no", **of_page}
+    for act in (board.save, board.skip):
+        with pytest.raises(UserError, match="load the page again"):
+            act("ada", form)
+    assert not list(board.store.history())
+
+
 GOOD = {"ranks": [1, 2, 3, 4], "quality": [1, 2, 3, 4], "flags": [[], [], [], []]}
 
 

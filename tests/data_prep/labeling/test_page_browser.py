@@ -322,6 +322,24 @@ def test_the_next_labeler_in_a_tab_finds_no_draft_of_anothers(visit, tmp_path):
         assert page.locator(".group").count() == 3
 
 
+def test_a_tab_that_another_labeler_opened_saves_nothing_for_this_one(visit, tmp_path):
+    items = samples(1, 3)
+    store, project = make_store(tmp_path / "l.sqlite", items, ranking_only=True, overlap=1.0)
+    with opened(store, project, Team()) as url:
+        hers = visit(url, name="ada")
+        press(hers, "3 1 2")
+        # the browser's cookie is the other's from now on
+        hers.context.clear_cookies()
+        other = hers.context.new_page()
+        other.errors = []
+        other.goto(url)
+        log_in(other, "owner")
+        other.locator("#label-board .card").first.wait_for()
+        press(hers, "Enter")
+        hers.get_by_role("alert").get_by_text("load the page again").wait_for()
+    assert not list(store.history())
+
+
 def test_another_database_behind_the_same_address_has_no_draft(visit, tmp_path):
     store, project = make_store(tmp_path / "l.sqlite", prompts(1), kind="demonstrations")
     with opened(store, project) as url:
