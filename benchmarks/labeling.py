@@ -5,10 +5,12 @@
 
 The server is started as a user starts it. Labelers log in, get an item, save an answer at once and
 get the next; SIGKILL ends the server in the midst of it, it is started again, they log in again and
-send what was not acknowledged once more. At the end the database is read: every answer that was
-acknowledged is there once, as it was sent, no item twice to one person, none to more people than it
-should. The last line is one JSON object: labelers, items, kills, answers, lost, doubled,
-too_many, submit_p50, submit_p95, submit_max (seconds, of answers that no kill delayed), seconds.
+send what was not acknowledged once more. The owner looks at his view all the time, and another
+program makes backups: both open and close the file that the server writes. At the end it is read:
+every answer that was acknowledged is there once, as it was sent, no item twice to one person, none
+to more people than it should. The last line is one JSON object: labelers, items, kills, looks,
+answers, lost, doubled, too_many, submit_p50, submit_p95, submit_max (seconds, of answers that no
+kill delayed), seconds.
 """
 
 import argparse
@@ -37,6 +39,9 @@ from instruct.files import write_rows  # noqa: E402
 
 OUTPUTS = 4
 PASSWORD = "a password of the benchmark"
+OWNER = "owner"
+# in a process of its own: a program that closes the file ends its locks on it
+BACKUP = "import sqlite3, sys; a, b = map(sqlite3.connect, sys.argv[1:]); a.backup(b)"
 
 
 class Server:
@@ -54,6 +59,7 @@ class Server:
             "database": folder / "labels.sqlite",
             "passwords": folder / "team.txt",
             "overlap": overlap,
+            "owner": OWNER,
             "port": self.port,
         }
         typed = [str(part) for flag, value in flags.items() for part in (f"--{flag}", value)]
@@ -83,6 +89,8 @@ class Server:
 class Labeler(threading.Thread):
     """One person with a browser: what was acknowledged, and how long each answer took."""
 
+    shown = "label-board"
+
     def __init__(self, url: str, name: str):
         super().__init__(name=name, daemon=True)
         self.url, self.draws = url, random.Random(name)
@@ -106,9 +114,7 @@ class Labeler(threading.Thread):
         self.http.post("/login", data=data).raise_for_status()
         page = self.http.get("/").text.partition("window.gradio_config = ")[2]
         config, _ = json.JSONDecoder().raw_decode(page)
-        found = (
-            c["id"] for c in config["components"] if c["props"].get("elem_id") == "label-board"
-        )
+        found = (c["id"] for c in config["components"] if c["props"].get("elem_id") == self.shown)
         self.number = next(found)
 
     def save(self, task: dict) -> dict:
@@ -155,6 +161,28 @@ class Labeler(threading.Thread):
                 return self.log_in()
             except (httpx.TransportError, httpx.HTTPStatusError):
                 time.sleep(0.2)
+
+
+class Owner(Labeler):
+    """Looks at the progress of all, and makes backups, until he is stopped."""
+
+    shown = "label-owner"
+
+    def __init__(self, url: str, folder: Path):
+        super().__init__(url, OWNER)
+        self.folder, self.looks = folder, 0
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self.log_in()
+            while not self.stopped.wait(0.5):
+                self.patiently("overview")
+                names = (str(self.folder / name) for name in ("labels.sqlite", "backup.sqlite"))
+                subprocess.run([sys.executable, "-c", BACKUP, *names], check=True)
+                self.looks += 1
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {error}"
 
 
 def samples(count: int) -> list[dict]:
@@ -228,15 +256,21 @@ def main() -> None:
         folder = Path(name)
         write_rows(folder / "samples.jsonl", samples(args.items))
         names = [f"labeler {n:02}" for n in range(args.labelers)]
-        for one in names:
+        for one in (*names, OWNER):
             set_password(folder / "team.txt", one, PASSWORD)
         server = Server(folder, args.overlap)
         labelers = [Labeler(server.url, one) for one in names]
+        owner = Owner(server.url, folder)
         started = time.perf_counter()
         expected = args.items * (1 - args.overlap) + args.items * args.overlap * args.labelers
         try:
+            owner.start()
             work(server, labelers, round(expected), args.kills)
             seconds = time.perf_counter() - started
+            owner.stopped.set()
+            owner.join()
+            if owner.error:
+                raise SystemExit(f"{owner.name}: {owner.error}")
             found = check(folder, labelers)
         finally:
             server.kill()
@@ -246,6 +280,7 @@ def main() -> None:
             "labelers": args.labelers,
             "items": args.items,
             "kills": args.kills,
+            "looks": owner.looks,
             **found,
             "submit_p50": round(parts[49], 4),
             "submit_p95": round(parts[94], 4),
