@@ -283,6 +283,9 @@ def main(argv: list[str] | None = None) -> None:
             "or a higher --validation give some"
         )
     print(f"{args.output_dir}: {train} demonstrations to train on, {validation} for validation")
+    if collected.removed:
+        told = ", ".join(f"{count} {reason}" for reason, count in collected.removed.items())
+        print(f"{args.output_dir}: left out {told} (report.json)")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from instruct.checks.model_limits import check_prompts
 from instruct.errors import UserError
 from instruct.files import atomic_file, write_json
 from instruct.generation import generate_ids
-from instruct.models import load_policy, load_reward, save_merged
+from instruct.models import RewardModel, load_policy, save_merged
 from instruct.reward_checks import check_base
 from instruct.reward_files import adapter_config, reward_head
 from instruct.run.checkpoints import whole_checkpoints
@@ -32,7 +32,7 @@ WEIGHTS = (
 
 def mean_rewards(
     checkpoints: list[Path],
-    reward_model: str,
+    reward: RewardModel,
     rows: Dataset,
     where: str,
     max_new_tokens: int,
@@ -40,8 +40,6 @@ def mean_rewards(
 ) -> dict[str, float]:
     """{checkpoint: mean reward of its answers to the prompts of `rows`, from `where`}."""
     prompts, columns = rows["prompt"][:], template_columns(rows)
-    # scored by the model that PPO will learn from
-    reward = load_reward(reward_model, trust_remote_code=training_args.trust_remote_code)
     means = {}
     for checkpoint in checkpoints:
         model, tokenizer = load_policy(
@@ -76,6 +74,7 @@ def tell_if_base_is_gone(reward: str) -> None:
 def select_by_reward(
     training_args: trl.SFTConfig,
     reward_model: str,
+    reward: Callable[[], RewardModel],
     prompts: Callable[[], tuple[Dataset, str]],
     max_new_tokens: int,
 ) -> None:
@@ -84,7 +83,8 @@ def select_by_reward(
     Its adapter and merged model become those of the output folder; the checkpoints stay.
 
     Args:
-        reward_model: folder or Hub id.
+        reward_model: folder or Hub id of the one that PPO will learn from.
+        reward: () -> that model, loaded.
         prompts: () -> rows with the prompts to answer, and where they are from.
         max_new_tokens: the longest answer.
 
@@ -103,7 +103,7 @@ def select_by_reward(
             f"{output_dir}: no whole checkpoint to select from; train with --save_strategy epoch"
         )
     rows, where = prompts()
-    means = mean_rewards(checkpoints, reward_model, rows, where, max_new_tokens, training_args)
+    means = mean_rewards(checkpoints, reward(), rows, where, max_new_tokens, training_args)
     best = max(means, key=means.get)
     # copied: the checkpoints stay, to select again by another reward model
     for pattern in WEIGHTS:

@@ -31,7 +31,7 @@ from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
 from instruct.files import held_out_needed, held_out_place, load_rows
-from instruct.models import load_causal_lm, load_limits, save_merged, why_not_merged
+from instruct.models import load_causal_lm, load_limits, load_reward, save_merged, why_not_merged
 from instruct.processes import end_with_parent, is_main_process
 from instruct.run.run_record import record_of
 from instruct.runs import already_finished, end_process_group, finish, train_or_resume
@@ -112,7 +112,9 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
             raise UserError("--dataset_name is missing: the prompts that the checkpoints answer")
         prompts = partial(prompts_to_answer, script_args)
         longest = script_args.select_max_new_tokens
-        return select_by_reward(training_args, script_args.select_by_reward, prompts, longest)
+        name, trusts = script_args.select_by_reward, training_args.trust_remote_code
+        reward = partial(load_reward, name, trust_remote_code=trusts)
+        return select_by_reward(training_args, name, reward, prompts, longest)
     check_given(script_args, model_args, "demonstrations")
     parsed = (script_args, training_args, model_args)
     record = record_of("sft", parsed, data_of(script_args, training_args))

@@ -236,3 +236,16 @@ def test_a_split_without_rows_is_told(tmp_path, capsys):
         demonstrations.main(["--input", file, "--output_dir", out, "--validation", share])
         said = capsys.readouterr().out
         assert f"{out}: {missing}" in said and said.count("more rows") == 1
+
+
+def test_what_is_left_out_is_told(tmp_path, capsys):
+    for name in ("train", "validation"):
+        rows = [{"id": f"{name[0]}1", "prompt": "Why?"}]
+        write_rows(tmp_path / "prompts" / f"{name}.parquet", rows)
+    rows = [{"prompt": "Why?", "completion": "So.", "prompt_id": name} for name in ("t1", "x")]
+    file, out = write_jsonl(tmp_path / "a.jsonl", rows), str(tmp_path / "out")
+    demonstrations.main(
+        ["--input", file, "--prompts", str(tmp_path / "prompts"), "--output_dir", out]
+    )
+    told = f"{out}: left out 1 prompt_not_in_train_or_validation (report.json)"
+    assert told in capsys.readouterr().out
