@@ -1,7 +1,7 @@
-"""Run by test_kill.py: a server with eight labelers at once, killed (SIGKILL) after given seconds
+"""Run by test_kill.py: a server with eight labelers at once, killed (SIGKILL) after so many answers
 and started again.
 
-    python tests/labeling_kill.py DATABASE '<seconds as JSON>'
+    python tests/labeling_kill.py DATABASE '<answers as JSON>'
 
 Writes a line for each answer that `Store.answer` said is saved into DATABASE.acks.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from labeling_tools import ranked, store_of
 
 NAMES = "abcdefgh"
+LINE = len('["a", 1000, 12345.0]\n')  # bytes of an acknowledged answer, about
 SETTINGS = {"count": 1500, "per_item": 2, "overlap": 0.1}
 
 
@@ -38,9 +39,24 @@ def serve(path: Path) -> None:
         thread.join()
 
 
+def kill_after(child: int, path: Path, answers: int) -> int:
+    """Kills the server once so many more are saved; its exit code. Seconds mean nothing here:
+    a quick machine is done before they are over."""
+    acks = Path(f"{path}.acks")
+    acks.touch()
+    wanted = acks.stat().st_size + answers * LINE
+    while acks.stat().st_size < wanted:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.001)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 if __name__ == "__main__":
-    path, delays = Path(sys.argv[1]), json.loads(sys.argv[2])
-    for delay in delays:
+    path, rounds = Path(sys.argv[1]), json.loads(sys.argv[2])
+    for answers in rounds:
         child = os.fork()
         if child == 0:
             try:
@@ -49,6 +65,4 @@ if __name__ == "__main__":
             except BaseException as error:
                 print(repr(error), file=sys.stderr, flush=True)
                 os._exit(1)
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        print(kill_after(child, path, answers), flush=True)

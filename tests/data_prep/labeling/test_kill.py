@@ -16,8 +16,8 @@ KILLS = 8
 def test_every_answer_that_was_acknowledged_is_there_once(tmp_path):
     path = tmp_path / "labels.sqlite"
     draw = random.Random(0)
-    delays = [draw.uniform(0.3, 0.8) for _ in range(KILLS)]
-    command = [sys.executable, str(TESTS / "labeling_kill.py"), str(path), json.dumps(delays)]
+    answers = [draw.randint(20, 250) for _ in range(KILLS)]
+    command = [sys.executable, str(TESTS / "labeling_kill.py"), str(path), json.dumps(answers)]
     run = subprocess.run(command, env=SCRIPT_ENV, capture_output=True, text=True, timeout=240)
     # killed at work each time, not done nor stopped by an error
     assert run.stdout.split() == ["-9"] * KILLS, run.stderr
