@@ -1,7 +1,6 @@
 """The checkpoint of SFT whose answers a reward model likes best (InstructGPT, 3.5)."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,7 +37,12 @@ def mean_rewards(
     max_new_tokens: int,
     training_args: trl.SFTConfig,
 ) -> dict[str, float]:
-    """{checkpoint: mean reward of its answers to the prompts of `rows`, from `where`}."""
+    """{checkpoint: mean reward of its answers to the prompts of `rows`, from `where`}.
+
+    Args:
+        reward: the model that PPO will learn from.
+        max_new_tokens: the longest answer.
+    """
     prompts, columns = rows["prompt"][:], template_columns(rows)
     means = {}
     for checkpoint in checkpoints:
@@ -71,40 +75,34 @@ def tell_if_base_is_gone(reward: str) -> None:
         print(error)
 
 
-def select_by_reward(
-    training_args: trl.SFTConfig,
-    reward_model: str,
-    reward: Callable[[], RewardModel],
-    prompts: Callable[[], tuple[Dataset, str]],
-    max_new_tokens: int,
-) -> None:
-    """Keeps the saved checkpoint whose answers the reward model likes best, as the paper did.
-
-    Its adapter and merged model become those of the output folder; the checkpoints stay.
-
-    Args:
-        reward_model: folder or Hub id of the one that PPO will learn from.
-        reward: () -> that model, loaded.
-        prompts: () -> rows with the prompts to answer, and where they are from.
-        max_new_tokens: the longest answer.
+def saved_checkpoints(output_dir: str) -> list[Path]:
+    """The whole checkpoints of an SFT run, whose folder is this process's from now on.
 
     Raises:
         UserError: the folder holds another step's run, or no whole checkpoint.
     """
-    output_dir = Path(training_args.output_dir)
-    claim(output_dir)
-    found = read_record(output_dir)
+    folder = Path(output_dir)
+    claim(folder)
+    found = read_record(folder)
     if found is not None:
-        check_step(output_dir, found, "sft")
+        check_step(folder, found, "sft")
     # a run killed while saving leaves half a one
-    checkpoints = whole_checkpoints(output_dir)
+    checkpoints = whole_checkpoints(folder)
     if not checkpoints:
         raise UserError(
-            f"{output_dir}: no whole checkpoint to select from; train with --save_strategy epoch"
+            f"{folder}: no whole checkpoint to select from; train with --save_strategy epoch"
         )
-    rows, where = prompts()
-    means = mean_rewards(checkpoints, reward(), rows, where, max_new_tokens, training_args)
-    best = max(means, key=means.get)
+    return checkpoints
+
+
+def keep(means: dict[str, float], reward_model: str, training_args: trl.SFTConfig) -> None:
+    """Makes the best checkpoint's adapter and merged model those of the output folder.
+
+    Args:
+        means: {checkpoint: mean reward}.
+        reward_model: folder or Hub id of the one that scored.
+    """
+    output_dir, best = Path(training_args.output_dir), max(means, key=means.get)
     # copied: the checkpoints stay, to select again by another reward model
     for pattern in WEIGHTS:
         for chosen in sorted((output_dir / best).glob(pattern)):

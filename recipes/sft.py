@@ -17,7 +17,6 @@ pretraining rows (`--pretraining_dataset`). YAML of both: recipes/configs/paper/
 import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports take seconds)
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import trl
@@ -35,7 +34,7 @@ from instruct.models import load_causal_lm, load_limits, load_reward, save_merge
 from instruct.processes import end_with_parent, is_main_process
 from instruct.run.run_record import record_of
 from instruct.runs import already_finished, end_process_group, finish, train_or_resume
-from instruct.selection import select_by_reward
+from instruct.selection import keep, mean_rewards, saved_checkpoints
 from instruct.tokens import load_tokenizer
 from instruct.trainers.demonstrations import tokenize
 from instruct.trainers.pretraining import mix_in
@@ -84,11 +83,20 @@ def prompts_to_answer(script_args: ScriptArguments) -> tuple[Dataset, str]:
         print(f"{where}: its prompts are answered; they should not be those of the training")
     else:
         where, split = held_out_needed(where, split)
-    name, shape = script_args.dataset_config, shape_of(script_args)
     # a shape that was named is one of demonstrations
     kind = "demonstrations" if script_args.format else "prompts"
-    rows = read(where, kind, split, name=name, **shape)
+    rows = read(where, kind, split, name=script_args.dataset_config, **shape_of(script_args))
     return rows.select(range(min(len(rows), script_args.select_prompts))), where
+
+
+def select_by_reward(script_args: ScriptArguments, training_args: SFTConfig) -> None:
+    """Keeps the saved checkpoint whose answers the reward model likes best, as the paper did."""
+    checkpoints = saved_checkpoints(training_args.output_dir)
+    rows, where = prompts_to_answer(script_args)
+    name, longest = script_args.select_by_reward, script_args.select_max_new_tokens
+    reward = load_reward(name, trust_remote_code=training_args.trust_remote_code)
+    means = mean_rewards(checkpoints, reward, rows, where, longest, training_args)
+    keep(means, name, training_args)
 
 
 def data_of(script_args: ScriptArguments, training_args: SFTConfig) -> dict:
@@ -110,11 +118,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     if script_args.select_by_reward:
         if not script_args.dataset_name:
             raise UserError("--dataset_name is missing: the prompts that the checkpoints answer")
-        prompts = partial(prompts_to_answer, script_args)
-        longest = script_args.select_max_new_tokens
-        name, trusts = script_args.select_by_reward, training_args.trust_remote_code
-        reward = partial(load_reward, name, trust_remote_code=trusts)
-        return select_by_reward(training_args, name, reward, prompts, longest)
+        return select_by_reward(script_args, training_args)
     check_given(script_args, model_args, "demonstrations")
     parsed = (script_args, training_args, model_args)
     record = record_of("sft", parsed, data_of(script_args, training_args))
@@ -165,8 +169,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
             where=f"--pretraining_dataset {script_args.pretraining_dataset}",
         )
         train_dataset = mixed.rows
-        counts = {"demonstrations": mixed.demonstrations, "pretraining": mixed.pretraining}
-        record["rows"] = counts
+        record["rows"] = {"demonstrations": mixed.demonstrations, "pretraining": mixed.pretraining}
         if is_main_process():
             print(mixed)
     if training_args.padding_free and not training_args.packing:
@@ -191,8 +194,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
         peft_config=lora_config(model_args, model),
     )
     sources = [script_args.dataset_name, script_args.pretraining_dataset]
-    merged = unmerged is None
-    use_our_card(trainer, "sft", model_args.model_name_or_path, sources, merged)
+    use_our_card(trainer, "sft", model_args.model_name_or_path, sources, unmerged is None)
     train_or_resume(trainer, record)
 
     ################

@@ -115,18 +115,20 @@ def _blocks(
     of_prompt: dict[tuple[int, ...], list[int]] = {}
     for i in rows:
         of_prompt.setdefault(tuple(pairs[i][0]), []).append(i)
-    block: list[tuple[int, ...]] = []
-    for prompt in [*sorted(of_prompt, key=lambda p: (len(p), p)), None]:
+    blocks: list[list[tuple[int, ...]]] = [[]]
+    for prompt in sorted(of_prompt, key=lambda p: (len(p), p)):
         # the longest comes last, and all are padded to it
-        if block and (prompt is None or len(prompt) * (len(block) + 1) > BLOCK):
-            found = [i for p in block for i in of_prompt[p]]
-            yield block, sorted(found, key=lambda i: len(pairs[i][1]))
-            block = []
-        block.append(prompt)
+        if blocks[-1] and len(prompt) * (len(blocks[-1]) + 1) > BLOCK:
+            blocks.append([])
+        blocks[-1].append(prompt)
+    for block in filter(None, blocks):
+        found = [i for prompt in block for i in of_prompt[prompt]]
+        yield block, sorted(found, key=lambda i: len(pairs[i][1]))
 
 
 def _after(model: PreTrainedModel, prompts: list[tuple[int, ...]]) -> Callable:
     """`token_logprobs` of pairs whose prompts are among `prompts`, computed once, now."""
+    place = {prompt: i for i, prompt in enumerate(prompts)}
     ids, mask = left_pad(prompts, 0, model.device)
     with torch.no_grad():
         # of all but the prompts' last token, which predicts the first of a completion
@@ -134,7 +136,7 @@ def _after(model: PreTrainedModel, prompts: list[tuple[int, ...]]) -> Callable:
 
     @torch.no_grad()
     def logprobs(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[torch.Tensor]:
-        which = torch.tensor([prompts.index(tuple(p)) for p, _ in pairs], device=model.device)
+        which = torch.tensor([place[tuple(p)] for p, _ in pairs], device=model.device)
         cache = forked(known)  # the next batch begins from it too
         cache.batch_select_indices(which)
         longest = max(len(completion) for _, completion in pairs)

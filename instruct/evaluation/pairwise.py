@@ -9,7 +9,7 @@ from pathlib import Path
 from instruct.errors import UserError
 from instruct.evaluation.answers import keep
 from instruct.evaluation.llm_judge import LLMJudge, Pair, Tally, outcome
-from instruct.evaluation.statistics import cluster_bootstrap
+from instruct.evaluation.statistics import win_rate
 from instruct.hashes import hash_of
 
 ROWS_AT_ONCE = 16  # pairs between two notes on disk
@@ -90,8 +90,6 @@ def pair_win_rates(answers: dict[str, list[dict]], users: list[str], name: str) 
     for i, ours in enumerate(names):
         for theirs in names[:i]:
             won = [row["wins"][name][theirs] for row in answers[ours]]
-            rate, low, high = cluster_bootstrap(won, users)
-            rates[f"{ours}_vs_{theirs}"] = {
-                "rate": rate, "low": low, "high": high, "n": len(won), "ties": won.count(0.5),
-            }  # fmt: skip
+            # a share won is above, at or below the half of a tie
+            rates[f"{ours}_vs_{theirs}"] = win_rate(won, [0.5] * len(won), users)
     return rates

@@ -10,7 +10,6 @@ from conftest import make_tokenizer, save_model, write_jsonl
 from peft import LoraConfig, get_peft_model
 from ppo_tools import flags, make_reward, make_setup
 
-from instruct import selection
 from instruct.arguments import ModelConfig
 from instruct.models import load_causal_lm, load_reward
 from instruct.trl_ppo import PPOTrainer
@@ -143,7 +142,7 @@ def test_a_selection_that_replaces_the_rewards_base_says_so(run, tmp_path, monke
     (folder / "reward/adapter_config.json").write_text(json.dumps(config))
     select = [*sft_flags, "--select_by_reward", str(folder / "reward")]
     for best, said in (("checkpoint-2", False), ("checkpoint-1", True)):
-        monkeypatch.setattr(selection, "mean_rewards", lambda *args, best=best: {best: 1.0})
+        monkeypatch.setattr(sft, "mean_rewards", lambda *args, best=best: {best: 1.0})
         sft.cli(select)
         assert ("holds other weights" in capsys.readouterr().out) == said
 

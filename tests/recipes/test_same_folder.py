@@ -12,7 +12,6 @@ from ppo_tools import flags, make_setup
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
-from instruct import selection
 from instruct.arguments import ModelConfig
 from instruct.evaluation import answers as answers_module
 from instruct.models import load_causal_lm, load_policy, load_reward
@@ -277,7 +276,7 @@ def test_full_fine_tuning_through_all_steps(arguments, comparisons, tmp_path, mo
     assert all(trained[name].equal(merged[name]) for name in trained)
     # the folder itself and merged/ hold the chosen weights
     means = {"checkpoint-2": 2.0, "checkpoint-4": 1.0}
-    monkeypatch.setattr(selection, "mean_rewards", lambda *args: means)
+    monkeypatch.setattr(sft, "mean_rewards", lambda *args: means)
     sft.cli([*arguments, "--select_by_reward", str(tmp_path / "reward")])
     chosen, top, merged = (
         load_file(out / place / "model.safetensors") for place in ("checkpoint-2", ".", "merged")
