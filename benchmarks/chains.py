@@ -5,7 +5,6 @@
 A chain is `recipes/demo.sh`, from log to report, with its own seed for SFT, sampling, reward model,
 PPO and evaluation. Each lies in a folder of its commit and seed under `outputs/chains/`: cut off
 and run again, what is done is not done anew. `--jobs` chains run at once, one thread each.
-`--table FILE` reads the lines of an earlier run instead, and runs nothing.
 
 Prints a line per bar with the chains that miss it, one table of all chains, and last one JSON
 object: `chains` (a row each, see `row_of`), `mean` over chains, and `missed`.
@@ -18,7 +17,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -79,8 +77,8 @@ def write_configs(folder: Path, seed: int) -> Path:
 
 
 def give_input(folder: Path, source: Path) -> None:
-    """The embedded model and log of another chain, as links: 100 MB less to download."""
-    if source.is_dir() and not (folder / "embedded").exists():
+    """The embedded model and log, as links: no chain downloads them anew."""
+    if not (folder / "embedded").exists():
         beside = folder / "embedded.part"
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(source, beside, copy_function=os.link)
@@ -104,19 +102,15 @@ def run_all(root: Path, seeds: list[int], jobs: int) -> bool:
     """Runs those chains that are not done, `jobs` at once; whether all went through."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
-    lock = threading.Lock()
+    source = root / "embedded"
+    # once done, this does nothing
+    command = [sys.executable, "-m", "data_prep.embedded", "--output_dir", str(source)]
+    subprocess.run(command, cwd=REPO, env=env, check=True)
 
     def one(seed: int) -> bool:
         folder = root / str(seed)
         folder.mkdir(parents=True, exist_ok=True)
-        with lock:  # a link to what is still being written is none
-            made = [f / "embedded" for f in root.iterdir() if (f / "embedded/log.jsonl").is_file()]
-            if made:
-                give_input(folder, made[0])
-            else:
-                target = str(folder / "embedded")
-                command = [sys.executable, "-m", "data_prep.embedded", "--output_dir", target]
-                subprocess.run(command, cwd=REPO, env=env, check=True)
+        give_input(folder, source)
         return run_chain(folder, seed, env)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -213,20 +207,14 @@ def main() -> None:
     add("--seeds", type=int, nargs="+", default=list(range(8)))
     add("--jobs", type=int, default=2, help="chains at once, a thread each")
     add("--output_dir", type=Path, default=Path("outputs/chains"))
-    add("--table", type=Path, help="the JSON lines of earlier runs; runs nothing")
     args = parser.parse_args()
-    if args.table:
-        lines = args.table.read_text().splitlines()
-        rows = [row for line in lines for row in json.loads(line)["chains"]]
-        went_through, commit = True, None
-    else:
-        if git("status", "--porcelain", "--untracked-files=no"):
-            raise SystemExit("chains are kept by commit: commit or stash what was changed first")
-        commit = git("rev-parse", "--short=7", "HEAD")
-        root = args.output_dir / commit
-        went_through = run_all(root, args.seeds, args.jobs)
-        done = [s for s in args.seeds if (root / str(s) / "report" / "answers.jsonl").is_file()]
-        rows = [row_of(root / str(seed), seed) for seed in done]
+    if git("status", "--porcelain", "--untracked-files=no"):
+        raise SystemExit("chains are kept by commit: commit or stash what was changed first")
+    commit = git("rev-parse", "--short=7", "HEAD")
+    root = args.output_dir.resolve() / commit  # stages run in the repository
+    went_through = run_all(root, args.seeds, args.jobs)
+    done = [s for s in args.seeds if (root / str(s) / "report" / "answers.jsonl").is_file()]
+    rows = [row_of(root / str(seed), seed) for seed in done]
     if not rows:
         raise SystemExit("no chain has a report")
     missed = missed_bars(rows)

@@ -133,7 +133,7 @@ def a_report() -> dict:
     }  # fmt: skip
 
 
-def test_a_chain_is_told_from_its_report_and_the_table_again_from_its_line(
+def test_a_chain_is_told_from_its_report_and_all_in_a_table_and_a_line(
     tmp_path, monkeypatch, capsys
 ):
     (tmp_path / "report").mkdir()
@@ -148,9 +148,16 @@ def test_a_chain_is_told_from_its_report_and_the_table_again_from_its_line(
     (tmp_path / "report" / "report.json").write_text(json.dumps(report))
     assert chains.row_of(tmp_path, 3)["believed"] == 0
 
-    file = tmp_path / "chains.jsonl"
-    file.write_text("".join(json.dumps({"chains": [a_row(seed)]}) + "\n" for seed in (0, 1)))
-    monkeypatch.setattr(sys, "argv", ["chains.py", "--table", str(file)])
+    # two that are done, and one that stopped
+    root = tmp_path / "chains" / "abc1234"
+    for seed in (0, 1):
+        (root / str(seed) / "report").mkdir(parents=True)
+        (root / str(seed) / "report" / "answers.jsonl").touch()
+    monkeypatch.setattr(chains, "git", lambda *words: "abc1234" * (words[0] == "rev-parse"))
+    monkeypatch.setattr(chains, "row_of", lambda folder, seed: a_row(seed))
+    monkeypatch.setattr(chains, "run_all", lambda *given: given == (root, [0, 1, 2], 2))
+    words = ["chains.py", "--seeds", "0", "1", "2", "--output_dir", str(tmp_path / "chains")]
+    monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as stop:
         chains.main()
     assert stop.value.code == 0
