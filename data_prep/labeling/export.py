@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_prep.formats.forms import CATEGORIES, category
 from data_prep.formats.forms import request_form as form_of
+from data_prep.labeling.project import Project
 from data_prep.labeling.store import Store
 from instruct.errors import UserError
 from instruct.files import check_output, write_json, write_rows
@@ -54,7 +55,7 @@ def export(
         # one look at the database: rows and counts are of the same moment
         found = list(store.answers())
         wanted = [one for one in found if screening or not one["is_screening"]]
-        rows = [as_row(store.project.kind, one) for one in wanted]
+        rows = [as_row(store.project, one) for one in wanted]
     finally:
         store.close()
     left_out = len(found) - len(wanted)
@@ -72,13 +73,17 @@ def exported_rows(store: Store) -> Iterator[dict]:
     """Rows of the database's kind, by item and labeler, but those of screening items."""
     for found in store.answers():
         if not found["is_screening"]:
-            yield as_row(store.project.kind, found)
+            yield as_row(store.project, found)
 
 
-def as_row(kind: str, found: dict) -> dict:
-    """One of `Store.answers` as a row of its kind."""
-    made = {"rankings": _ranking, "judgements": _judgement, "demonstrations": _demonstration}[kind]
-    return {**made(found), "labeler": found["labeler"], "timestamp": found["timestamp"]}
+def as_row(project: Project, found: dict) -> dict:
+    """One of `Store.answers` as a row of the project's kind."""
+    who = {"labeler": found["labeler"], "timestamp": found["timestamp"]}
+    if project.kind == "demonstrations":
+        return {**_demonstration(found), **who}
+    made = _ranking if project.kind == "rankings" else _judgement
+    # a question that nobody ticked was asked all the same
+    return {**made(found), "questions": list(project.questions), **who}
 
 
 def check_replaces(output: Path, store: Store) -> None:

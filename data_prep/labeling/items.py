@@ -22,7 +22,8 @@ OUTPUTS = range(2, 10)  # how many outputs are ranked: K = 4 to 9 in the paper
 # what makes an item another one; columns that only ride along do not
 IDENTITY = ("prompt_id", "prompt", "models", "completions", "tools", "chat_template_kwargs")
 SHOWN = ("prompt_id", "prompt", "completions")  # what a labeler may see: no model, no user
-LABELED = ("quality", "flags", "labeler", "timestamp", "seconds")  # what a labeler adds to a row
+# what a labeler adds to a row
+LABELED = ("quality", "flags", "questions", "labeler", "timestamp", "seconds")
 OF_ANSWERS = ("model", "prompt_id", "prompt", "completion")  # columns of answers.jsonl
 
 

@@ -38,6 +38,7 @@ class Judgement(NamedTuple):
         quality: {model: 1 to 7}, of those that were given one.
         flags: {model: questions answered with yes}.
         user: who wrote the prompt; known when it is matched with the answers.
+        questions: keys of those that were asked; None of a row that does not say.
     """
 
     place: str
@@ -49,6 +50,7 @@ class Judgement(NamedTuple):
     quality: dict[str, int]
     flags: dict[str, list[str]]
     user: str = ""
+    questions: list[str] | None = None
 
 
 ################
@@ -112,6 +114,8 @@ def _judgement(place: str, row: dict) -> Judgement:
             raise UserError(f"{where}: {name!r} must hold one entry for each of 'models'")
     if not all(value in QUALITIES for value in _given(quality)):
         raise UserError(f"{where}: 'quality' is from 1 to 7")
+    questions = row.get("questions")
+    _check_questions(where, questions, flags)
     if not isinstance(row["labeler"], str) or is_judge(row["labeler"]):
         raise UserError(
             f"{where}: {one_line(str(row['labeler']), 60)} is no person; judges that are none are "
@@ -127,7 +131,20 @@ def _judgement(place: str, row: dict) -> Judgement:
         dict(zip(models, ranks, strict=True)),
         given,
         dict(zip(models, flags, strict=True)),
+        questions=questions,
     )
+
+
+def _check_questions(where: str, questions, flags: list[list[str]]) -> None:
+    if questions is None:
+        return
+    if not _all(questions, str):
+        raise UserError(f"{where}: 'questions' must be a list of the questions that were asked")
+    ticked = [key for keys in flags for key in keys if key not in questions]
+    if ticked:
+        raise UserError(
+            f"{where}: 'flags' holds {one_line(ticked[0], 60)!r}, which 'questions' does not"
+        )
 
 
 def _words_of(prompt: str | list[dict]) -> list[str | None]:
@@ -192,8 +209,9 @@ def judged_by_people(
         users: who wrote the prompt of each answer.
 
     Returns `win_rate` {ours_vs_theirs: as `win_rate` has it}, `quality` {model: {mean, low, high,
-    n}}, `flags` {model: {question: {rate, low, high, n}}}, all with intervals clustered by user and
-    by labeler, and `agreement` of labelers (None where no two judged the same answers).
+    n}}, `flags` {model: {question: {rate, low, high, n}, or None where nobody was asked}}, all
+    with intervals clustered by user and by labeler, and `agreement` of labelers (None where no two
+    judged the same answers).
 
     Raises:
         UserError: none is on these answers.
@@ -254,23 +272,34 @@ def _quality(used: list[Judgement], names: list[str]) -> dict[str, dict]:
 
 
 def _flags(used: list[Judgement], names: list[str]) -> dict[str, dict]:
-    """How often each question was answered with yes; those that never were are not known here."""
-    keys = list(dict.fromkeys(key for found in used for _, key in _ticked(found, names)))
-    judged = {name: [found for found in used if name in found.flags] for name in names}
-    return {
-        name: {
-            key: _interval([(float(key in found.flags[name]), found) for found in some], "rate")
-            for key in keys
-        }
-        for name, some in judged.items()
-        if keys and some
-    }
+    """How often each question was answered with yes, of those who were asked it.
+
+    Rows of earlier exports do not say what was asked: of these, what any of them has ticked.
+    """
+    silent = [found for found in used if found.questions is None]
+    ticked = dict.fromkeys(key for found in silent for key in _ticked(found, names))
+    asked = [list(ticked) if found.questions is None else found.questions for found in used]
+    keys = list(dict.fromkeys(key for questions in asked for key in questions))
+    rates: dict[str, dict] = {}
+    for name in names if keys else ():
+        judged = [
+            (found, questions)
+            for found, questions in zip(used, asked, strict=True)
+            if name in found.flags
+        ]
+        if judged:
+            rates[name] = {key: _flag(name, key, judged) for key in keys}
+    return rates
 
 
-def _ticked(found: Judgement, names: list[str]) -> Iterator[tuple[str, str]]:
+def _flag(name: str, key: str, judged: list[tuple[Judgement, list[str]]]) -> dict | None:
+    said = [(float(key in found.flags[name]), found) for found, asked in judged if key in asked]
+    return _interval(said, "rate") if said else None
+
+
+def _ticked(found: Judgement, names: list[str]) -> Iterator[str]:
     for name in names:
-        for key in found.flags.get(name, []):
-            yield name, key
+        yield from found.flags.get(name, [])
 
 
 def agreement(used: list[Judgement]) -> dict | None:

@@ -82,7 +82,7 @@ class OwnersView:
                 left_out += 1
                 continue
             # ASCII: half a character of a model's output is no text to a browser
-            lines.append(json.dumps(as_row(self.project.kind, found)) + "\n")
+            lines.append(json.dumps(as_row(self.project, found)) + "\n")
             size += len(lines[-1])
             if size > LARGEST:
                 raise UserError(

@@ -12,6 +12,7 @@ from data_prep import comparisons, demonstrations
 from data_prep.formats.rankings import load_rankings
 from data_prep.labeling.export import export, exported_rows
 from data_prep.labeling.items import Item, read_items
+from data_prep.labeling.questions import DEFAULT_QUESTIONS
 from data_prep.labeling.store import Store
 from instruct.errors import UserError
 from instruct.files import load_rows, read_jsonl
@@ -35,7 +36,8 @@ def test_rankings_are_the_samples_rows_and_what_people_said(tmp_path, ending):
     first, second = load_rows(output).to_list()
     assert datetime.fromisoformat(first.pop("timestamp")).tzinfo is not None
     said = {"ranks": [1, 2, 2, 3], "quality": [7, 4, None, 1], "flags": [["opinion"], [], [], []]}
-    assert first == {**items[0].row, **said, "labeler": "ada", "seconds": 2.5}
+    asked = {"questions": list(DEFAULT_QUESTIONS)}
+    assert first == {**items[0].row, **said, **asked, "labeler": "ada", "seconds": 2.5}
     assert second["ranks"] == [2, 1, 1, 1] and second["prompt_id"] == "p1"
     # and the next command reads it
     assert load_rankings(str(output))["ranks"] == [[1, 2, 2, 3], [2, 1, 1, 1]]
@@ -49,6 +51,7 @@ def test_ranks_alone_are_rankings_too(tmp_path, ending):
     export(path, output)
     rows = load_rows(output).to_list()
     assert rows[0]["quality"] == [None] * 3 and rows[0]["flags"] == [[], [], []]
+    assert [row["questions"] for row in rows] == [[], []]
     comparisons.main(["--input", str(output), "--output_dir", str(tmp_path / "comparisons")])
 
 
@@ -66,7 +69,7 @@ def test_judgements_name_models_and_the_order_shown(tmp_path):
     [row] = read_jsonl(output)
     assert list(row) == [
         "prompt_id", "user_id", "prompt", "models", "completions", "order", "ranks", "quality",
-        "flags", "labeler", "timestamp",
+        "flags", "questions", "labeler", "timestamp",
     ]  # fmt: skip
     assert row["models"] == row["completions"] == ["sft", "ppo"] and row["ranks"] == [2, 1]
     assert row["order"] == list(task.order)

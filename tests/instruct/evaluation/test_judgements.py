@@ -104,6 +104,39 @@ def test_quality_and_flags_that_were_not_asked_are_not_there(tmp_path):
     assert found_in(tmp_path, bare)["win_rate"]["ppo_vs_sft"]["rate"] == 1.0
 
 
+def test_a_question_is_rated_over_those_who_were_asked_it(tmp_path):
+    """One that nobody ticked is 0 %; rows that asked only ranks, or other questions, are no "no"."""
+    of = {"sft": 1, "ppo": 2}
+    rows = [
+        row(0, "Ada", of, flags=[["opinion"], []], questions=["opinion", "hallucination"]),
+        row(1, "Ada", of, questions=["opinion"]),
+        row(2, "Bob", of, questions=[]),
+        row(3, "Cem", {"base": 1, "sft": 2}, questions=["inappropriate"]),
+        # of an earlier export
+        row(0, "Dan", of, flags=[[], ["denigrates"]]),
+        row(1, "Dan", of),
+    ]
+    found = found_in(tmp_path, rows)["flags"]
+    counted = {
+        key: (rate["rate"], rate["n"]) if rate else None for key, rate in found["sft"].items()
+    }
+    assert counted == {
+        "opinion": (0.5, 2), "hallucination": (0, 1), "inappropriate": (0, 1), "denigrates": (0, 2),
+    }  # fmt: skip
+    assert found["ppo"]["denigrates"]["rate"] == 0.5 and found["ppo"]["inappropriate"] is None
+    assert list(found["base"]) == list(found["sft"]) == list(found["ppo"])
+
+
+def test_what_was_ticked_and_not_asked_is_told(tmp_path):
+    of = {"sft": 1, "ppo": 2}
+    for more, why in (
+        ({"flags": [["opinion"], []], "questions": []}, "holds 'opinion', which 'questions'"),
+        ({"questions": "opinion"}, "'questions' must be a list"),
+    ):
+        with pytest.raises(UserError, match=why):
+            found_in(tmp_path, [row(0, "Ada", of, **more)])
+
+
 def test_a_model_that_nobody_judged_has_no_flags(tmp_path):
     found = found_in(tmp_path, ROWS[:4])
     # the report's columns are those of the first model
