@@ -96,16 +96,22 @@ def pigeonhole_bootstrap(
     return float(values.mean()), float(low), float(high)
 
 
-def win_rate(
-    ours: Sequence[float], theirs: Sequence[float], clusters: Sequence, tie: float = 0.0
-) -> dict:
-    """How often `ours` beats `theirs` on the same prompts, with its interval.
+def outcomes(ours: Sequence[float], theirs: Sequence[float], tie: float = 0.0) -> np.ndarray:
+    """1 where `ours` beats `theirs`, 0 where it loses, 0.5 where they are no further apart than
+    `tie`.
 
-    Scores no further apart than `tie` are a tie, which counts half. Raises `UserError` where one is
-    not finite: a NaN beats nobody, which would read as a lost comparison.
+    Raises:
+        UserError: a score is not finite: a NaN beats nobody, which would read as a lost comparison.
     """
     a, b = _finite(ours, "the score"), _finite(theirs, "the other's score")
     # a tie counted as a loss would favour whoever is named second
-    won = np.where(np.abs(a - b) <= tie, 0.5, (a > b).astype(float))
+    return np.where(np.abs(a - b) <= tie, 0.5, (a > b).astype(float))
+
+
+def win_rate(
+    ours: Sequence[float], theirs: Sequence[float], clusters: Sequence, tie: float = 0.0
+) -> dict:
+    """How often `ours` beats `theirs` on the same prompts, with its interval; see `outcomes`."""
+    won = outcomes(ours, theirs, tie)
     rate, low, high = cluster_bootstrap(won, clusters)
     return {"rate": rate, "low": low, "high": high, "n": len(won), "ties": int((won == 0.5).sum())}
