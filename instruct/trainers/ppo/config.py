@@ -107,7 +107,7 @@ class SharedBasePPOConfig(HardwareDefaults, _BaseConfig):
     sample_every: int = flag(5, "Write a sample table every so many rollouts (0: never).")
     sample_rows: int = flag(8, "Rows of a sample table.")
 
-    # ---- watchdog (causes and remedies: `callbacks.BOUNDS`)
+    # ---- watchdog (causes and remedies: `diagnosis.bounds`)
     watchdog: bool = flag(True, "Stop when a bound below is crossed; NaN always stops.")
     watchdog_patience: int = flag(3, "Rollouts in a row that must cross a bound.")
     max_kl: float = flag(
