@@ -45,7 +45,10 @@ PAGE = (
     {"input", "kind", "ranking_only", "questions", "per_item", "overlap", "lease_minutes",
      "screening", "instructions", "passwords", "owner", "host", "port", "seed", *ALWAYS},
 )  # fmt: skip
-EXPORT = ({"database", "output"}, {"kind", "with_screening", "debug"})
+EXPORT = (
+    {"database", "output"},
+    {"kind", "with_screening", "overwrite_output_dir", "debug"},
+)
 JUDGES = (
     {"labeler", "input", "output"},
     {"tie", "judge_prompt", "overwrite_output_dir", *ALWAYS},
@@ -78,7 +81,7 @@ def make_parser() -> Parser:
     lease = "an item that was taken and left for so long goes to another; default 60"
     add("--lease_minutes", type=float, help=lease)
     add("--screening", metavar="FILE", help="rankings of the owner's, mixed in to compare with")
-    screened = "with --output: answers to screening items, too"
+    screened = "with --output: answers to screening items, too, told apart by `is_screening`"
     add("--with_screening", action="store_true", help=screened)
     add("--instructions", type=Path, metavar="FILE", help="Markdown, in place of ours")
     add("--passwords", type=Path, metavar="FILE", help="names and passwords of a team")
@@ -87,7 +90,11 @@ def make_parser() -> Parser:
     add("--port", type=int, help="default 7860")
     add("--seed", type=int, help="of orders and of what all labelers get; default 0")
     add_shape_flags(parser)
-    add_overwrite(parser, "start over: also forget the answers of an unfinished judge")
+    over = (
+        "start over: also forget the answers of an unfinished judge, or replace what people "
+        "ranked where that was changed by hand since it was written"
+    )
+    add_overwrite(parser, over)
     return parser
 
 
@@ -209,7 +216,13 @@ def rank(args: argparse.Namespace) -> None:
 
 def write_export(args: argparse.Namespace) -> None:
     """Writes what people have said so far to `--output`."""
-    found = export(args.database, args.output, args.kind, screening=args.with_screening)
+    found = export(
+        args.database,
+        args.output,
+        args.kind,
+        screening=args.with_screening,
+        changed=args.overwrite_output_dir,
+    )
     people = ", ".join(f"{one_line(name, 60)} {n}" for name, n in found["labelers"].items())
     more = f"; {found['screening']} answers to screening items left out" * bool(found["screening"])
     print(f"{args.output}: {found['rows']} rows of {args.database} ({people}){more}")

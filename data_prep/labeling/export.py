@@ -14,6 +14,7 @@ from data_prep.labeling.project import Project
 from data_prep.labeling.store import Store
 from instruct.errors import UserError
 from instruct.files import check_output, write_json, write_rows
+from instruct.hashes import file_hash
 from instruct.run.data_runs import VERSIONS_OF
 from instruct.run.folders import claim, record_beside
 from instruct.run.run_record import versions
@@ -29,6 +30,7 @@ def export(
     kind: str | None = None,
     *,
     screening: bool = False,
+    changed: bool = False,
 ) -> dict:
     """Writes the latest answer of each labeler to each item, and `OUTPUT.run`, which says of what.
 
@@ -36,7 +38,9 @@ def export(
         path: the database.
         output: .jsonl, .jsonl.gz or .parquet.
         kind: what the database must hold; default whatever it does.
-        screening: whether answers to screening items are written as well.
+        screening: whether answers to screening items are written as well, each row with
+            `is_screening`.
+        changed: whether an export that was changed by hand since is replaced as well.
 
     Returns:
         rows: how many. labelers: {name: rows}. screening: answers that were left out.
@@ -51,11 +55,14 @@ def export(
     store = Store.read(path)
     try:
         _check_kind(store, kind)
-        check_replaces(output, store)
+        check_replaces(output, store, changed)
         # one look at the database: rows and counts are of the same moment
         found = list(store.answers())
         wanted = [one for one in found if screening or not one["is_screening"]]
         rows = [as_row(store.project, one) for one in wanted]
+        if screening:
+            for row, one in zip(rows, wanted, strict=True):
+                row["is_screening"] = one["is_screening"]
     finally:
         store.close()
     left_out = len(found) - len(wanted)
@@ -64,8 +71,11 @@ def export(
         raise UserError(f"{path}: no answer in it yet{but}; nothing was written")
     labelers = Counter(row["labeler"] for row in rows)
     # first: an output never stands without its record
-    write_json(record_beside(output), _record(store, screening, sorted(labelers)))
+    record = _record(store, screening, sorted(labelers))
+    write_json(record_beside(output), record)
     write_rows(output, rows)
+    # by its bytes the next export knows whether somebody has edited it since
+    write_json(record_beside(output), {**record, "sha256": file_hash(output)})
     return {"rows": len(rows), "labelers": dict(labelers), "screening": left_out}
 
 
@@ -86,11 +96,14 @@ def as_row(project: Project, found: dict) -> dict:
     return {**made(found), "questions": list(project.questions), **who}
 
 
-def check_replaces(output: Path, store: Store) -> None:
-    """That a file is no other than an earlier export of the same database.
+def check_replaces(output: Path, store: Store, changed: bool = False) -> None:
+    """That a file is no other than an earlier export of the same database, as it was written.
+
+    Args:
+        changed: whether one that was changed by hand since is let pass.
 
     Raises:
-        UserError: somebody or something else wrote it.
+        UserError: somebody or something else wrote it, or changed it.
     """
     # one that was touched and never filled holds nothing
     if not output.is_file() or not output.stat().st_size:
@@ -103,6 +116,13 @@ def check_replaces(output: Path, store: Store) -> None:
     if not isinstance(record, dict) or record.get("database") != store.database:
         raise UserError(
             f"--output {output} is there and is no export of {store.path}; give another file"
+        )
+    # the record of an export that was killed, or of an earlier version, names no bytes
+    written = record.get("sha256")
+    if not changed and written is not None and written != file_hash(output):
+        raise UserError(
+            f"--output {output} was changed by hand since it was exported; give another file, or "
+            "add --overwrite_output_dir to replace it"
         )
 
 

@@ -23,7 +23,7 @@ OUTPUTS = range(2, 10)  # how many outputs are ranked: K = 4 to 9 in the paper
 IDENTITY = ("prompt_id", "prompt", "models", "completions", "tools", "chat_template_kwargs")
 SHOWN = ("prompt_id", "prompt", "completions")  # what a labeler may see: no model, no user
 # what a labeler adds to a row
-LABELED = ("quality", "flags", "questions", "labeler", "timestamp", "seconds")
+LABELED = ("quality", "flags", "questions", "labeler", "timestamp", "seconds", "is_screening")
 OF_ANSWERS = ("model", "prompt_id", "prompt", "completion")  # columns of answers.jsonl
 
 

@@ -10,12 +10,14 @@ from labeling_tools import item, ranked, store_of
 
 from data_prep import comparisons, demonstrations
 from data_prep.formats.rankings import load_rankings
+from data_prep.labeling import export as exporting
 from data_prep.labeling.export import export, exported_rows
-from data_prep.labeling.items import Item, read_items
+from data_prep.labeling.items import Item, read_items, read_screening
 from data_prep.labeling.questions import DEFAULT_QUESTIONS
 from data_prep.labeling.store import Store
 from instruct.errors import UserError
-from instruct.files import load_rows, read_jsonl
+from instruct.files import load_rows, read_jsonl, write_rows
+from instruct.run.folders import record_beside
 
 
 def label(store, name: str, answers: list[dict]) -> None:
@@ -109,7 +111,19 @@ def test_screening_items_are_left_out_unless_asked_for(tmp_path):
     label(store, "ada", [ranked([3, 2, 1])])
     assert export(path, output)["screening"] == 1
     assert [row["prompt_id"] for row in read_jsonl(output)] == ["p1"]
+    # a column that only rows of both sorts need
+    assert "is_screening" not in read_jsonl(output)[0]
     assert export(path, output, screening=True)["rows"] == 2
+    told_apart = [(row["prompt_id"], row["is_screening"]) for row in read_jsonl(output)]
+    assert told_apart == [("p0", True), ("p1", False)]
+    # what rides along stops no reader
+    assert load_rankings(str(output))["ranks"] == [[1, 2, 3], [3, 2, 1]]
+    made = tmp_path / "made"
+    run = ["--input", str(output), "--output_dir", str(made), "--validation", "0"]
+    comparisons.main(run)
+    assert [row["is_screening"] for row in load_rows(made / "train.jsonl")] == [True, False]
+    owners = read_screening(output)
+    assert all("is_screening" not in one.row for one in owners)
     assert len(list(exported_rows(store))) == 1
     assert all("owner" not in row for row in read_jsonl(output))
 
@@ -135,6 +149,49 @@ def test_what_is_no_export_of_this_database_is_not_replaced(tmp_path):
     record = json.loads((tmp_path / "rankings.jsonl.run").read_text())
     assert record["step"] == "label" and record["labelers"] == ["ada"]
     assert record["database"] == store.database and record["flags"]["per_item"] == 1
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_an_export_that_somebody_edited_is_not_replaced(tmp_path, ending):
+    path, output = tmp_path / "labels.sqlite", tmp_path / f"rankings{ending}"
+    store = store_of(path)
+    label(store, "ada", [ranked([1, 2, 3])])
+    export(path, output)
+    # as it was written it is replaced, also by more rows
+    label(store, "ada", [ranked([3, 2, 1])])
+    assert export(path, output)["rows"] == 2
+    rows = [{**row, "note": "mine"} for row in load_rows(output)]
+    write_rows(output, rows)
+    before = output.read_bytes()
+    with pytest.raises(UserError, match="was changed by hand since .* --overwrite_output_dir"):
+        export(path, output)
+    assert output.read_bytes() == before
+    assert export(path, output, changed=True)["rows"] == 2
+    assert "note" not in load_rows(output).column_names
+    # nothing else is replaced by that flag: another's rows stay
+    output.unlink()
+    record_beside(output).unlink()
+    write_rows(output, rows)
+    with pytest.raises(UserError, match="is no export of"):
+        export(path, output, changed=True)
+
+
+def test_an_export_that_was_killed_is_replaced(tmp_path, monkeypatch):
+    path, output = tmp_path / "labels.sqlite", tmp_path / "rankings.jsonl"
+    store = store_of(path)
+    label(store, "ada", [ranked([1, 2, 3])])
+    export(path, output)
+    label(store, "ada", [ranked([3, 2, 1])])
+
+    def killed(file, rows):
+        write_rows(file, rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporting, "write_rows", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export(path, output)
+    monkeypatch.undo()
+    assert export(path, output)["rows"] == 2
 
 
 def test_another_kind_no_answer_or_no_database_is_told(tmp_path):

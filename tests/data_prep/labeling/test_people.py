@@ -117,7 +117,13 @@ def test_screening_items_are_left_out_unless_they_are_asked_for(tmp_path, page, 
     assert "1 answers to screening items left out" in capsys.readouterr().out
     assert len(load_rows(out)) == 2
     label.main(["--database", str(database), "--output", str(out), "--with_screening"])
-    assert len(load_rows(out)) == 3
+    assert sorted(load_rows(out)["is_screening"]) == [False, False, True]
+    # an edit is not lost without a word
+    out.write_text(out.read_text() + "\n")
+    again = ["--database", str(database), "--output", str(out)]
+    assert "was changed by hand" in stops(label.main, again, capsys)
+    label.main([*again, "--overwrite_output_dir"])
+    assert len(load_rows(out)) == 2
 
 
 def test_people_judge_what_evaluate_answered(tmp_path, page, tiny_model, capsys):
