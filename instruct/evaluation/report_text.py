@@ -1,20 +1,30 @@
 """`report.md`: what a run did, for a person to read."""
 
 from instruct.evaluation.judgements import WHY
+from instruct.evaluation.tables import (
+    HOW_COMPARED,
+    counted,
+    models_table,
+    people_tables,
+    rates_table,
+    time_table,
+)
 from instruct.evaluation.verdict import checks, figure_one, headline, independent, percent
 from instruct.plain_text import markdown_code, markdown_text
 
 SHOWN_ANSWERS = 12  # prompts in the tables of answers side by side
 
 
-def _interval(entry: dict | None) -> str:
-    return f"{entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "–"
-
-
 def _table(rows: list[list[str]]) -> list[str]:
     """Rows of cells that are Markdown already, header first."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def _named(rows: list[list[str]]) -> list[str]:
+    """A table whose header and first column hold names, and whose other cells are numbers."""
+    header, *rows = rows
+    return _table([[*map(markdown_text, header)], *([markdown_text(r[0]), *r[1:]] for r in rows)])
 
 
 def _verdict_section(report: dict) -> list[str]:
@@ -50,21 +60,12 @@ def _figure_section(report: dict) -> list[str]:
     return lines
 
 
-def _counted(counts: dict) -> str:
-    """Rows in = kept (by split, where they are) + removed, and why."""
-    removed, kept = counts["removed"], counts["kept"]
-    reasons = ", ".join(f"{n} {reason}" for reason, n in removed.items()) or "none"
-    by_split = [f"{n} {split}" for split, n in kept.items()] if isinstance(kept, dict) else []
-    total = f"{sum(kept.values())} kept ({', '.join(by_split)})" if by_split else f"{kept} kept"
-    return f"{counts['in']} in = {total} + {sum(removed.values())} removed ({reasons})."
-
-
 def _steps_section(report: dict) -> list[str]:
     """What each step of the run did; a step that was not run has no paragraph."""
     lines = []
     for key, title in (("data", "Prompts"), ("demonstrations", "Demonstrations")):
         if counts := report.get(key):
-            lines += [f"## {title}", "", _counted(counts), ""]
+            lines += [f"## {title}", "", counted(counts), ""]
     if sft := report.get("sft"):
         change = f"{sft['eval_loss_before']:.3f} → {sft['eval_loss_after']:.3f}"
         lines += ["## Step 1: SFT", "", f"Evaluation loss {change} (held-out demonstrations).", ""]
@@ -89,44 +90,14 @@ def _steps_section(report: dict) -> list[str]:
 
 def _comparison_section(report: dict) -> list[str]:
     """Models and their win rates, by each judge."""
-    judge = markdown_text(report["judge"])
-    more = [name for name in report.get("judges", {}) if name != report["judge"]]
-    named = [markdown_text(name) for name in more]
-    header = ["model", "gold score", *named, "reward model", "tokens", "ended", "distinct-2"]
-    models = [[*header, "fit to the prompt", "KL from reference"]]
-    for name, model in report["models"].items():
-        # its name ends in the model it is measured from
-        kl = next((v for key, v in model.items() if key.startswith("kl_from_")), None)
-        distinct = model.get("distinct2")
-        by_others = (_interval(model["scores"][other]) for other in more)
-        models.append([
-            markdown_text(name),
-            _interval(model.get("gold")),
-            *by_others,
-            *(_interval(model.get(key)) for key in ("reward", "tokens", "ended")),
-            "–" if distinct is None else f"{distinct:.2f}",
-            _interval(model.get("fit")),
-            "–" if kl is None else f"{kl:.2f}",
-        ])  # fmt: skip
-    header = ["win rate", f"by {judge}", *(f"by {name}" for name in named), "by the reward model"]
-    # length beside the judges: a judge may only like short answers
-    rates = [[*header, "by length alone (shorter wins)", "n"]]
-    for key, by_gold in report["win_rate"].items():
-        others = [report["judges"][name]["win_rate"][key] for name in more]
-        by_reward = report["win_rate_by_reward_model"].get(key)
-        entries = [by_gold, *others, by_reward, report["win_rate_shorter"][key]]
-        against = markdown_text(key.replace("_vs_", " against "))
-        rates.append([against, *map(percent, entries), str(by_gold["n"])])
     return [
         "## Comparison on users never seen in training",
         "",
-        f"Gold: {judge}. Intervals are 95 % bootstrap over users; a tie counts half. Distinct-2: "
-        "distinct pairs of words / all pairs, over all answers. Fit: log p(answer | its prompt) - "
-        "log p(answer | another prompt), in nats.",
+        f"Gold: {markdown_text(report['judge'])}. {HOW_COMPARED}",
         "",
-        *_table(models),
+        *_named(models_table(report)),
         "",
-        *_table(rates),
+        *_named(rates_table(report)),
     ]
 
 
@@ -165,21 +136,9 @@ def _people_section(report: dict) -> list[str]:
         f"users and over labelers (Owen 2007); a tie counts half. {agree}",
         "",
     ]
-    rates = [["win rate", "by people", "n", f"by {markdown_text(report['judge'])}"]]
-    for key, entry in found["win_rate"].items():
-        against = markdown_text(key.replace("_vs_", " against "))
-        rates.append([against, percent(entry), str(entry["n"]), percent(report["win_rate"][key])])
-    lines += _table(rates)
-    flags = list(next(iter(found["flags"].values()), {}))
-    if found["quality"] or flags:
-        named = [f"{markdown_text(flag.replace('_', ' '))}: yes" for flag in flags]
-        models = [["model", "overall quality, 1 to 7", *named]]
-        for name in report["models"]:
-            ticked = (found["flags"].get(name, {}).get(flag) for flag in flags)
-            quality = _interval(found["quality"].get(name))
-            models.append([markdown_text(name), quality, *map(percent, ticked)])
-        lines += ["", *_table(models)]
-    return lines
+    for table in people_tables(report):
+        lines += [*_named(table), ""]
+    return lines[:-1]
 
 
 def _answers_section(report: dict, answers: dict[str, list[dict]]) -> list[str]:
@@ -236,8 +195,6 @@ def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> 
     lines += _figure_section(report) + _steps_section(report) + _comparison_section(report)
     lines += _compared_lines(report) + _people_section(report)
     lines += _answers_section(report, answers)
-    if seconds := report.get("seconds"):
-        lines += ["", "## Time", "", "| stage | seconds |", "|---|---|"]
-        lines += [f"| {name} | {s:.0f} |" for name, s in seconds.items()]
-        lines.append(f"| all | {sum(seconds.values()):.0f} |")
+    if report.get("seconds"):
+        lines += ["", "## Time", "", *_named(time_table(report))]
     return "\n".join(lines) + "\n"
