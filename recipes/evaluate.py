@@ -11,7 +11,7 @@ a chat template: `gpt=PATH:raw` on the bare prompt, `prompted=PATH:few_shot=FILE
 demonstrations. A win rate of `--policy` counts only where its answers are near those of
 `--reference`, differ from each other and fit their prompts: the report's first lines say so.
 Writes `answers.jsonl`, and with `--run_dir` (a folder with prompts/ sft/ reward/ ppo/ inside) the
-whole run's `report.json`, `report.md` and curves.
+whole run's `report.html`, `report.md` and `report.json`.
 Killed and run again, models that have answered are not asked again.
 """
 
@@ -34,7 +34,7 @@ from instruct.evaluation.folder import check_folder, write_run_record
 from instruct.evaluation.judgements import judged_by_people, read_judgements
 from instruct.evaluation.modes import FEW_SHOT, Asked, draw_examples, is_held_out, parse_asked
 from instruct.evaluation.panel import add_scores, fit_judge, panel_of, reward_judge
-from instruct.evaluation.report import base_of_run, write_report
+from instruct.evaluation.report import write_report
 from instruct.evaluation.report_text import SHOWN_ANSWERS
 from instruct.run.data_runs import add_overwrite
 from instruct.run.folders import claim
@@ -186,8 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     result["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
 
-    base = base_of_run(args.run_dir) if args.run_dir is not None else None
-    write_report(args.output_dir, result, answers, args.run_dir, base)
+    write_report(args.output_dir, result, answers, args.run_dir, args.reward)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from instruct.run.fingerprints import data_identity, model_identity
 from instruct.run.folders import report_in
 from instruct.run.run_record import check_step, read_record, versions, write_record
 
-REPORT = ("report.json", "report.md", "answers.jsonl")  # what is replaced
+REPORT = ("report.json", "report.md", "report.html", "answers.jsonl")  # what is replaced
 
 
 def check_folder(output_dir: Path) -> None:

@@ -74,7 +74,7 @@ def _steps_section(report: dict) -> list[str]:
         accuracy, low, high = (
             100 * reward[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
         )
-        ranked_by = report.get("ranked_by") or "labelers that were not recorded"
+        ranked_by = markdown_text(report.get("ranked_by") or "labelers that were not recorded")
         lines += [
             "## Step 2: reward model",
             "",
@@ -184,7 +184,7 @@ def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> 
     """The report as Markdown; what models and users wrote is escaped.
 
     Args:
-        base: what is said of the base model, see `report.base_of_run`.
+        base: what is said of the base model, see `run_files.base_of_run`.
     """
     lines = ["# From prompt log to PPO: what this run did", ""]
     # first: a win that is not to be believed is no win
