@@ -23,16 +23,25 @@ import time
 from pathlib import Path
 
 from data_prep.formats.flags import add_shape_flags, shape_of
+from data_prep.formats.forms import category, request_form
 from data_prep.formats.identifiers import identifier_of
 from data_prep.formats.reader import read
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.evaluation.answers import Model, all_answers
+from instruct.evaluation.breakdown import GROUPS
 from instruct.evaluation.comparison import compare
 from instruct.evaluation.folder import check_folder, write_run_record
 from instruct.evaluation.judgements import judged_by_people, read_judgements
-from instruct.evaluation.modes import FEW_SHOT, Asked, draw_examples, is_held_out, parse_asked
+from instruct.evaluation.modes import (
+    FEW_SHOT,
+    Asked,
+    draw_examples,
+    is_held_out,
+    parse_asked,
+    question_of,
+)
 from instruct.evaluation.panel import add_scores, fit_judge, panel_of, reward_judge
 from instruct.evaluation.report import write_report
 from instruct.evaluation.report_text import SHOWN_ANSWERS
@@ -112,10 +121,18 @@ def held_out_prompts(source: str, limit: int, seed: int, **shape) -> list[dict]:
             # without users every prompt is a cluster of its own
             "user_id": identifier_of(row, "user_id", source) or f"prompt {i}",
             "prompt": row["prompt"],
+            **groups_of(row),
             **{key: row[key] for key in FOR_TEMPLATE if key in row},
         }
         for i, row in enumerate(rows)
     ]
+
+
+def groups_of(row: dict) -> dict[str, str | None]:
+    """What win rates are also told by; of rows that do not say, as the prompt reads."""
+    asked = question_of(row["prompt"])
+    read_as = {"request_form": request_form(asked), "category": category(asked)}
+    return {**read_as, **{key: row[key] for key in GROUPS if row.get(key) is not None}}
 
 
 def models_of(args: argparse.Namespace) -> dict[str, Asked]:

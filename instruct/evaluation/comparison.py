@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from instruct.evaluation.answers import Model
+from instruct.evaluation.breakdown import breakdown
 from instruct.evaluation.collapse import (
     aimed_at,
     checks_of,
@@ -141,6 +142,7 @@ def compare(
         # shorter wins, to see a judge that only likes brevity
         "win_rate_shorter": win_rates(answers, users, lambda row: -row["tokens"]),
     }
+    result |= breakdown(answers, judges[0], args.tie, users)
     if args.reward:
         result["win_rate_by_reward_model"] = win_rates(answers, users, lambda row: row["reward"])
     if reference is not None and modes.get(args.policy) == CHAT:

@@ -8,6 +8,7 @@ from instruct.evaluation.report_text import markdown
 from instruct.evaluation.run_files import (
     GOLD_KEYS,
     PPO_TITLES,
+    STEPS,
     base_of_run,
     collect_run,
     evaluated_steps,
@@ -73,7 +74,11 @@ def write_report(
     run, base = {}, None
     if run_dir:
         paths = [model["path"] for model in result["models"].values()]
-        run = collect_run(run_dir, evaluated_steps(run_dir, paths, reward))
+        steps = evaluated_steps(run_dir, paths, reward)
+        run = collect_run(run_dir, steps)
+        for step in STEPS:
+            if step not in steps and (run_dir / step).is_dir():
+                print(f"{run_dir / step}: made none of --models, so the report leaves it out")
         base = base_of_run(run_dir)
     report = {**run, **result, "seconds": {**run.get("seconds", {}), **result["seconds"]}}
     report["gold"] = {name: model["gold"]["mean"] for name, model in result["models"].items()}

@@ -1,6 +1,7 @@
 """recipes/evaluate.py: answers, win rates, KL and the report's fields; nothing is asked twice."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -60,10 +61,15 @@ def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(json.dumps(value))
     (run / "seconds.tsv").write_text("sft\t12\n")
+    # curves are of the models that are asked, so these lie in the run
+    shutil.copytree(tiny_model, run / "sft" / "merged")
+    shutil.copytree(tmp_path / "other", run / "ppo", dirs_exist_ok=True)
+    arguments[1:3] = [f"sft={run / 'sft' / 'merged'}", f"ppo={run / 'ppo'}"]
     evaluate.main([*arguments, "--run_dir", str(run)])
     found = json.loads((tmp_path / "report" / "report.json").read_text())
     assert found["data"]["in"] == found["data"]["kept"] + sum(found["data"]["removed"].values())
-    assert found["sft"] == {"eval_loss_before": 3.0, "eval_loss_after": 2.0}
+    sft = {"eval_loss_before": 3.0, "eval_loss_after": 2.0}
+    assert {key: found["sft"][key] for key in sft} == sft
     assert found["ppo"]["steps"][1] == {
         "step": 2, "gold": 0.3, "reward": 0.2, "kl": 0.2,
         "entropy": None, "length": None, "eos_rate": None,
@@ -78,6 +84,21 @@ def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_
         and "![PPO curves](ppo.png)" in text
     )
     assert (tmp_path / "report" / "ppo.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "10 in = 8 kept + 2 removed" in page and "Step 3: PPO" in page
+
+
+def test_steps_of_other_models_are_left_out_and_it_says_so(arguments, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "ppo").mkdir(parents=True)
+    log = [{"step": 1, "objective/kl": 0.1}]
+    (run / "ppo" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    evaluate.main([*arguments, "--run_dir", str(run)])
+    assert f"{run / 'ppo'}: made none of --models, so the report leaves it out" in (
+        capsys.readouterr().out
+    )
+    found = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert found["ppo"]["steps"] == []
 
 
 def test_same_model_has_no_kl_and_answers_are_not_asked_twice(
