@@ -15,11 +15,12 @@ import secrets
 import sys
 from pathlib import Path
 
+from data_prep.labeling.claimed import claim_file
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.files import atomic_file
 from instruct.plain_text import check_name, one_line
-from instruct.run.folders import claim
+from instruct.rows.encodings import read_text
 
 SCREENING_CUTOFF = 0.75  # appendix B.1: agreement with the owner's answers; soft: only told
 # OWASP's second choice for scrypt: 16 MiB, five times; about 0.2 s
@@ -89,11 +90,9 @@ def set_password(path: Path, name: str, password: str) -> None:
 
 def _hashes_of(path: Path) -> dict[str, tuple[bytes, bytes]]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"--passwords {path}: no such file; {_how_to(path)}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"--passwords {path}: is no text; {_how_to(path)}") from error
+        text = read_text(path, f"--passwords {path}")
+    except UserError as error:
+        raise UserError(f"{error}; {_how_to(path)}") from error
     hashes: dict[str, tuple[bytes, bytes]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -127,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--passwords", type=Path, required=True, metavar="FILE")
     parser.add_argument("--name", required=True, help="who may log in")
     args = parser.parse_args(argv)
-    claim(args.passwords)
+    claim_file(args.passwords)
     if sys.stdin.isatty():
         password = getpass.getpass(f"Password of {one_line(args.name)}: ")
         if password != getpass.getpass("Once more: "):

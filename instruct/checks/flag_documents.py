@@ -11,6 +11,7 @@ from yaml import YAMLError, safe_load
 
 from instruct.errors import UserError
 from instruct.plain_text import one_line
+from instruct.rows.encodings import read_text
 
 # a JSON object, or a file with one
 FILES = ("accelerator_config", "fsdp_config", "deepspeed")
@@ -82,15 +83,7 @@ def _object(flag: str, shown: str, given: str) -> dict | None:
 
 
 def _read(shown: str, path: Path, load):
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{shown}: no such file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{shown}: this is a folder, not a file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown}: not UTF-8 text; write it anew as such") from error
-    return _loaded(shown, text, load)
+    return _loaded(shown, read_text(path, shown), load)
 
 
 def _loaded(shown: str, text: str, load):

@@ -22,6 +22,7 @@ from instruct.errors import UserError
 from instruct.hashes import hash_of
 from instruct.plain_text import one_line
 from instruct.rendering import as_messages, as_text
+from instruct.rows.encodings import read_text
 
 KIND = "llm"
 PROMPT = Path(__file__).with_name("llm_judge_prompt.md")
@@ -176,12 +177,7 @@ def _openai(flag: str, spec: str):
 
 
 def _template(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--judge_prompt {file}: no UTF-8 text") from error
-    except FileNotFoundError as error:
-        raise UserError(f"--judge_prompt {file}: no such file") from error
+    text = read_text(file, f"--judge_prompt {file}")
     missing = {"prompt", "answer_a", "answer_b"} - set(PLACES.findall(text))
     if missing:
         places = " and ".join(f"{{{name}}}" for name in sorted(missing))

@@ -7,6 +7,9 @@ part) is likely where single accented letters stand among ASCII; who reads such 
 import codecs
 import io
 import re
+from pathlib import Path
+
+from instruct.errors import UserError
 
 # the longer first: UTF-32's begins as UTF-16's does
 MARKS = (
@@ -72,6 +75,30 @@ def _looks_western(head: bytes) -> bool:
     # words of Greek, Cyrillic, Chinese or Japanese code pages are long runs
     long = sum(len(run) > 2 for run in runs)
     return long <= 0.1 * len(runs) and sum(c in TYPED for c in letters) >= 0.95 * len(letters)
+
+
+def read_text(file: Path, shown: str) -> str:
+    """The text of a file that a flag names, whatever mark an editor put first; lines end in \\n.
+
+    Args:
+        shown: the flag and what it was given, for messages.
+
+    Raises:
+        UserError: no such file, a folder, or neither UTF-8 nor, by its marks, UTF-16 or UTF-32.
+    """
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{shown}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{shown}: this is a folder, not a file") from error
+    found = encoding_of(content, whole=True)
+    try:
+        # a guess is good enough for rows, of which it is told, not for what people are asked
+        encoding = "utf-8" if found == WINDOWS else found
+        return io.TextIOWrapper(io.BytesIO(content), encoding).read()
+    except UnicodeError as error:
+        raise UserError(f"{shown}: not UTF-8 text; write it anew as such") from error
 
 
 class AsUtf8(io.RawIOBase):

@@ -35,6 +35,14 @@ def test_the_file_holds_no_password_and_is_closed_to_others(path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_an_editor_marked_reads_the_same(path, encoding):
+    text = path.read_text(encoding="utf-8").replace("\n", "\r\n")
+    path.write_bytes(text.encode(encoding))
+    people = Team.read(path)
+    assert people.names == ["ada", "Łukasz"] and people.check("ada", "correct horse")
+
+
 def test_the_same_password_has_another_hash_each_time(path):
     before = path.read_text().splitlines()
     set_password(path, "ada", "correct horse")
