@@ -17,10 +17,12 @@ from pathlib import Path
 from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.reader import read
+from data_prep.labeling.claimed import claim_file
 from data_prep.labeling.export import export
 from data_prep.labeling.judges import TIE, check_labeler, labeler_of, rank_row
 from data_prep.labeling.judges import ranks_from_scores as ranks_from_scores
 from data_prep.labeling.people import open_page
+from data_prep.labeling.questions import QUESTIONS
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.evaluation.judges import is_judge
@@ -33,7 +35,7 @@ from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.plain_text import one_line
 from instruct.run.data_runs import add_overwrite, record_of_data
 from instruct.run.fingerprints import content_of
-from instruct.run.folders import claim, record_beside
+from instruct.run.folders import record_beside
 
 PEOPLE = "people"
 KINDS = ("rankings", "judgements", "demonstrations")
@@ -74,7 +76,8 @@ def make_parser() -> Parser:
     add("--database", type=Path, help="their answers (SQLite); made by the page, read by --output")
     add("--kind", choices=KINDS, help="what people do; default rankings")
     add("--ranking_only", action="store_true", help="no quality and no questions, only ranks")
-    add("--questions", nargs="+", metavar="NAME", help="yes/no questions of each output")
+    asked = f"yes/no questions of each output, default all: {', '.join(QUESTIONS)}"
+    add("--questions", nargs="+", metavar="NAME", help=asked)
     add("--per_item", type=int, help="labelers of an item; default 1")
     overlap = "share of the items that all labelers get; default 0.1, of demonstrations 0"
     add("--overlap", type=float, help=overlap)
@@ -183,7 +186,7 @@ def record_of_judge(args: argparse.Namespace, labeler) -> dict:
 def rank(args: argparse.Namespace) -> None:
     """Writes `--output`, ranked by the judge of `--labeler`."""
     check_labeler(args.labeler, args.tie, args.judge_prompt)
-    claim(args.output)
+    claim_file(args.output)
     check_output(args.output)
     check_own_rankings(args.output)
     labeler = labeler_of(args.labeler, args.tie, args.judge_prompt)

@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.formats.identifiers import identifier_of
 from data_prep.formats.reader import column_names, read, with_columns
+from data_prep.labeling.questions import QUALITIES
 from instruct.errors import UserError
 from instruct.files import placed_source
 from instruct.hashes import hash_of
@@ -24,6 +25,11 @@ IDENTITY = ("prompt_id", "prompt", "models", "completions", "tools", "chat_templ
 SHOWN = ("prompt_id", "prompt", "completions")  # what a labeler may see: no model, no user
 # what a labeler adds to a row
 LABELED = ("quality", "flags", "questions", "labeler", "timestamp", "seconds", "is_screening")
+TAKES = {
+    "rankings": "samples (a prompt and its outputs in a row)",
+    "judgements": "answers of models (answers.jsonl of recipes/evaluate.py)",
+    "demonstrations": "prompts",
+}
 OF_ANSWERS = ("model", "prompt_id", "prompt", "completion")  # columns of answers.jsonl
 
 
@@ -69,8 +75,35 @@ def read_items(
     """The items of a source; rows that cannot be labeled are told and left out.
 
     Raises:
-        UserError: nothing there that could be labeled, rows of another shape.
+        UserError: nothing there that could be labeled, rows of another shape or another kind.
     """
+    try:
+        return _items_of(kind, source, format, columns)
+    except UserError as error:
+        fits = None if columns else _kind_of_rows(source)
+        if fits in (None, kind):
+            raise
+        raise UserError(
+            f"{source}: holds {TAKES[fits]}, and --kind {kind} takes {TAKES[kind]}; give --kind "
+            f"{fits}, or another --input"
+        ) from error
+
+
+def _kind_of_rows(source: str | Path) -> str | None:
+    """The kind that the first row of a source is for; None where nobody knows."""
+    try:
+        names = next((set(row) for _, row in placed_source(source)), set())
+    # what is wrong with it has been said
+    except UserError:
+        return None
+    if not names >= {"prompt"}:
+        return None
+    if "completions" in names:
+        return "rankings"
+    return "judgements" if names >= set(OF_ANSWERS) else "demonstrations"
+
+
+def _items_of(kind: str, source, format: str | None, columns) -> list[Item]:
     if kind == "judgements":
         if format is not None:
             raise UserError(f"--format {format}: answers to judge have one shape; leave it out")
@@ -79,6 +112,7 @@ def read_items(
         rows = _prompts(source, format, columns)
     else:
         rows = list(_samples(source, "samples", format, columns))
+        _tell_ranked(rows, source)
     if kind != "demonstrations":
         rows = _with_outputs(rows, source)
     return without_repeats([Item(row) for row in rows], source)
@@ -90,26 +124,53 @@ def read_screening(
     """Items that the owner has ranked (appendix B.1), of a file of rankings.
 
     Raises:
-        UserError: no rankings, one with fewer outputs than 2 or more than 9.
+        UserError: no rankings, one with fewer outputs than 2 or more than 9, or all of them tied.
     """
+    try:
+        rows = list(_samples(source, "rankings", format, columns))
+    except UserError as error:
+        raise UserError(f"--screening {error}") from error
     items = []
-    for number, row in enumerate(_samples(source, "rankings", format, columns), 1):
+    for number, row in enumerate(rows, 1):
+        where = f"--screening {source}, row {number}"
         if len(row["completions"]) not in OUTPUTS:
-            raise UserError(f"--screening {source}, row {number}: {_few_or_many(row)}")
-        owner = {
-            "ranks": dense_ranks(row.pop("ranks")),
-            "flags": _owners_flags(row, f"--screening {source}, row {number}"),
-        }
+            raise UserError(f"{where}: {_few_or_many(row)}")
+        _check_quality(row, where)
+        owner = {"ranks": dense_ranks(row.pop("ranks")), "flags": _owners_flags(row, where)}
         items.append(Item({k: v for k, v in row.items() if k not in LABELED}, owner))
+    if all(len(set(item.owner["ranks"])) < 2 and not item.owner["flags"] for item in items):
+        raise UserError(
+            f"--screening {source}: every ranking is one tie, so that nobody could disagree with "
+            "it; rank some outputs apart"
+        )
     return without_repeats(items, source)
+
+
+def _check_quality(row: dict, where: str) -> None:
+    quality = row.get("quality")
+    # nobody is held against it, but a column of another's under this name is a mistake
+    if quality is not None and not (
+        isinstance(quality, list)
+        and len(quality) == len(row["completions"])
+        and all(
+            value is None or type(value) in (int, float) and value in QUALITIES for value in quality
+        )
+    ):
+        raise UserError(
+            f"{where}: 'quality' must be a number from 1 to 7, or null, for each output"
+        )
 
 
 def _owners_flags(row: dict, where: str) -> list[list[str]] | None:
     flags = row.get("flags")
     good = isinstance(flags, list) and len(flags) == len(row["completions"])
-    if flags is not None and not (good and all(isinstance(one, list) for one in flags)):
+    if flags is not None and not (good and all(map(_are_names, flags))):
         raise UserError(f"{where}: 'flags' must be a list of questions for each output")
     return flags
+
+
+def _are_names(keys) -> bool:
+    return isinstance(keys, list) and all(isinstance(key, str) for key in keys)
 
 
 def without_repeats(items: Iterable[Item], source: str | Path) -> list[Item]:
@@ -124,6 +185,18 @@ def without_repeats(items: Iterable[Item], source: str | Path) -> list[Item]:
 ################
 # Samples and prompts
 ################
+
+
+def _tell_ranked(rows: list[dict], source: str | Path) -> None:
+    """Says where samples are rankings already."""
+    ranked = [row for row in rows if row.get("ranks") is not None]
+    if ranked:
+        names = {one_line(str(row["labeler"]), 60) for row in ranked if row.get("labeler")}
+        whose = f" (by {', '.join(sorted(names)[:5])})" if names else ""
+        print(
+            f"{source}: {len(ranked)} of {len(rows)} rows hold ranks already{whose}: they are "
+            "ranked anew, and exports hold the new ranks alone"
+        )
 
 
 def _samples(source, kind: str, format: str | None, columns) -> Iterator[dict]:

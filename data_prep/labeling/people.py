@@ -6,11 +6,12 @@ from pathlib import Path
 
 from data_prep.labeling.items import Item, read_items, read_screening
 from data_prep.labeling.project import Project
-from data_prep.labeling.schema import open_to_read
+from data_prep.labeling.schema import IS_FOLDER, open_to_read
 from data_prep.labeling.store import Store
 from data_prep.labeling.team import Team
 from instruct.errors import UserError
 from instruct.evaluation.judges import is_judge
+from instruct.rows.encodings import read_text
 
 # flags that are the project's own
 SETTINGS = ("kind", "per_item", "overlap", "lease_minutes", "seed")
@@ -24,18 +25,19 @@ def open_page(args: argparse.Namespace) -> None:
         UserError: before anything is made: flags or files that cannot work, no Gradio.
     """
     # imported here: Gradio takes seconds
-    from data_prep.labeling.page.app import check_address, gradio, serve
+    from data_prep.labeling.page.app import PORT, check_address, check_listens, gradio, serve
 
     project = project_of(args)
     team = team_of(args)
     host = args.host or "127.0.0.1"
+    port = PORT if args.port is None else args.port
     check_address(host, team)
     gradio()
     items = items_of(args, project.kind)
+    check_listens(host, port)
     store = Store.create_or_open(args.database, project, items)
     try:
-        more = {} if args.port is None else {"port": args.port}
-        serve(store, project, passwords=team, owner=args.owner, host=host, **more)
+        serve(store, project, passwords=team, owner=args.owner, host=host, port=port)
     finally:
         store.close()
 
@@ -71,7 +73,13 @@ def project_of(args: argparse.Namespace) -> Project:
 
 
 def _begun(database: Path) -> Project | None:
-    """The project of a database; None where there is none yet."""
+    """The project of a database; None where there is none yet.
+
+    Raises:
+        UserError: a folder, or no database that can be read.
+    """
+    if database.is_dir():
+        raise UserError(f"--database {database}: {IS_FOLDER}")
     if not database.is_file() or not database.stat().st_size:
         return None
     store = Store(database, open_to_read(database), can_write=False)
@@ -82,12 +90,7 @@ def _begun(database: Path) -> Project | None:
 
 
 def _text(file: Path) -> str:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"--instructions {file}: no such file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"--instructions {file}: no UTF-8 text") from error
+    text = read_text(file, f"--instructions {file}")
     if not text.strip():
         raise UserError(f"--instructions {file}: is empty; without the flag, ours are shown")
     return text

@@ -19,6 +19,7 @@ from instruct.errors import UserError, first_line
 
 SCHEMA_VERSION = 1
 APPLICATION = 0x1A8E1  # PRAGMA application_id: another program's database is left alone
+IS_FOLDER = "this is a folder; give the database's file, labels.sqlite in it, say"
 BUSY_SECONDS = 30  # how long a write waits for another program (a backup, say)
 
 TABLES = """
@@ -114,7 +115,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         UserError: another program's file, another version's, one that cannot be written.
     """
     if path.is_dir():
-        raise UserError(f"{path}: this is a folder; give a file")
+        raise UserError(f"{path}: {IS_FOLDER}")
     with told(path):
         _check_size(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +147,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     Raises:
         UserError: no such file, another program's, another version's.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: {IS_FOLDER}")
     if not path.is_file():
         raise UserError(f"{path}: no such database")
     with told(path):

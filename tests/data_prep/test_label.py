@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from data_prep import comparisons, label
 from data_prep.labeling import judges
+from data_prep.labeling.questions import QUESTIONS
 from instruct.evaluation import scripted
 from instruct.evaluation.judges import judge_of
 from instruct.files import load_rows
@@ -207,6 +208,7 @@ def test_a_labeler_that_is_none_is_told(tmp_path, tiny_model, capsys):
         ("--labeler people --input S --database D --kind judgements --screening R", "with none"),
         ("--labeler people --input S --database D --questions taste", "taste: no such question"),
         ("--labeler people --input S --database D --instructions I", "--instructions I: no such"),
+        ("--labeler people --input S --database D --instructions .", "this is a folder, not a"),
         ("--labeler people --input S --database D --passwords P", "--passwords P: no such file"),
         ("--labeler people --input S --database D --host 0.0.0.0", "give --passwords FILE"),
         ("--labeler people --input S --database D --owner scripted", "scripted: rows of a judge"),
@@ -236,6 +238,11 @@ def test_flags_that_do_not_go_together_are_one_sentence(tmp_path, capsys, monkey
     monkeypatch.chdir(tmp_path)
     error = stops(label.main, flags.split(), capsys)
     assert said in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_what_can_be_asked_stands_in_the_help():
+    shown = label.make_parser().format_help()
+    assert all(key in shown for key in QUESTIONS)
 
 
 ################

@@ -6,7 +6,9 @@ Two components: the board, for every labeler, and the owner's view. What they sh
 functions as JSON and becomes text nodes in the browser: no row is ever part of a template.
 """
 
+import errno
 import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from data_prep.labeling.page.guard import Guard, is_loopback
 from data_prep.labeling.page.owner import OwnersView
 from instruct.errors import UserError
 
+PORT = 7860
 ALONE = "labeler"  # who labels where nobody logs in and no --owner is named
 INSTRUCTIONS = {"rankings": "rank.md", "judgements": "judge.md", "demonstrations": "write.md"}
 LOGINS_AT_ONCE = 2
@@ -29,7 +32,7 @@ BOARD_SCRIPT = (*BOARD_PARTS, "board.js")
 OWNER_SCRIPT = ("dom.js", "server.js", "owner.js")
 
 
-def serve(store, project, passwords=None, owner=None, host="127.0.0.1", port=7860) -> None:
+def serve(store, project, passwords=None, owner=None, host="127.0.0.1", port=PORT) -> None:
     """Opens the page and waits until it is stopped. Answers are stored as they come.
 
     Args:
@@ -39,7 +42,8 @@ def serve(store, project, passwords=None, owner=None, host="127.0.0.1", port=786
         owner: the name that sees the owner's view; the one person is the owner without passwords.
 
     Raises:
-        UserError: an address that others reach without passwords, a port in use, no Gradio.
+        UserError: an address that others reach without passwords or that is none of this machine,
+            a port in use, no Gradio.
     """
     app, url = launch(store, project, passwords, owner, host, port)
     print(f"{url} is open; Ctrl-C closes it (every answer is stored as it is saved)", flush=True)
@@ -49,9 +53,10 @@ def serve(store, project, passwords=None, owner=None, host="127.0.0.1", port=786
         app.close(verbose=False)
 
 
-def launch(store, project, passwords=None, owner=None, host="127.0.0.1", port=7860) -> tuple:
+def launch(store, project, passwords=None, owner=None, host="127.0.0.1", port=PORT) -> tuple:
     """Starts the server in a thread of its own: (the app, its address). As `serve`."""
     check_address(host, passwords)
+    check_listens(host, port)
     if passwords is not None and owner is not None and owner not in passwords.names:
         raise UserError(f"--owner {owner}: is not in the file of --passwords; add that name")
     gr = gradio()
@@ -77,7 +82,8 @@ def launch(store, project, passwords=None, owner=None, host="127.0.0.1", port=78
             app_kwargs={"middleware": [_guard(passwords)], "openapi_url": None},
         )
     except OSError as error:
-        raise UserError(f"--port {port}: {host} cannot listen there; give another") from error
+        # which Gradio says without a reason; the address has been looked at before
+        raise UserError(_in_use(port)) from error
     return app, url
 
 
@@ -91,6 +97,43 @@ def check_address(host: str, passwords) -> None:
         raise UserError(
             f"--host {host}: others reach this address; give --passwords FILE, or leave --host out"
         )
+
+
+def check_listens(host: str, port: int) -> None:
+    """That a server can listen there, without one: before a database is made for it.
+
+    Raises:
+        UserError: the port is another's, or the address is none of this machine.
+    """
+    try:
+        # Gradio takes the port of this machine's loopback address, whatever the host
+        for name in dict.fromkeys((host.strip("[]"), "127.0.0.1")):
+            family, kind, _, _, place = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as probe:
+                # as servers do: a port whose last connections are being closed is free
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+    except OSError as error:
+        raise UserError(_cannot_listen(host, port, error)) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return _in_use(port)
+    if error.errno == errno.EACCES:
+        return f"--port {port}: is kept for the system's own programs; give one from 1024 on"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return (
+            f"--host {host}: is no address of this machine; give one that it has, or leave it out"
+        )
+    return f"--host {host} --port {port}: cannot be listened on ({error.strerror}); give others"
+
+
+def _in_use(port: int) -> str:
+    return (
+        f"--port {port}: another program listens there, perhaps another page; stop that, or give "
+        "another --port"
+    )
 
 
 def gradio():

@@ -4,6 +4,7 @@ Gradio serves more than this page uses (uploads, files, API docs, a queue): none
 """
 
 import ipaddress
+import json
 from urllib.parse import urlsplit
 
 from starlette.responses import PlainTextResponse
@@ -11,7 +12,8 @@ from starlette.responses import PlainTextResponse
 # of all that Gradio serves, what this page asks for
 PAGES = ("/", "/login", "/login/", "/logout", "/theme.css", "/favicon.ico", "/manifest.json")
 API = "/gradio_api/"
-SERVED = ("component_server", "login_check", "heartbeat/", "startup-events", "app_id")
+COMPONENTS = "component_server"
+SERVED = (COMPONENTS, "login_check", "heartbeat/", "startup-events", "app_id")
 STATIC = ("/assets/", "/static/")
 ELSEWHERE = ("cross-site", "same-site")  # Sec-Fetch-Site of who is not this page
 MOST_BYTES = 12_000_000  # of one form: two of the longest texts, in any script
@@ -59,7 +61,13 @@ class Guard:
         if refusal := self._refusal(scope):
             await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
             return
-        await self.app(scope, _at_most(receive), _with_headers(send))
+        receive = _at_most(receive)
+        if scope["method"] == "POST" and scope["path"].startswith(API + COMPONENTS):
+            receive, body = await _read_ahead(receive)
+            if refusal := _unknown_component(scope["app"], body):
+                await PlainTextResponse(refusal, 404)(scope, receive, send)
+                return
+        await self.app(scope, receive, _with_headers(send))
 
     def _refusal(self, scope) -> tuple[int, str] | None:
         headers = {
@@ -99,6 +107,34 @@ def _at_most(receive):
         return {"type": "http.disconnect"} if seen > MOST_BYTES else message
 
     return counted
+
+
+async def _read_ahead(receive):
+    """What a body says, and a `receive` that gives it once more."""
+    messages = []
+    while not messages or messages[-1].get("more_body"):
+        messages.append(await receive())
+    body = b"".join(message.get("body", b"") for message in messages)
+    left = iter(messages)
+
+    async def again():
+        message = next(left, None)
+        return await receive() if message is None else message
+
+    return again, body
+
+
+def _unknown_component(app, body: bytes) -> str | None:
+    """What is wrong with the component that is asked; Gradio itself fails over an unknown one."""
+    try:
+        asked = json.loads(body)
+    # forms with files are none of this page's
+    except (ValueError, RecursionError):
+        return "this is no JSON"
+    number = asked.get("component_id") if isinstance(asked, dict) else None
+    if type(number) is not int or number not in app.get_blocks().blocks:
+        return "no such part of this page"
+    return None
 
 
 def _with_headers(send):

@@ -93,13 +93,52 @@ def test_screening_items_hold_what_the_owner_said_and_are_the_same_items(tmp_pat
     [
         ({"completions": ["a"], "ranks": [1]}, "row 1: 'Hi' has 1 output; 2 to 9"),
         ({"flags": [["opinion"]]}, "row 1: 'flags' must be a list of questions for each"),
-        ({"ranks": [1]}, "1 ranks for 2 completions"),
+        ({"ranks": [1]}, "--screening .*1 ranks for 2 completions"),
+        ({"ranks": "first"}, "--screening .*r.jsonl, line 1: 'ranks' is text"),
+        ({"ranks": [1, 1]}, "every ranking is one tie"),
+        ({"quality": "good"}, "row 1: 'quality' must be a number from 1 to 7, or null, for each"),
+        ({"quality": [3]}, "row 1: 'quality' must be"),
+        ({"quality": [3, 70]}, "row 1: 'quality' must be"),
+        ({"flags": [[5], [6]]}, "row 1: 'flags' must be a list of questions for each"),
     ],
 )
 def test_screening_that_is_none_is_refused(tmp_path, changed, told):
     path = write_jsonl(tmp_path / "r.jsonl", [{**SAMPLE, "ranks": [1, 2], **changed}])
     with pytest.raises(UserError, match=told):
         read_screening(path)
+
+
+def test_a_tie_with_flags_can_be_disagreed_with(tmp_path):
+    tied = {**SAMPLE, "ranks": [1, 1], "flags": [["opinion"], []], "quality": [None, 5]}
+    [found] = read_screening(write_jsonl(tmp_path / "r.jsonl", [tied]))
+    assert found.owner["ranks"] == [1, 1]
+
+
+def test_samples_that_somebody_has_ranked_are_told(tmp_path, capsys):
+    ranked = {**SAMPLE, "prompt_id": "2", "ranks": [1, 2], "labeler": "scripted"}
+    path = write_jsonl(tmp_path / "s.jsonl", [SAMPLE, ranked])
+    assert len(read_items("rankings", path)) == 2
+    said = capsys.readouterr().out
+    assert f"{path}: 1 of 2 rows hold ranks already (by scripted): they are ranked anew" in said
+    read_items("rankings", write_jsonl(tmp_path / "t.jsonl", [SAMPLE]))
+    assert "ranks" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["rankings", "judgements", "demonstrations"])
+def test_a_kind_that_does_not_fit_the_rows_is_told_with_the_one_that_does(tmp_path, kind):
+    files = {
+        "rankings": [SAMPLE],
+        "judgements": [answered("sft"), answered("ppo")],
+        "demonstrations": [{"id": "1", "prompt": "Hi"}],
+    }
+    for fits, rows in files.items():
+        path = write_jsonl(tmp_path / f"{fits}.jsonl", rows)
+        # the prompts of any rows can be answered
+        if kind in (fits, "demonstrations"):
+            assert read_items(kind, path)
+            continue
+        with pytest.raises(UserError, match=f"--kind {kind} takes .* give --kind {fits}, or"):
+            read_items(kind, path)
 
 
 ################
@@ -146,7 +185,7 @@ def test_a_prompt_that_not_all_models_answer_is_left_out_and_told(tmp_path, caps
         ([answered("sft", 1), answered("ppo", 2)], "no prompt is answered by all of sft, ppo"),
         ([answered(None), answered("ppo")], "line 1: no 'model'"),
         ([answered("sft"), answered("ppo", text=5)], "line 2: 'completions' number 1"),
-        ([SAMPLE], "line 1: no 'completion'"),
+        ([SAMPLE], "holds samples .* give --kind rankings"),
     ],
 )
 def test_answers_that_cannot_be_compared_are_refused(tmp_path, rows, told):

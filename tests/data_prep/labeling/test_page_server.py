@@ -148,6 +148,24 @@ def test_nothing_else_of_gradios_server_answers(team):
     assert ada.post("__class__").status_code == 404
 
 
+def test_a_part_that_the_page_has_not_is_refused_without_a_traceback(team, capfd):
+    url, _ = team
+    ada = Visitor(url, "ada")
+    for number in (999, -1, 2**70, "1; --", "board", None, True, 1.5, [1], {}):
+        # None is the tests' own word for the board
+        body = {"data": {}, "component_id": number, "fn_name": "state", "session_hash": "x"}
+        assert ada.http.post("/gradio_api/component_server", json=body).status_code == 404
+    for path in ("/gradio_api/component_server", "/gradio_api/component_server/"):
+        for content in (b"", b"{", b"[1]", b"5", b"[" * 100_000, b"\xff"):
+            assert ada.http.post(path, content=content).status_code == 404
+        files = {"files": ("a.txt", b"x")}
+        assert ada.http.post(path, files=files, data={"component_id": "1"}).status_code == 404
+    body = {"component_id": ada.ids["label-board"]}
+    assert 400 <= ada.http.post("/gradio_api/component_server", json=body).status_code < 500
+    assert "Traceback" not in capfd.readouterr().err
+    assert "task" in ada.ask("state")
+
+
 def test_another_sites_form_is_refused(alone):
     visitor = Visitor(alone)
     own = visitor.http.base_url
@@ -230,5 +248,5 @@ def test_an_owner_whom_the_passwords_do_not_name_is_refused(tmp_path):
 def test_a_port_in_use_is_one_sentence(alone, tmp_path):
     store, project = make_store(tmp_path / "l.sqlite", samples(1, 2))
     port = Visitor(alone).http.base_url.port
-    with pytest.raises(UserError, match=f"--port {port}"):
+    with pytest.raises(UserError, match=f"--port {port}: another program listens there"):
         app.serve(store, project, port=port)

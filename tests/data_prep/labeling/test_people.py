@@ -4,12 +4,15 @@ The page itself is tested in test_page_*.py: here somebody answers in its place.
 """
 
 import json
+import socket
+from pathlib import Path
 
 import pytest
 from command_tools import stops
 from conftest import save_model, write_jsonl
 
 from data_prep import comparisons, label
+from data_prep.labeling import team
 from data_prep.labeling.page import app
 from data_prep.labeling.store import Store
 from instruct.files import load_rows
@@ -45,6 +48,8 @@ def page(monkeypatch):
             by_taste(store, name)
 
     monkeypatch.setattr(app, "serve", serve)
+    # somebody's own page may be open on this machine
+    monkeypatch.setattr(app, "check_listens", lambda host, port: None)
     return opened, people
 
 
@@ -55,7 +60,7 @@ def test_from_samples_to_comparisons(tmp_path, page, capsys):
     label.main(["--labeler", "people", "--input", samples, "--database", str(database)])
     project, more = opened[0]
     assert (project.kind, project.per_item, project.overlap) == ("rankings", 1, 0.1)
-    assert more == {"passwords": None, "owner": None, "host": "127.0.0.1"}
+    assert more == {"passwords": None, "owner": None, "host": "127.0.0.1", "port": app.PORT}
     label.main(["--database", str(database), "--output", str(out)])
     assert f"{out}: 3 rows of {database} (ada 3)" in capsys.readouterr().out
     rows = load_rows(out).to_list()
@@ -155,9 +160,50 @@ def test_people_judge_what_evaluate_answered(tmp_path, page, tiny_model, capsys)
     assert found["quality"]["ppo"]["mean"] == 2 and found["agreement"] is None
 
 
+def test_an_address_that_cannot_be_listened_on_makes_no_database(tmp_path, capsys):
+    samples, database = write_jsonl(tmp_path / "s.jsonl", SAMPLES), tmp_path / "l" / "l.sqlite"
+    run = ["--labeler", "people", "--input", samples, "--database", database]
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        said = stops(label.main, [*run, "--port", port], capsys)
+    assert f"--port {port}: another program listens there" in said and "another --port" in said
+    team.set_password(tmp_path / "team.txt", "ada", "long enough")
+    run += ["--passwords", tmp_path / "team.txt"]
+    # kept for documentation, and a name that nobody has: no machine's own
+    for host in ("192.0.2.1", "no-such-machine.invalid"):
+        said = stops(label.main, [*run, "--host", host], capsys)
+        assert f"--host {host}: is no address of this machine" in said and "--port" not in said
+    assert not database.parent.exists()
+
+
+def test_a_folder_is_no_database(tmp_path, capsys):
+    samples = write_jsonl(tmp_path / "s.jsonl", SAMPLES)
+    page, out = ["--labeler", "people", "--database", tmp_path], tmp_path / "r.jsonl"
+    for run in ([*page, "--input", samples], page, ["--database", tmp_path, "--output", out]):
+        assert f"{tmp_path}: this is a folder; give" in stops(label.main, run, capsys)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc")
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--labeler scripted --output /proc/r.jsonl",
+        "--labeler people --database /proc/l.sqlite",
+    ],
+)
+def test_a_place_where_no_file_can_be_made_is_no_bug(tmp_path, page, capsys, flags):
+    samples = write_jsonl(tmp_path / "s.jsonl", SAMPLES)
+    said = stops(label.main, [*flags.split(), "--input", samples], capsys)
+    assert "nothing can be written in its folder: no file can be made there" in said
+    assert ".lock" not in said and "bug" not in said
+
+
 def test_prompts_to_answer_are_nobodys_twice_unless_asked(tmp_path, monkeypatch):
     opened = []
     monkeypatch.setattr(app, "serve", lambda store, project, **more: opened.append(project))
+    monkeypatch.setattr(app, "check_listens", lambda host, port: None)
     prompts = write_jsonl(tmp_path / "p.jsonl", [{"id": "a", "prompt": "Tell me of tea."}])
     page = ["--labeler", "people", "--kind", "demonstrations", "--input", prompts]
     for more in ([], ["--overlap", "0.5", "--lease_minutes", "5"]):
