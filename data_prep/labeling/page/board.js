@@ -50,8 +50,9 @@ function ownersButton() {
 }
 
 function show({ task, progress }) {
+  working(false);
   showProgress(progress);
-  Object.assign(S, { task, cards: {}, history: [], selected: null, at: 0, busy: false });
+  Object.assign(S, { task, cards: {}, history: [], selected: null, at: 0 });
   if (!task) S.screen = "finished";
   else if (S.about.kind === "demonstrations") S.screen = "write";
   else S.screen = S.about.ranking_only || task.previous ? comparing() : "each";
@@ -240,21 +241,31 @@ async function skip(reason) {
 async function send(doing, done, again, request) {
   if (S.busy) return;
   const task = S.task;
-  S.busy = true;
-  find(".page").setAttribute("aria-busy", "true");
+  const focused = document.activeElement;
+  working(true);
   saved(doing);
+  let answer;
   try {
-    const answer = await request();
-    draft.forget(task);
-    saved(done);
-    show(answer);
+    answer = await request();
   } catch (error) {
+    working(false);
+    focused?.focus({ preventScroll: true });
     saved("Not saved");
-    trouble(error.message, again);
-  } finally {
-    S.busy = false;
-    find(".page").removeAttribute("aria-busy");
+    // an answer is to the item that it was entered for, and to no other
+    return trouble(error.message, () => S.task === task && again());
   }
+  draft.forget(task);
+  saved(done);
+  show(answer);
+}
+
+// While the server is asked, nothing can be entered: it would be shown, and saved nowhere.
+function working(is) {
+  S.busy = is;
+  const page = find(".page");
+  if (is) page.setAttribute("aria-busy", "true");
+  else page.removeAttribute("aria-busy");
+  for (const part of [".steps", ".work", ".actions"]) find(part).inert = is;
 }
 
 async function undo() {
@@ -265,16 +276,17 @@ async function undo() {
     say("Undone.");
     return render();
   }
-  S.busy = true;
+  const focused = document.activeElement;
+  working(true);
   try {
     const answer = await ask("undo");
     saved("");
     show(answer);
     say("Your last item again: what you save now counts.");
   } catch (error) {
+    working(false);
+    focused?.focus({ preventScroll: true });
     say(error.message, true);
-  } finally {
-    S.busy = false;
   }
 }
 

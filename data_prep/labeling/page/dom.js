@@ -61,6 +61,11 @@ function promptBox(messages) {
   return el("div", { class: "turns" }, messages.map(turn));
 }
 
+// The prompt under its heading, and what else is read.
+function reading(words, messages, ...more) {
+  return el("section", { class: "reading" }, el("h2", {}, words), promptBox(messages), ...more);
+}
+
 function turn(message) {
   const name = message.role;
   return el(

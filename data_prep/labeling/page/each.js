@@ -10,11 +10,9 @@ function eachScreen() {
   return el(
     "div",
     { class: "two" },
-    el(
-      "section",
-      { class: "reading" },
-      el("h2", {}, "Prompt"),
-      promptBox(S.task.prompt),
+    reading(
+      "Prompt",
+      S.task.prompt,
       el("h2", { tabindex: "-1", class: "here" }, name + " of " + S.task.outputs.length),
       textBox(S.task.outputs[place], name),
     ),

@@ -49,6 +49,8 @@ function pressed(event) {
   const target = event.target instanceof Element ? event.target : document.body;
   if (!S.task && !["u", "i", "Escape"].includes(event.key)) return;
   if (find(".page").hidden || find(".ask").open) return;
+  // what is being dragged belongs to this item: it is dropped before another comes
+  if (find(".page").classList.contains("dragging")) return;
   if (event.key === "Enter" && event.ctrlKey && S.screen === "write") {
     event.preventDefault();
     return saveWriting();

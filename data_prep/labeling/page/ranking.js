@@ -13,11 +13,9 @@ function rankScreen() {
   return el(
     "div",
     { class: "two ranks" },
-    el(
-      "section",
-      { class: "reading" },
-      el("h2", {}, "Prompt"),
-      promptBox(S.task.prompt),
+    reading(
+      "Prompt",
+      S.task.prompt,
       el("h2", {}, open.length ? `To rank: ${open.length}` : "All are ranked"),
       el("div", { class: "tray", "data-drop": "tray" }, open.map(card)),
     ),
@@ -229,7 +227,7 @@ function pairScreen() {
   return el(
     "div",
     { class: "pair" },
-    el("section", { class: "reading" }, el("h2", {}, "Prompt"), promptBox(S.task.prompt)),
+    reading("Prompt", S.task.prompt),
     el("h2", { tabindex: "-1", class: "here" }, "Which is better?"),
     el("div", { class: "sides" }, side(0), side(1)),
     el(

@@ -26,13 +26,7 @@ function writeScreen() {
   return el(
     "div",
     { class: "two" },
-    el(
-      "section",
-      { class: "reading" },
-      el("h2", {}, "Prompt from the log"),
-      promptBox(S.task.prompt),
-      shortList(),
-    ),
+    reading("Prompt from the log", S.task.prompt, shortList()),
     el(
       "form",
       { class: "writing", onsubmit: (event) => event.preventDefault() },

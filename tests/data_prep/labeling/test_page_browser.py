@@ -272,6 +272,11 @@ def test_nothing_is_saved_before_the_store_says_so(visit, tmp_path, monkeypatch)
         monkeypatch.setattr(store, "answer", fails)
         press(page, "1 2 3 Enter")
         assert page.locator("#label-board .saved").inner_text() == "Saving …"
+        # what was entered now would be in no answer
+        press(page, "1 ArrowDown u s")
+        with pytest.raises(playwright.TimeoutError):
+            page.get_by_role("button", name="Take out of the ranking: Output 1").click(timeout=500)
+        assert page.locator(".group").count() == 3 and not page.locator(".ask").is_visible()
         looked.set()
         page.get_by_role("alert").get_by_text("Nothing is lost here").wait_for()
         assert page.locator("#label-board .saved").inner_text() == "Not saved"
@@ -283,6 +288,77 @@ def test_nothing_is_saved_before_the_store_says_so(visit, tmp_path, monkeypatch)
         press(page, "Enter")
         saved(page)
     assert store.progress("labeler")["done"] == 1
+
+
+def test_what_is_typed_while_an_answer_is_saved_is_not_lost_unseen(visit, tmp_path, monkeypatch):
+    store, project = make_store(tmp_path / "l.sqlite", prompts(2), kind="demonstrations")
+    with opened(store, project) as url:
+        page = visit(url)
+        looked = threading.Event()
+
+        def fails(*_):
+            looked.wait(60)
+            raise OSError("no disk")
+
+        monkeypatch.setattr(store, "answer", fails)
+        answer = page.get_by_label("Your answer")
+        answer.fill("First.")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_function("document.querySelector('.saved').textContent === 'Saving …'")
+        page.keyboard.type(" Lost.")
+        # what the server has been sent is what is seen
+        assert answer.input_value() == "First."
+        looked.set()
+        page.get_by_role("alert").get_by_text("Nothing is lost here").wait_for()
+        monkeypatch.undo()
+        # where he was, he goes on
+        page.keyboard.type(" Second.")
+        page.get_by_role("button", name="Try again").click()
+        saved(page)
+        page.get_by_text("Question 1?").wait_for()
+        page.get_by_label("Your answer").fill("Third.")
+    [row] = exported_rows(store)
+    assert row["completion"][0]["content"] == "First. Second."
+
+
+def test_two_tabs_save_no_answer_to_another_item(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(2, 3), ranking_only=True)
+    with opened(store, project) as url:
+        one = visit(url)
+        other = one.context.new_page()
+        other.errors = []
+        other.goto(url)
+        other.locator("#label-board .card").first.wait_for()
+        press(other, "1 2 3 Enter")
+        other.get_by_text("Question 1?").wait_for()
+        # the first tab still shows what the other has saved
+        press(one, "3 2 1 Enter")
+        one.get_by_role("alert").get_by_text("was saved before").wait_for()
+        for _ in range(2):
+            one.get_by_role("button", name="Try again").click()
+            one.get_by_role("alert").get_by_text("was saved before").wait_for()
+        assert one.get_by_text("Question 0?").is_visible()
+    assert [step["item"] for step in store.history()] == [1]
+
+
+def test_a_card_in_hand_is_put_down_before_the_next_item(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(2, 3), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        press(page, "1 2 3")
+        handle = page.get_by_role("group", name="Output 1, ").locator(".handle")
+        box = handle.bounding_box()
+        page.mouse.move(box["x"] + 30, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 90, box["y"] + 90, steps=4)
+        press(page, "Enter")
+        assert page.locator(".ghost").count() == 1
+        press(page, "Escape")
+        page.mouse.up()
+        assert not list(store.history())
+        press(page, "Enter")
+        saved(page)
+        assert page.locator(".group").count() == 0
 
 
 def test_who_is_logged_out_is_told_and_loses_nothing(visit, tmp_path):
