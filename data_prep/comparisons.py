@@ -186,6 +186,12 @@ def main(argv: list[str] | None = None) -> None:
         left_out["pairs of one text twice"] = report["equal_texts"]
     told = ", ".join(f"{count} {why}" for why, count in left_out.items()) or "none"
     print(f"{args.output_dir}: rankings: {kept}; {strict}; left out: {told}")
+    if args.validation and not report["kept"]["validation"]:
+        print(
+            f"{args.output_dir}: none is held out: of few users (or prompts) --validation "
+            f"{args.validation:g} may draw none; recipes/reward.py then holds out its "
+            "--eval_fraction of the prompts"
+        )
 
 
 if __name__ == "__main__":

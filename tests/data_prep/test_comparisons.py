@@ -19,6 +19,17 @@ def ranking(ranks, prompt="Hi", **more):
     }
 
 
+def test_few_users_of_whom_none_is_held_out_are_told(tmp_path, capsys):
+    file = write_jsonl(tmp_path / "r.jsonl", [ranking([1, 2], user_id="u")])
+    run = ["--input", file, "--output_dir", str(tmp_path / "c"), "--validation"]
+    comparisons.main([*run, "0.0001"])
+    said = capsys.readouterr().out
+    assert "none is held out: of few users (or prompts) --validation 0.0001 may draw none" in said
+    # who asks for none is told nothing
+    comparisons.main([*run, "0"])
+    assert "held out" not in capsys.readouterr().out
+
+
 def test_comparisons_keep_rankings_whole_and_count_what_says_nothing(tmp_path):
     rows = [ranking([1, 2, 2], user_id=f"u{i}") for i in range(40)] + [
         ranking([1]),
