@@ -165,11 +165,14 @@ def _without_load_report():
 
 
 def load_sequence_classifier(
-    model_args: trl.ModelConfig, trust_remote_code: bool = False
+    model_args: trl.ModelConfig, trust_remote_code: bool = False, labels: int | None = 1
 ) -> PreTrainedModel:
     """Loads a model's body with a scalar head (`num_labels=1`), the start of a reward model.
 
     Its `untrained` says what of it was not in the weights, mostly the head (`Untrained`).
+
+    Args:
+        labels: of the head; None: as many as its configuration says, for another classifier.
 
     Raises:
         UserError: nothing there, or weights of other shapes than its configuration says.
@@ -179,10 +182,10 @@ def load_sequence_classifier(
             AutoModelForSequenceClassification,
             model_args,
             trust_remote_code,
-            num_labels=1,
             output_loading_info=True,
             # a head of two labels: told, not a traceback
             ignore_mismatched_sizes=True,
+            **({} if labels is None else {"num_labels": labels}),
         )
     model.untrained = untrained(model_args.model_name_or_path, model, info)
     return model
