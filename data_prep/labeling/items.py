@@ -112,7 +112,7 @@ def _items_of(kind: str, source, format: str | None, columns) -> list[Item]:
         rows = _prompts(source, format, columns)
     else:
         rows = list(_samples(source, "samples", format, columns))
-        _tell_ranked(rows, source)
+        _tell_ranked(source)
     if kind != "demonstrations":
         rows = _with_outputs(rows, source)
     return without_repeats([Item(row) for row in rows], source)
@@ -187,8 +187,10 @@ def without_repeats(items: Iterable[Item], source: str | Path) -> list[Item]:
 ################
 
 
-def _tell_ranked(rows: list[dict], source: str | Path) -> None:
+def _tell_ranked(source: str | Path) -> None:
     """Says where samples are rankings already."""
+    # as they stand in the file: of what is read as samples, ranks are no part
+    rows = [row for _, row in placed_source(source)]
     ranked = [row for row in rows if row.get("ranks") is not None]
     if ranked:
         names = {one_line(str(row["labeler"]), 60) for row in ranked if row.get("labeler")}
