@@ -20,34 +20,25 @@ import instruct.command.ctrl_c  # noqa: F401  # isort: skip  (first: imports tak
 import argparse
 import random
 import time
+from functools import partial
 from pathlib import Path
 
+from data_prep.formats.evaluation_rows import examples_of, held_out_prompts, rankings_in
 from data_prep.formats.flags import add_shape_flags, shape_of
-from data_prep.formats.forms import category, request_form
-from data_prep.formats.identifiers import identifier_of
-from data_prep.formats.reader import read
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.evaluation.answers import Model, all_answers
-from instruct.evaluation.breakdown import GROUPS
 from instruct.evaluation.comparison import compare
 from instruct.evaluation.folder import check_folder, write_run_record
-from instruct.evaluation.judgements import judged_by_people, read_judgements
-from instruct.evaluation.modes import (
-    FEW_SHOT,
-    Asked,
-    draw_examples,
-    is_held_out,
-    parse_asked,
-    question_of,
-)
-from instruct.evaluation.panel import add_scores, fit_judge, panel_of, reward_judge
+from instruct.evaluation.judgements import Judgement, judged_by_people, read_judgements
+from instruct.evaluation.modes import Asked, described, parse_asked
+from instruct.evaluation.panel import Judge, add_scores, fit_judge, panel_of, reward_judge
 from instruct.evaluation.report import write_report
 from instruct.evaluation.report_text import SHOWN_ANSWERS
+from instruct.evaluation.tasks.registry import HELPFUL, add_tasks, check_tasks, measure_tasks
 from instruct.run.data_runs import add_overwrite
 from instruct.run.folders import claim
-from instruct.tokens import FOR_TEMPLATE
 
 STEPS = ("prompts", "sft", "reward", "ppo")  # folders of a run
 
@@ -63,7 +54,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="models or adapters to compare; :raw asks the bare prompt, :few_shot=FILE after some "
         "demonstrations of FILE, both without a chat template",
     )
-    add("--input", required=True, help="held-out prompts: file, folder or Hub id")
+    add("--input", help="held-out prompts: file, folder or Hub id")
     add("--output_dir", type=Path, required=True)
     add("--reward", help="reward model, as second judge")
     add(
@@ -94,45 +85,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add_shape_flags(parser)
     add_overwrite(parser, "start over: ask every model anew")
+    add_tasks(parser)
     return parser.parse_args(argv)
 
 
 def _temperature(word: str) -> float | None:
     return None if word.lower() in ("off", "none") else float(word)
-
-
-################
-# The same prompts for every model
-################
-
-
-def held_out_prompts(source: str, limit: int, seed: int, **shape) -> list[dict]:
-    """`limit` rows of `source`, drawn with `seed`: prompt_id, user_id, prompt [messages].
-
-    Args:
-        shape: `format` and `columns` of the rows, see `data_prep.formats.reader.read`.
-    """
-    rows = read(source, "prompts", "test", **shape).to_list()
-    # drawn, not the first: files are often sorted by user
-    rows = random.Random(seed).sample(rows, min(limit, len(rows)))
-    return [
-        {
-            "prompt_id": identifier_of(row, "id", source) or str(i),
-            # without users every prompt is a cluster of its own
-            "user_id": identifier_of(row, "user_id", source) or f"prompt {i}",
-            "prompt": row["prompt"],
-            **groups_of(row),
-            **{key: row[key] for key in FOR_TEMPLATE if key in row},
-        }
-        for i, row in enumerate(rows)
-    ]
-
-
-def groups_of(row: dict) -> dict[str, str | None]:
-    """What win rates are also told by; of rows that do not say, as the prompt reads."""
-    asked = question_of(row["prompt"])
-    read_as = {"request_form": request_form(asked), "category": category(asked)}
-    return {**read_as, **{key: row[key] for key in GROUPS if row.get(key) is not None}}
 
 
 def models_of(args: argparse.Namespace) -> dict[str, Asked]:
@@ -142,54 +100,37 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
         UserError: a mode that there is not, or held-out rows as examples.
     """
     models = parse_asked(args.models)
-    for name, (_, mode, file) in models.items():
-        if mode == FEW_SHOT and is_held_out(file):
-            raise UserError(
-                f"--models {name}=…:{FEW_SHOT}={file}: held-out rows are no examples; give the "
-                "training rows, or the folder that holds them"
-            )
     for flag, usual in (("reference", "sft"), ("policy", "ppo")):
         name = getattr(args, flag)
         if name is not None and name not in models:
             raise UserError(f"--{flag} {name}: is none of --models ({', '.join(models)})")
         setattr(args, flag, name or usual)
+    if HELPFUL in args.tasks and not args.input:
+        raise UserError("--input is missing: the held-out prompts that every model answers")
     run = args.run_dir
     if run is not None and not any((run / step).is_dir() for step in STEPS):
         raise UserError(f"--run_dir {run}: no such run; it has to hold {', '.join(STEPS)}")
     return models
 
 
-def examples_of(asked: Asked, prompts: list[dict], seed: int) -> list[list[str]]:
-    """The pairs of question and answer that a model is shown first: none but for `few_shot`."""
-    if asked.mode != FEW_SHOT:
-        return []
-    rows = read(asked.file, "demonstrations", "train").to_list()
-    return draw_examples(rows, prompts, asked.file, seed)
-
-
-@command
-def main(argv: list[str] | None = None) -> None:
-    args = parse_arguments(argv)
-    # what cannot work is told before anything is answered
-    models, judges = models_of(args), panel_of(args.judge, args.judge_name, args.judge_prompt)
-    judged = read_judgements(args.judgements, models) if args.judgements else []
-    fit = fit_judge(args.fit_model) if args.fit_model else None
-    started = time.monotonic()
-    claim(args.output_dir)
-    check_folder(args.output_dir)
-    reward = reward_judge(args.reward) if args.reward else None
-
+def helpful(
+    models: dict[str, Asked],
+    judges: list[Judge],
+    fit: Judge | None,
+    reward: Judge | None,
+    judged: list[Judgement],
+    args: argparse.Namespace,
+) -> tuple[dict, dict[str, list[dict]]]:
+    """What judges say of every model's answers to the same prompts, and {model: its answers}."""
     # 1. The same prompts for every model
-    prompts = held_out_prompts(args.input, args.limit, args.seed, **shape_of(args))
+    prompts = args.prompts
     asked = [Model(n, m, examples_of(m, prompts, args.seed)) for n, m in models.items()]
-    write_run_record(models, args)
     # drawn, so that nobody has picked them
     count = min(SHOWN_ANSWERS, len(prompts))
     shown = sorted(random.Random(args.seed).sample(range(len(prompts)), count))
     answers = all_answers(asked, prompts, shown, args)
     # 2. Judges; the learned reward beside the gold one: a gap is over-optimisation
     add_scores(answers, judges, fit, reward, args.output_dir)
-
     # 3. Win rates, intervals, and whether a win is one
     users = [row["user_id"] for row in prompts]
     result = compare(asked, answers, judges, users, args)
@@ -201,8 +142,33 @@ def main(argv: list[str] | None = None) -> None:
         "temperature": args.show_temperature,
         "measured_at": args.temperature,
     }
-    result["seconds"] = {"evaluate": round(time.monotonic() - started, 1)}
+    return result, answers
 
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    # what cannot work is told before anything is asked
+    models, judges = models_of(args), panel_of(args.judge, args.judge_name, args.judge_prompt)
+    judged = read_judgements(args.judgements, models) if args.judgements else []
+    fit = fit_judge(args.fit_model) if args.fit_model else None
+    started = time.monotonic()
+    claim(args.output_dir)
+    check_folder(args.output_dir)
+    reward = reward_judge(args.reward) if args.reward else None
+    # what tasks need of the same prompts, and of rankings in any shape
+    if args.input:
+        args.prompts = held_out_prompts(args.input, args.limit, args.seed, **shape_of(args))
+    args.read_rankings = partial(rankings_in, **shape_of(args))
+    check_tasks(models, args)
+    write_run_record(models, args)
+
+    result, answers = {"models": described(models)}, {}
+    if HELPFUL in args.tasks:
+        result, answers = helpful(models, judges, fit, reward, judged, args)
+    seconds = {"evaluate": round(time.monotonic() - started, 1)}
+    found, of_tasks = measure_tasks(models, args)
+    result |= {**found, "tasks": args.tasks, "seconds": seconds | of_tasks}
     write_report(args.output_dir, result, answers, args.run_dir, args.reward)
 
 

@@ -60,9 +60,16 @@ def parse_asked(pairs: list[str]) -> dict[str, Asked]:
     """The values of `--models`, `name=path` or `name=path:mode`, in the order they were typed.
 
     Raises:
-        UserError: as `parse_models`, a mode that there is not, or names whose pairs read alike.
+        UserError: as `parse_models`, a mode that there is not, held-out rows as examples, or names
+            whose pairs read alike.
     """
     models = {name: _asked(name, value) for name, value in parse_models(pairs).items()}
+    for name, (_, mode, file) in models.items():
+        if mode == FEW_SHOT and is_held_out(file):
+            raise UserError(
+                f"--models {name}=…:{FEW_SHOT}={file}: held-out rows are no examples; give the "
+                "training rows, or the folder that holds them"
+            )
     pairs_named: dict[str, tuple[str, str]] = {}
     for pair in permutations(models, 2):
         key = "_vs_".join(pair)  # what a report calls them
@@ -73,6 +80,11 @@ def parse_asked(pairs: list[str]) -> dict[str, Asked]:
                 "in a report; give one of them another name"
             )
     return models
+
+
+def described(models: dict[str, Asked]) -> dict[str, dict]:
+    """`path` and `mode` of each model, as a report holds them."""
+    return {name: {"path": asked.path, "mode": asked.mode} for name, asked in models.items()}
 
 
 def _asked(name: str, value: str) -> Asked:

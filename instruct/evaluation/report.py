@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from instruct.evaluation.answers import NOTES
+from instruct.evaluation.diagnosis.diagnose import examine
 from instruct.evaluation.html.page import html
 from instruct.evaluation.report_text import markdown
 from instruct.evaluation.run_files import (
@@ -81,7 +82,10 @@ def write_report(
                 print(f"{run_dir / step}: made none of --models, so the report leaves it out")
         base = base_of_run(run_dir)
     report = {**run, **result, "seconds": {**run.get("seconds", {}), **result["seconds"]}}
-    report["gold"] = {name: model["gold"]["mean"] for name, model in result["models"].items()}
+    # what the step measured of itself, under what was asked of it now
+    report["reward"] = {**run.get("reward", {}), **result.get("reward", {})}
+    report["gold"] = {n: m["gold"]["mean"] for n, m in result["models"].items() if "gold" in m}
+    report |= examine(run_dir, report)
     # 2. Files for machines and for people
     if report.get("ppo", {}).get("steps"):
         plot_ppo(report["ppo"]["steps"], output_dir / "ppo.png", report["ppo"].get("gold_by"))
@@ -99,6 +103,7 @@ def write_report(
         {k: v for k, v in r.items() if k not in NOTES} for found in answers.values() for r in found
     ]
     # last of all: demo.sh takes it for the sign that the rest is there
-    write_rows(output_dir / "answers.jsonl", rows)
+    if answers:
+        write_rows(output_dir / "answers.jsonl", rows)
     # 3. The terminal
     print_summary(report, output_dir / "report.html")

@@ -1,5 +1,6 @@
 """`report.md`: what a run did, for a person to read."""
 
+from instruct.evaluation.diagnosis.diagnose import lines as diagnosis_lines
 from instruct.evaluation.judgements import WHY
 from instruct.evaluation.tables import (
     HOW_COMPARED,
@@ -9,6 +10,7 @@ from instruct.evaluation.tables import (
     rates_table,
     time_table,
 )
+from instruct.evaluation.tasks.registry import TASKS
 from instruct.evaluation.verdict import checks, figure_one, headline, independent, percent
 from instruct.plain_text import markdown_code, markdown_text
 
@@ -192,8 +194,15 @@ def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> 
     # before the steps: what such a model can do is not their work
     if base:
         lines += [f"Base model: {base}.", ""]
-    lines += _figure_section(report) + _steps_section(report) + _comparison_section(report)
-    lines += _compared_lines(report) + _people_section(report)
+    lines += _figure_section(report)
+    if "diagnosis" in report:
+        lines += diagnosis_lines(report["diagnosis"], report["diagnosis_rules"])
+    lines += _steps_section(report)
+    if "win_rate" in report:
+        lines += _comparison_section(report) + _compared_lines(report) + _people_section(report)
+    for name in report.get("tasks", []):
+        if name in TASKS:
+            lines += ["", *TASKS[name].lines(report[name])]
     lines += _answers_section(report, answers)
     if report.get("seconds"):
         lines += ["", "## Time", "", *_named(time_table(report))]

@@ -36,8 +36,11 @@ def _numbers(report: dict) -> list[tuple[str, str]]:
         lines.append(
             ("PPO KL from SFT", f"{steps[-1]['kl']:.2f} nats per response, while training")
         )
-    gold = ", ".join(f"{name} {value:.3f}" for name, value in report["gold"].items())
-    lines.append(("gold score", gold))
+    if report["gold"]:
+        gold = ", ".join(f"{name} {value:.3f}" for name, value in report["gold"].items())
+        lines.append(("gold score", gold))
+    if report.get("diagnosis"):
+        lines.append(("which step failed", report["diagnosis"][0]["found"]))
     for key, entry in report.get("judgements", {}).get("win_rate", {}).items():
         found = f"{key.replace('_vs_', ' against ')} {percent(entry)}, n = {entry['n']}"
         lines.append(("judged by people", found))

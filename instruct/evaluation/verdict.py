@@ -75,7 +75,7 @@ def figure_one(report: dict) -> list[list[str]]:
     first = next(iter(models), None)
     reference = report.get("reference")
     against = list(dict.fromkeys([reference if reference in models else first, first]))
-    if len(models) < 2:
+    if len(models) < 2 or "win_rate" not in report:
         return []
     table = [["model", "asked", *(f"wins against {other}" for other in against)]]
     for name, model in models.items():

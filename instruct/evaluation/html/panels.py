@@ -100,7 +100,9 @@ def _number(value) -> str:
 ################
 
 
-def _comparison(report: dict) -> Panel:
+def _comparison(report: dict) -> Panel | None:
+    if "win_rate" not in report:
+        return None
     tables = [
         Table("What each judge gives each model's answers", models_table(report)),
         Table("Win rates", rates_table(report)),
