@@ -35,13 +35,15 @@ def flags_of_recipes() -> set[str]:
     return {field.name for kind in RECIPES for field in fields(kind)}
 
 
+# where commands add flags
+ROOMS = ("recipes", "data_prep", "benchmarks", "instruct/evaluation/tasks")
+
+
 @pytest.fixture(scope="module")
 def flags_that_exist() -> set[str]:
     known = flags_of_recipes()
     # the commands that use argparse: what they add to their parsers, in whatever function
-    scripts = chain.from_iterable(
-        (REPO / room).rglob("*.py") for room in ("recipes", "data_prep", "benchmarks")
-    )
+    scripts = chain.from_iterable((REPO / room).rglob("*.py") for room in ROOMS)
     for script in scripts:
         known |= set(re.findall(r'\badd(?:_argument)?\(\s*"--(\w+)"', script.read_text()))
     return known
