@@ -202,8 +202,10 @@ def _made_by(step_dir: Path) -> dict:
     record = read_record(step_dir)
     if not record:
         return {}
+    base = record.get("base") or {}
     return {
-        "base": (record.get("base") or {}).get("name"),
+        # within the run, where it lies there: a path of this machine says less
+        "base": base.get("path", base.get("name")),
         "seed": record.get("seed"),
         "hardware": record.get("hardware"),
         "versions": record.get("versions", {}),

@@ -55,18 +55,20 @@ def svg(draw: Callable, label: str, size: tuple[float, float] = SMALL) -> Markup
     return Markup(drawn.replace("<svg", str(named), 1).replace(INK, "currentColor"))
 
 
-def curve(title: str, lines: dict[str, Points], x: str = "step", width: float = 1.3) -> Markup:
+def curve(title: str, lines: dict[str, Points], x: str = "step", dots: bool = False) -> Markup:
     """A small panel with a line for each name; one alone is not named.
 
     Args:
         lines: {name: [(x, y)]}.
+        dots: of measurements that go back and forth, joined by a thin line.
     """
 
     def draw(axes) -> None:
         for (name, points), color in zip(lines.items(), (BLUE, ORANGE), strict=False):
             # a single point is no line
-            marker = "o" if len(points) < 4 else None
-            axes.plot(*zip(*points, strict=True), label=name, color=color, lw=width, marker=marker)
+            look = {"marker": "o", "ms": 3.5} if dots or len(points) < 4 else {}
+            look["lw"] = 0.5 if dots else 1.3
+            axes.plot(*zip(*points, strict=True), label=name, color=color, **look)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel(x)
         if len(lines) > 1:
@@ -135,4 +137,6 @@ def overoptimisation(title: str, found: dict[str, list[dict]], key: str) -> Mark
         for way, rows in found.items()
         if way in names
     }
-    return curve(title, {name: points for name, points in lines.items() if points}, "√KL (√nats)")
+    return curve(
+        title, {name: points for name, points in lines.items() if points}, "√KL (√nats)", dots=True
+    )

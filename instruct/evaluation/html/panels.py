@@ -193,7 +193,10 @@ def _made_by(report: dict) -> Panel | None:
     made = report.get("made_by") or {}
     if made:
         keys = ("base", "seed", "hardware")
-        rows = [[step, *(str(one.get(key) or "–") for key in keys)] for step, one in made.items()]
+        rows = [
+            [step, *("–" if one.get(key) is None else str(one[key]) for key in keys)]
+            for step, one in made.items()
+        ]
         tables.append(Table("Steps", [["step", *keys], *rows]))
         names = list(dict.fromkeys(name for one in made.values() for name in one["versions"]))
         rows = [[n, *(str(o["versions"].get(n, "–")) for o in made.values())] for n in names]

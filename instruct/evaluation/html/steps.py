@@ -14,6 +14,7 @@ REASONS = {
     "eval_overlap": "a copy of a prompt of an evaluation set",
     "language": "in none of the languages that were asked for",
     "malformed": "could not be read",
+    "prompt_not_in_train_or_validation": "its prompt is of a test user, or was removed",
     "below_min_score": "the judge's score was too low",
     "length": "too short or too long an answer",
     "unfinished": "an answer without an end",
