@@ -17,7 +17,6 @@ from pathlib import Path
 from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.reader import read
-from data_prep.labeling.claimed import claim_file
 from data_prep.labeling.export import export
 from data_prep.labeling.judges import TIE, check_labeler, labeler_of, rank_row
 from data_prep.labeling.judges import ranks_from_scores as ranks_from_scores
@@ -35,7 +34,7 @@ from instruct.files import check_output, load_rows, write_json, write_rows
 from instruct.plain_text import one_line
 from instruct.run.data_runs import add_overwrite, record_of_data
 from instruct.run.fingerprints import content_of
-from instruct.run.folders import record_beside
+from instruct.run.folders import claim, record_beside
 
 PEOPLE = "people"
 KINDS = ("rankings", "judgements", "demonstrations")
@@ -186,7 +185,7 @@ def record_of_judge(args: argparse.Namespace, labeler) -> dict:
 def rank(args: argparse.Namespace) -> None:
     """Writes `--output`, ranked by the judge of `--labeler`."""
     check_labeler(args.labeler, args.tie, args.judge_prompt)
-    claim_file(args.output)
+    claim(args.output)
     check_output(args.output)
     check_own_rankings(args.output)
     labeler = labeler_of(args.labeler, args.tie, args.judge_prompt)

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from data_prep.formats.forms import CATEGORIES, category
 from data_prep.formats.forms import request_form as form_of
-from data_prep.labeling.claimed import claim_file
 from data_prep.labeling.project import Project
 from data_prep.labeling.store import Store
 from instruct.errors import UserError
 from instruct.files import check_output, write_json, write_rows
 from instruct.hashes import file_hash
 from instruct.run.data_runs import VERSIONS_OF
-from instruct.run.folders import record_beside
+from instruct.run.folders import claim, record_beside
 from instruct.run.run_record import versions
 from instruct.tokens import FOR_TEMPLATE
 
@@ -52,7 +51,7 @@ def export(
     """
     output = Path(output)
     check_output(output)
-    claim_file(output)
+    claim(output)
     store = Store.read(path)
     try:
         _check_kind(store, kind)

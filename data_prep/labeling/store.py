@@ -21,13 +21,13 @@ from datetime import time as time_of_day
 from pathlib import Path
 
 from data_prep.labeling import answers, queue
-from data_prep.labeling.claimed import claim_file
 from data_prep.labeling.items import Item
 from data_prep.labeling.project import Project, Task, check_same, project_of
 from data_prep.labeling.schema import open_to_read, open_to_write, told
 from data_prep.labeling.turns import Turn
 from instruct.errors import UserError
 from instruct.plain_text import check_name
+from instruct.run.folders import claim
 
 __all__ = ["Item", "Project", "Store", "Task"]
 
@@ -58,7 +58,7 @@ class Store:
                 written, there is nothing to label.
         """
         path = Path(path)
-        claim_file(path)
+        claim(path)
         store = cls(path, open_to_write(path), can_write=True)
         try:
             store._begin(project, list(items))

@@ -15,12 +15,12 @@ import secrets
 import sys
 from pathlib import Path
 
-from data_prep.labeling.claimed import claim_file
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
 from instruct.files import atomic_file
 from instruct.plain_text import check_name, one_line
 from instruct.rows.encodings import read_text
+from instruct.run.folders import claim
 
 SCREENING_CUTOFF = 0.75  # appendix B.1: agreement with the owner's answers; soft: only told
 # OWASP's second choice for scrypt: 16 MiB, five times; about 0.2 s
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--passwords", type=Path, required=True, metavar="FILE")
     parser.add_argument("--name", required=True, help="who may log in")
     args = parser.parse_args(argv)
-    claim_file(args.passwords)
+    claim(args.passwords)
     if sys.stdin.isatty():
         password = getpass.getpass(f"Password of {one_line(args.name)}: ")
         if password != getpass.getpass("Once more: "):

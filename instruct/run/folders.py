@@ -20,7 +20,7 @@ import psutil
 
 from instruct.command.commands import AT_END
 from instruct.errors import UserError
-from instruct.files import sync, sync_folder
+from instruct.files import DISK, sync, sync_folder
 from instruct.processes import is_main_process
 
 try:
@@ -100,7 +100,12 @@ def _locked(lock: Path, output: Path) -> int | None:
         raise UserError(f"{lock.parent}: no folder can be made there; give another path") from error
     was_there = lock.exists()
     for _ in range(TRIES):
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            # by the name that was given: nobody asked for a lock; /proc says there is no such file
+            why = DISK.get(error.errno, "no file can be made there; give another path")
+            raise UserError(f"{output}: nothing can be written in its folder: {why}") from error
         try:
             if fcntl:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

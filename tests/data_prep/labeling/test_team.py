@@ -86,7 +86,7 @@ def test_a_name_twice_no_file_and_no_text_are_told(path):
     with pytest.raises(UserError, match="no such file"):
         Team.read(path.with_name("missing.txt"))
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is no text"):
+    with pytest.raises(UserError, match="not UTF-8 text"):
         Team.read(path)
 
 

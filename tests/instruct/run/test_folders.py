@@ -388,3 +388,10 @@ def test_a_copied_folder_is_still_ours(tmp_path):
     shutil.copytree(tmp_path / "out", tmp_path / "copy")
     write(tmp_path / "copy", "new")
     assert json.loads((tmp_path / "copy" / WRITTEN).read_text()) == {"train.jsonl": 3}
+
+
+def test_where_nothing_can_be_made_is_told_by_the_name_that_was_given():
+    if not Path("/proc/self").is_dir():
+        pytest.skip("no /proc here")
+    with pytest.raises(UserError, match="/out.jsonl: nothing can be written in its folder: no file"):
+        claim(Path("/proc/self/out.jsonl"))
