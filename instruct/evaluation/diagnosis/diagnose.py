@@ -6,7 +6,7 @@ The first broken step comes first: what is wrong in it spoils those after it, so
 first. A rule that has nothing to look at is not "fine": it is named with what is missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from instruct.evaluation.diagnosis import ppo, rankings, reward, sft
@@ -40,19 +40,20 @@ SPOKEN = {
 }
 
 
-def examine(run_dir: str | Path | None, report: dict) -> dict:
+def examine(run_dir: str | Path | None, report: dict, trained: Iterable[str] | None = None) -> dict:
     """All rules on one run.
 
     Args:
         run_dir: a folder with prompts/ demonstrations/ sft/ samples.jsonl rankings.jsonl
             comparisons/ reward/ ppo/, any of them missing; None: the report alone.
-        report: what `evaluate.py` found, with what `report.collect_run` adds; may be empty.
+        report: what `evaluate.py` found, with what `run_files.collect_run` adds; may be empty.
+        trained: `run_files.evaluated_steps`, the steps that made what is reported on; default all.
 
     Returns what goes into `report.json`:
         diagnosis: [{"rule", "step", "found", "evidence", "remedy"}], the first broken step first.
         diagnosis_rules: {"checked": [rule], "not_checked": {rule: what is missing}}.
     """
-    run = Run(Path(run_dir) if run_dir is not None else None, report)
+    run = Run(Path(run_dir) if run_dir is not None else None, report, trained)
     found, checked, missing = [], [], {}
     for rule in RULES:
         try:
@@ -69,9 +70,11 @@ def examine(run_dir: str | Path | None, report: dict) -> dict:
     return {"diagnosis": found, "diagnosis_rules": rules}
 
 
-def diagnose(run_dir: str | Path | None, report: dict) -> list[dict]:
+def diagnose(
+    run_dir: str | Path | None, report: dict, trained: Iterable[str] | None = None
+) -> list[dict]:
     """What went wrong in a run: `examine`'s `diagnosis`."""
-    return examine(run_dir, report)["diagnosis"]
+    return examine(run_dir, report, trained)["diagnosis"]
 
 
 def lines(findings: list[dict], rules: dict | None = None) -> list[str]:

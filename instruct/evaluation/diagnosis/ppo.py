@@ -1,5 +1,6 @@
 """Step 3: did the policy move, not too far, and to what people like?"""
 
+import contextlib
 import math
 import statistics
 
@@ -7,7 +8,8 @@ from instruct.evaluation.comparison import rate_against
 from instruct.evaluation.diagnosis.bounds import BY_FLAG, FIRST
 from instruct.evaluation.diagnosis.run import LAST, Finding, NoData, Run, mean
 
-# Nats per response. Of 20 rollouts of the demo the second is beyond it, and the last at 2 to 6.
+# Nats per response. The demo is beyond it after three to five of its 20 rollouts, and ends at 3
+# to 6.
 MIN_MOVED = 0.05
 MAX_KL = 15.0  # nats per response: the watchdog's --max_kl, for answers of some 24 tokens
 # Nats per token, for longer ones: --max_kl 50 at 256 tokens (recipes/configs/node-8gpu/ppo.yaml)
@@ -16,15 +18,18 @@ MIN_ENTROPY = 0.02  # nats per token: the watchdog's --min_entropy
 MIN_DISTINCT2_RATIO = 0.6  # of the first rollouts: the watchdog's --min_distinct2_ratio
 # Standard errors between two thirds of a run: a mean over few rollouts moves by two of them.
 SIGMAS = 3.0
-LEAST_ROLLOUTS = 6  # two in each third of a run
+LEAST_ROLLOUTS = 6  # two in each third of a run; with fewer a slow policy has not moved yet
 
 
 def policy_never_moved(run: Run) -> Finding | None:
-    """KL from the reference stays at 0."""
+    """KL from the reference stays at 0, while training and in the report."""
     kl = run.curve("objective/kl")
-    if len(kl) < 2:
-        raise NoData("one rollout, which is the reference's own")
-    last = mean(kl[1:][-LAST:])
+    if len(kl) < LEAST_ROLLOUTS:
+        raise NoData(f"{len(kl)} rollouts, {LEAST_ROLLOUTS} are needed")
+    last = mean(kl[-LAST:])
+    with contextlib.suppress(NoData):
+        # of more answers than a rollout has
+        last = max(last, run.check("kl").value, key=abs)
     if abs(last) >= MIN_MOVED:
         return None
     evidence = {"kl": last, "min_moved": MIN_MOVED, "rollouts": len(kl)}

@@ -10,7 +10,7 @@ from instruct.files import load_rows
 from instruct.ranking import key_of
 from instruct.tokens import encode_completion, load_tokenizer
 
-# Share of outputs that are cut off. The demo's limit of 24 tokens cuts a fifth.
+# Share of outputs that are cut off. The demo's limit of 24 tokens cuts a quarter.
 MAX_TRUNCATED = 0.5
 MOST_OUTPUTS = 2000  # that are looked at: enough for a share within 2 %
 # Two labelers who order two outputs alike: the paper's did in 72.6 ± 1.5 % of pairs (3.4), chance

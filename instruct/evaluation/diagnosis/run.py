@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -82,16 +82,21 @@ class Run:
     Args:
         folder: with prompts/ demonstrations/ sft/ … inside; None: the report alone.
         report: as `evaluate.py` writes it, perhaps without some of its parts.
+        trained: the steps with a trainer (sft, reward, ppo) that made what is reported on; None:
+            all. Of others nothing is looked at.
     """
 
-    def __init__(self, folder: Path | None, report: dict):
+    def __init__(self, folder: Path | None, report: dict, trained: Iterable[str] | None = None):
         self.folder = folder
         self.report = report
+        self.others = set() if trained is None else {"sft", "reward", "ppo"} - set(trained)
 
     def place(self, *names: str) -> Path:
         """A file or folder of the run, which may not be there."""
         if self.folder is None:
             raise NoData("no run folder was given")
+        if names[0] in self.others:
+            raise NoData(f"{names[0]}/ of the run made none of the models that were evaluated")
         return self.folder.joinpath(*names)
 
     def record(self, step: str) -> dict:
