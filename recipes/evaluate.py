@@ -37,6 +37,7 @@ from instruct.evaluation.panel import Judge, add_scores, fit_judge, panel_of, re
 from instruct.evaluation.report import write_report
 from instruct.evaluation.report_text import SHOWN_ANSWERS
 from instruct.evaluation.tasks.registry import HELPFUL, add_tasks, check_tasks, measure_tasks
+from instruct.evaluation.trackers import check_trackers, track
 from instruct.run.data_runs import add_overwrite
 from instruct.run.folders import claim
 
@@ -83,6 +84,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--batch_size", type=int, default=64)
     add("--dtype", default="float32", choices=DTYPES)
     add("--seed", type=int, default=0)
+    to = "trackers that get the figures and the answers shown: tensorboard, trackio, wandb"
+    add("--report_to", nargs="+", default=[], metavar="NAME", help=to)
+    add("--project", default="huggingface", help="of trackio and wandb")
     add_shape_flags(parser)
     add_overwrite(parser, "start over: ask every model anew")
     add_tasks(parser)
@@ -152,6 +156,7 @@ def main(argv: list[str] | None = None) -> None:
     models, judges = models_of(args), panel_of(args.judge, args.judge_name, args.judge_prompt)
     judged = read_judgements(args.judgements, models) if args.judgements else []
     fit = fit_judge(args.fit_model) if args.fit_model else None
+    check_trackers(args.report_to)
     started = time.monotonic()
     claim(args.output_dir)
     check_folder(args.output_dir)
@@ -169,7 +174,8 @@ def main(argv: list[str] | None = None) -> None:
     seconds = {"evaluate": round(time.monotonic() - started, 1)}
     found, of_tasks = measure_tasks(models, args)
     result |= {**found, "tasks": args.tasks, "seconds": seconds | of_tasks}
-    write_report(args.output_dir, result, answers, args.run_dir, args.reward)
+    report = write_report(args.output_dir, result, answers, args.run_dir, args.reward)
+    track(report, answers, args.report_to, args.output_dir, args.project)
 
 
 if __name__ == "__main__":

@@ -61,9 +61,9 @@ def write_report(
     answers: dict[str, list[dict]],
     run_dir: Path | None = None,
     reward: str | None = None,
-) -> None:
+) -> dict:
     """Writes `report.json`, `report.md`, `report.html`, `ppo.png` and `answers.jsonl`, and prints a
-    summary.
+    summary; returns the report.
 
     Args:
         result: what the evaluation found (`judges`, `models`, `win_rate`…, `seconds`).
@@ -107,3 +107,4 @@ def write_report(
         write_rows(output_dir / "answers.jsonl", rows)
     # 3. The terminal
     print_summary(report, output_dir / "report.html")
+    return report

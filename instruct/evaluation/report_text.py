@@ -8,6 +8,7 @@ from instruct.evaluation.tables import (
     models_table,
     people_tables,
     rates_table,
+    table_lines,
     time_table,
 )
 from instruct.evaluation.tasks.registry import TASKS
@@ -17,16 +18,12 @@ from instruct.plain_text import markdown_code, markdown_text
 SHOWN_ANSWERS = 12  # prompts in the tables of answers side by side
 
 
-def _table(rows: list[list[str]]) -> list[str]:
-    """Rows of cells that are Markdown already, header first."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
-
-
 def _named(rows: list[list[str]]) -> list[str]:
     """A table whose header and first column hold names, and whose other cells are numbers."""
     header, *rows = rows
-    return _table([[*map(markdown_text, header)], *([markdown_text(r[0]), *r[1:]] for r in rows)])
+    return table_lines(
+        [[*map(markdown_text, header)], *([markdown_text(r[0]), *r[1:]] for r in rows)]
+    )
 
 
 def _verdict_section(report: dict) -> list[str]:
@@ -49,7 +46,7 @@ def _figure_section(report: dict) -> list[str]:
         f"How often each model's answer is preferred by {markdown_text(report['judge'])}; "
         "intervals are 95 % bootstrap over users.",
         "",
-        *_table([[markdown_text(cell) for cell in row] for row in [header, *rows]]),
+        *table_lines([[markdown_text(cell) for cell in row] for row in [header, *rows]]),
         "",
     ]
     for name, model in report["models"].items():
@@ -179,7 +176,7 @@ def _answers_table(
         [markdown_text(prompts[i]["prompt"][-1]["content"]), *row]
         for i, row in zip(chosen, cells, strict=True)
     ]
-    return _table([["prompt", *map(markdown_text, answers)], *rows])
+    return table_lines([["prompt", *map(markdown_text, answers)], *rows])
 
 
 def markdown(report: dict, answers: dict[str, list[dict]], base: str | None) -> str:

@@ -12,6 +12,12 @@ HOW_COMPARED = (
 )
 
 
+def table_lines(rows: list[list[str]]) -> list[str]:
+    """Rows of cells that are Markdown already, header first."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
 def interval(entry: dict | None) -> str:
     """A mean with its interval."""
     return f"{entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "–"

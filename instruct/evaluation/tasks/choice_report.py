@@ -1,5 +1,6 @@
 """What `multiple_choice.measure` found, as a section of `report.md`."""
 
+from instruct.evaluation.tables import table_lines
 from instruct.plain_text import markdown_code, markdown_text
 
 HEADERS = {
@@ -50,7 +51,7 @@ def _table(first: str, models: dict[str, dict], signed: bool = False) -> list[st
         [markdown_text(name), *(_shown(ours.get(m), signed) for m in measures)]
         for name, ours in models.items()
     ]
-    return _markdown([head, *rows])
+    return table_lines([head, *rows])
 
 
 def _groups_table(file: dict) -> list[str]:
@@ -59,12 +60,7 @@ def _groups_table(file: dict) -> list[str]:
         [markdown_text(group), str(found["n"]), *map(_shown, found["models"].values())]
         for group, found in file["groups"].items()
     ]
-    return _markdown([head, *rows])
-
-
-def _markdown(rows: list[list[str]]) -> list[str]:
-    text = [f"| {' | '.join(row)} |" for row in rows]
-    return [text[0], "|---" * len(rows[0]) + "|", *text[1:]]
+    return table_lines([head, *rows])
 
 
 def _shown(entry: dict | None, signed: bool = False) -> str:

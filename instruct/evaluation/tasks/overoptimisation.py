@@ -30,6 +30,7 @@ from instruct.evaluation.overoptimisation import best_of_n_curve, ppo_curve
 from instruct.evaluation.panel import Judge, panel_of, reward_judge
 from instruct.evaluation.scripted import scripted_reward
 from instruct.evaluation.statistics import cluster_bootstrap
+from instruct.evaluation.tables import table_lines
 from instruct.evaluation.tasks.reward import COMPARISONS, clusters_of, reward_path
 from instruct.files import load_rows, split_files
 from instruct.generation import generate_ids, own_random_state
@@ -399,8 +400,7 @@ def _table(first: str, points: list[dict]) -> list[str]:
             sqrt_kl = "–" if point["sqrt_kl"] is None else f"{point['sqrt_kl']:.2f}"
             rewards = (_reward(point, name) for name in ("reward", "gold"))
             rows.append([str(point[first]), sqrt_kl, *rewards])
-    cells = ["| " + " | ".join(row) + " |" for row in rows]
-    return ["", cells[0], "|---" * 4 + "|", *cells[1:], ""]
+    return ["", *table_lines(rows), ""]
 
 
 def _reward(point: dict, name: str) -> str:

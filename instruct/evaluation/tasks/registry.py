@@ -1,9 +1,9 @@
 """The tasks of an evaluation beside `helpful`: a module each, with the same four functions.
 
-    add_flags(parser)           the task's own flags
-    check(models, args)         what cannot work, told before anything is asked
-    measure(models, args)       what `report.json` holds under the task's name
-    lines(found)                its section of `report.md`
+add_flags(parser)           the task's own flags
+check(models, args)         what cannot work, told before anything is asked
+measure(models, args)       what `report.json` holds under the task's name
+lines(found)                its section of `report.md`
 """
 
 import argparse

@@ -23,7 +23,7 @@ from instruct.evaluation.kept_scores import kept_scores, let_go
 from instruct.evaluation.modes import Asked
 from instruct.evaluation.panel import Judge, reward_judge
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics
-from instruct.evaluation.tables import interval
+from instruct.evaluation.tables import interval, table_lines
 from instruct.files import placed_source, split_files
 from instruct.plain_text import markdown_text
 from instruct.ranking import as_ranking, key_of, why_no_preference
@@ -273,8 +273,7 @@ def _accuracy(entry: dict) -> str:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return ["", lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""]
+    return ["", *table_lines(rows), ""]
 
 
 def lines(found: dict) -> list[str]:
