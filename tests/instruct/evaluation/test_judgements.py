@@ -105,7 +105,7 @@ def test_quality_and_flags_that_were_not_asked_are_not_there(tmp_path):
 
 
 def test_a_question_is_rated_over_those_who_were_asked_it(tmp_path):
-    """One that nobody ticked is 0 %; rows that asked only ranks, or other questions, say nothing."""
+    """One that nobody ticked is 0 %; rows that asked only ranks, or others, say nothing."""
     of = {"sft": 1, "ppo": 2}
     rows = [
         row(0, "Ada", of, flags=[["opinion"], []], questions=["opinion", "hallucination"]),

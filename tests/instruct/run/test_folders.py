@@ -393,5 +393,5 @@ def test_a_copied_folder_is_still_ours(tmp_path):
 def test_where_nothing_can_be_made_is_told_by_the_name_that_was_given():
     if not Path("/proc/self").is_dir():
         pytest.skip("no /proc here")
-    with pytest.raises(UserError, match="/out.jsonl: nothing can be written in its folder: no file"):
+    with pytest.raises(UserError, match="/out.jsonl: nothing can be written in its folder: no f"):
         claim(Path("/proc/self/out.jsonl"))

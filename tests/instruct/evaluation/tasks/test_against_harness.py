@@ -75,18 +75,17 @@ MMLU = [
     }
 ]
 TEXTS = [{"text": "The rain fell on the sea. " * 9}, {"text": "Bread, apples and tea."}]
-# how the harness is asked about a file: its own task, or a few lines where it has none
+# how the harness is asked about a file: a task of its own, or a few lines where it has none
 TASKS = {
-    "truthfulqa_mc1": {"task": "truthfulqa_mc1"},
-    "truthfulqa_mc2": {"task": "truthfulqa_mc2"},
-    "hellaswag": {"task": "hellaswag"},
-    "rte": {"task": "rte"},
-    "wsc": {"task": "wsc"},
-    "arc": {"task": "arc_easy"},
-    "mmlu": {"task": "mmlu_abstract_algebra"},
-    "crows": {"task": "crows_pairs_english"},
+    "truthfulqa_mc1": "truthfulqa/truthfulqa_mc1",
+    "truthfulqa_mc2": "truthfulqa/truthfulqa_mc2",
+    "hellaswag": "hellaswag/hellaswag",
+    "rte": "glue/rte/default",
+    "wsc": "super_glue/wsc/default",
+    "arc": "arc/arc_easy",
+    "mmlu": "mmlu/default/mmlu_abstract_algebra",
+    "crows": "crows_pairs/crows_pairs_english",
     "hhh": {
-        "task": "hhh",
         "output_type": "multiple_choice",
         "doc_to_text": "{{input}}",
         # the file's rows hold each answer's text as a key
@@ -97,7 +96,6 @@ TASKS = {
         "metric_list": [{"metric": m} for m in ("acc", "acc_norm", "acc_bytes")],
     },
     "texts": {
-        "task": "texts",
         "output_type": "loglikelihood_rolling",
         "doc_to_text": "",
         "doc_to_target": "{{text}}",
@@ -122,11 +120,13 @@ def files(tmp_path_factory):
     return {name: str(FILES / f"{name}.jsonl") for name in ("truthful", "hhh", "crows")} | written
 
 
-def by_harness(model, name, file, is_chat):
+def by_harness(model, name, file, is_chat, folder):
     """What the harness kept of each row, in their order, and what it makes of them."""
-    lm_eval = pytest.importorskip("lm_eval")
+    import lm_eval.tasks
+
+    # in place of the Hub's data, and of its splits
     config = {
-        **TASKS[name],
+        "task": name,
         "dataset_path": "json",
         "dataset_name": None,
         "dataset_kwargs": {"data_files": {"test": file}},
@@ -136,8 +136,22 @@ def by_harness(model, name, file, is_chat):
         "test_split": "test",
         "num_fewshot": 0,
     }
+    task = TASKS[name]
+    if isinstance(task, str):
+        own = Path(lm_eval.tasks.__file__).parent / f"{task}.yaml"
+        written = folder / f"{name}.yaml"
+        # JSON is YAML
+        written.write_text(json.dumps({"include": str(own), **config}))
+        task = str(written)
+    else:
+        task = {**task, **config}
     found = lm_eval.simple_evaluate(
-        model=model, tasks=[config], apply_chat_template=is_chat, bootstrap_iters=0
+        model=model,
+        tasks=[task],
+        # without a list of all that it has, which takes a minute to read
+        task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
+        apply_chat_template=is_chat,
+        bootstrap_iters=0,
     )
     (samples,) = found["samples"].values()
     return sorted(samples, key=lambda sample: sample["doc_id"]), *found["results"].values()
@@ -176,7 +190,7 @@ def test_the_same_numbers_as_the_harness(which, is_chat, files, tmp_path):
         # what has no prompt is read as plain text here
         if is_chat and name in ("crows", "texts"):
             continue
-        samples, results = by_harness(model, name, file, is_chat)
+        samples, results = by_harness(model, name, file, is_chat, tmp_path)
         items, worst = read_items(file)[1], 0.0
         for i, (item, sample) in enumerate(zip(items, samples, strict=True)):
             theirs = [r[0] if isinstance(r, tuple | list) else r for r in sample["filtered_resps"]]
