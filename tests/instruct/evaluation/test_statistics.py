@@ -46,3 +46,26 @@ def test_what_is_not_finite_wins_and_loses_nothing(bad):
         win_rate(good, [1.0, 2.0, bad], range(3))
     with pytest.raises(UserError, match=f"the value of row 1 is {bad}"):
         cluster_bootstrap([bad, 1.0], range(2))
+
+
+def simulated(rng: np.random.Generator, kind: str) -> tuple[float, float, float]:
+    """An interval for 100 users with one to five prompts each, who differ in what they prefer."""
+    prompts = rng.integers(1, 6, 100)
+    users = np.repeat(np.arange(100), prompts)
+    taste = np.repeat(rng.beta(3, 2, 100), prompts)  # of each user; 0.6 on average
+    won = rng.random(len(users)) < taste
+    if kind == "wins":
+        found = win_rate(won, np.zeros(len(users)), users, tie=-1)
+        return found["rate"], found["low"], found["high"]
+    # scores: as far from 0.6 as tastes are, and noise of each answer's own
+    return cluster_bootstrap(taste + rng.normal(0, 0.5, len(users)), users)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["wins", "scores"])
+def test_intervals_of_a_hundred_users_cover_the_truth(kind):
+    rng = np.random.default_rng(0)
+    # four times 500: the coverage of 500 runs is itself off by a percent
+    intervals = [simulated(rng, kind) for _ in range(2000)]
+    covered = np.mean([low <= 0.6 <= high for _, low, high in intervals])
+    assert 0.93 <= covered <= 0.97, covered
