@@ -29,7 +29,8 @@ def reward_at_chance(run: Run) -> Finding | None:
 
 def reward_no_better_than_length(run: Run) -> Finding | None:
     """Who looks at nothing but the length of an answer orders as many held-out pairs right."""
-    accuracy = run.reward["accuracy"]
+    # not the report's, which may be on other rankings
+    accuracy = run.metrics["accuracy"]
     held_out = run.place("comparisons", "validation.jsonl")
     trained = run.place("comparisons", "train.jsonl")
     if not (held_out.is_file() and trained.is_file()):

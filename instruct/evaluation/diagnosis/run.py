@@ -123,7 +123,13 @@ class Run:
     @cached_property
     def reward(self) -> dict:
         """What the reward model says of held-out rankings."""
-        found = self.report.get("reward") or _read(self.place("reward", "metrics.json"))
+        found = self.report.get("reward") or {}
+        return found if "accuracy" in found else self.metrics
+
+    @cached_property
+    def metrics(self) -> dict:
+        """What `recipes/reward.py` measured on the rankings that it held out."""
+        found = _read(self.place("reward", "metrics.json"))
         if "accuracy" not in found:
             raise NoData("no held-out rankings with a preference")
         return found
