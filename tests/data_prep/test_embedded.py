@@ -73,6 +73,19 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, cap
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
+def test_without_gguf_it_says_what_to_install_before_anything_is_fetched(
+    tmp_path, monkeypatch, capsys
+):
+    find = embedded.importlib.util.find_spec
+    monkeypatch.setattr(
+        embedded.importlib.util, "find_spec", lambda name: None if name == "gguf" else find(name)
+    )
+    monkeypatch.setattr(embedded, "fetch", lambda *_: pytest.fail("fetched"))
+    said = stops(embedded.main, ["--output_dir", tmp_path / "o"], capsys)
+    assert said.splitlines()[-1].endswith("pip install -e '.[demo]'") and "gguf" in said
+    assert not (tmp_path / "o").exists()
+
+
 def test_chitchat_prompts_are_questions_and_answers_the_other_persons_next_turn():
     def say(sender, text):
         return {"text": text, "sender": sender, "timestamp": "2020-01-01T00:00:00Z"}

@@ -152,7 +152,9 @@ def test_a_win_that_holds_is_one_and_the_terminal_says_where_to_go_on(tmp_path, 
     assert lines[2].replace("\\", "").startswith("**ppo beats sft: 100.0 %")
     said = capsys.readouterr().out
     end = said.splitlines()
-    assert end[-1] == "talk to it: python recipes/chat.py --models sft=out/sft 'ppo=out/p p'"
+    # what stands before it: test_terminal.py
+    assert end[-1].startswith("talk to it: ")
+    assert end[-1].endswith("recipes/chat.py --models sft=out/sft 'ppo=out/p p'")
     assert end[-2] == f"report: {tmp_path / 'report.html'}"
     table = [text.split() for text in end if "by its chat template" in text]
     assert [row[0] for row in table] == ["sft", "ppo"]
