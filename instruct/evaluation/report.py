@@ -72,7 +72,7 @@ def write_report(
         reward: path of the reward model that was asked.
     """
     # 1. What the steps left, under what the evaluation found
-    run, base = {}, None
+    run, base, steps = {}, None, None
     if run_dir:
         paths = [model["path"] for model in result["models"].values()]
         steps = evaluated_steps(run_dir, paths, reward)
@@ -85,7 +85,7 @@ def write_report(
     # what the step measured of itself, under what was asked of it now
     report["reward"] = {**run.get("reward", {}), **result.get("reward", {})}
     report["gold"] = {n: m["gold"]["mean"] for n, m in result["models"].items() if "gold" in m}
-    report |= examine(run_dir, report)
+    report |= examine(run_dir, report, steps)
     # 2. Files for machines and for people
     if report.get("ppo", {}).get("steps"):
         plot_ppo(report["ppo"]["steps"], output_dir / "ppo.png", report["ppo"].get("gold_by"))
