@@ -143,7 +143,9 @@ def test_the_first_sentence_on_a_collapse_is_that_it_is_no_win(tmp_path, capsys)
                 "fit to the prompt is 0.25 of sft's, below 0.75"):  # fmt: skip
         assert why in first and why in said
     assert "beats" not in said and "beats" not in "\n".join(lines)
-    checks = [text for text in lines if text.startswith("- ")]
+    # before which step failed, which says why in its own words
+    verdict = lines[: lines.index("## Which step failed")]
+    checks = [text for text in verdict if text.startswith("- ")]
     assert [text.endswith("DOES NOT HOLD") for text in checks] == [True, True, True, False, False]
 
 
