@@ -1,4 +1,4 @@
-# make demo · make test · make test-newest · make bench · make torture · make style
+# make install · make demo · make test · make test-newest · make bench · make torture · make style
 # Each makes the environment it needs, .venv or .venv-newest, when that is missing or stale.
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -9,20 +9,30 @@ export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-newest test-slow matrix bench torture style imports
+.PHONY: install demo test test-newest test-slow matrix bench torture style imports
 
+# .venv/demo is what runs the recipes; .venv/ready adds to it what tests them.
 # torch first and by exact version: with it in place, no range asks for a build that brings
 # gigabytes of GPU libraries
-.venv/ready: constraints.txt
+.venv/demo: constraints.txt
 .venv-newest/ready: constraints-newest.txt
-.venv/ready .venv-newest/ready: pyproject.toml
+.venv/demo: EXTRA := demo
+.venv-newest/ready: EXTRA := dev
+.venv/demo .venv-newest/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet "$$(grep '^torch==' $(filter %.txt,$^))"
-	$(@D)/bin/python -m pip install --quiet --constraint $(filter %.txt,$^) --editable '.[dev]'
+	$(@D)/bin/python -m pip install --quiet --constraint $(filter %.txt,$^) --editable '.[$(EXTRA)]'
 	touch $@
 
-demo: .venv/ready
+.venv/ready: .venv/demo
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+install: .venv/demo
+	@echo 'installed in .venv; type: source .venv/bin/activate'
+
+demo: .venv/demo
 	PATH="$(CURDIR)/.venv/bin:$$PATH" bash recipes/demo.sh
 
 test: imports
