@@ -120,8 +120,8 @@ def files(tmp_path_factory):
     return {name: str(FILES / f"{name}.jsonl") for name in ("truthful", "hhh", "crows")} | written
 
 
-def by_harness(model, name, file, is_chat, folder):
-    """What the harness kept of each row, in their order, and what it makes of them."""
+def task_of(name, file, folder):
+    """What the harness takes for a task: a YAML file that changes one of its own, or a dict."""
     import lm_eval.tasks
 
     # in place of the Hub's data, and of its splits
@@ -137,24 +137,31 @@ def by_harness(model, name, file, is_chat, folder):
         "num_fewshot": 0,
     }
     task = TASKS[name]
-    if isinstance(task, str):
-        own = Path(lm_eval.tasks.__file__).parent / f"{task}.yaml"
-        written = folder / f"{name}.yaml"
-        # JSON is YAML
-        written.write_text(json.dumps({"include": str(own), **config}))
-        task = str(written)
-    else:
-        task = {**task, **config}
+    if not isinstance(task, str):
+        return {**task, **config}
+    own = Path(lm_eval.tasks.__file__).parent / f"{task}.yaml"
+    written = folder / f"{name}.yaml"
+    # JSON is YAML
+    written.write_text(json.dumps({"include": str(own), **config}))
+    return str(written)
+
+
+def by_harness(model, files, is_chat, folder):
+    """{task: what the harness kept of each row, in their order}, and what it makes of each task."""
+    import lm_eval.tasks
+
     found = lm_eval.simple_evaluate(
         model=model,
-        tasks=[task],
+        tasks=[task_of(name, file, folder) for name, file in files.items()],
         # without a list of all that it has, which takes a minute to read
         task_manager=lm_eval.tasks.TaskManager(include_defaults=False),
         apply_chat_template=is_chat,
         bootstrap_iters=0,
     )
-    (samples,) = found["samples"].values()
-    return sorted(samples, key=lambda sample: sample["doc_id"]), *found["results"].values()
+    samples = {
+        name: sorted(rows, key=lambda row: row["doc_id"]) for name, rows in found["samples"].items()
+    }
+    return samples, found["results"]
 
 
 def by_us(path, files, out, is_chat):
@@ -185,14 +192,13 @@ def test_the_same_numbers_as_the_harness(which, is_chat, files, tmp_path):
         pytest.skip("no HARNESS_MODEL")
     sums, ours = by_us(path, files, tmp_path / "out", is_chat)
     model = huggingface.HFLM(pretrained=path, dtype="float32", device="cpu", batch_size=8)
-    asked = {name: files.get(name, files["truthful"]) for name in TASKS}
+    # what has no prompt is read as plain text here
+    left_out = ("crows", "texts") if is_chat else ()
+    asked = {name: files.get(name, files["truthful"]) for name in TASKS if name not in left_out}
+    samples, results = by_harness(model, asked, is_chat, tmp_path)
     for name, file in asked.items():
-        # what has no prompt is read as plain text here
-        if is_chat and name in ("crows", "texts"):
-            continue
-        samples, results = by_harness(model, name, file, is_chat, tmp_path)
         items, worst = read_items(file)[1], 0.0
-        for i, (item, sample) in enumerate(zip(items, samples, strict=True)):
+        for i, (item, sample) in enumerate(zip(items, samples[name], strict=True)):
             theirs = [r[0] if isinstance(r, tuple | list) else r for r in sample["filtered_resps"]]
             texts = item.choices
             if name in ("truthfulqa_mc1", "truthfulqa_mc2"):
@@ -205,5 +211,5 @@ def test_the_same_numbers_as_the_harness(which, is_chat, files, tmp_path):
         found = ours[Path(file).stem]["models"]["m"]
         for theirs, key in MEASURES.items():
             key = name[-3:] if name in ("truthfulqa_mc1", "truthfulqa_mc2") else key
-            if f"{theirs},none" in results:
-                assert found[key]["mean"] == pytest.approx(results[f"{theirs},none"]), theirs
+            if f"{theirs},none" in results[name]:
+                assert found[key]["mean"] == pytest.approx(results[name][f"{theirs},none"]), theirs
