@@ -4,11 +4,11 @@ import random
 
 import pytest
 
+from data_prep.formats.evaluation_rows import groups_of
 from instruct.evaluation.breakdown import breakdown
 from instruct.evaluation.llm_judge import LLMJudge
 from instruct.evaluation.panel import panel_of
 from instruct.evaluation.statistics import win_rate
-from recipes.evaluate import groups_of
 
 USERS = [str(i % 7) for i in range(60)]
 
