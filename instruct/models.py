@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import trl
 from accelerate import PartialState
+from peft import PeftConfig
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -24,6 +25,7 @@ from trl.trainer.utils import pad
 
 from instruct import merging
 from instruct.arguments import ModelConfig
+from instruct.bases import hub_folder, places_of_base
 from instruct.checks.finite import check_weights
 from instruct.checks.flag_ranges import DTYPES
 from instruct.checks.model_files import check_weight_files
@@ -38,6 +40,7 @@ from instruct.residual_dropout import check_in_layers, config_changes
 from instruct.reward_checks import check_base, check_causal_lm, check_model, untrained
 from instruct.reward_files import (
     adapter_config,
+    model_folder,
     peft_config,
     reward_head,
     reward_tokenizer,
@@ -191,16 +194,42 @@ def load_sequence_classifier(
     return model
 
 
-def _base_of(adapter, path: str, dtype: str, base: str | None = None) -> ModelConfig:
+def _base_of(
+    adapter, path: str, dtype: str, base: str | None = None, trust_remote_code: bool = False
+) -> ModelConfig:
     """The model to load: an adapter's base, at the revision it was trained on, else `path`."""
-    if adapter is None:
-        return ModelConfig(model_name_or_path=base or path, dtype=dtype)
-    name = base or adapter.base_model_name_or_path
-    if not name:
+    if adapter is None or base:
+        return ModelConfig(model_name_or_path=hub_folder(base or path), dtype=dtype)
+    named = adapter.base_model_name_or_path
+    places = places_of_base(path, named, adapter.revision)
+    if not named and not places.found:
         raise UserError(f"{path}: its adapter_config.json names no base model; write it there")
-    # a base that has moved has no such revision
-    revision = adapter.revision if base is None else None
-    return ModelConfig(model_name_or_path=name, model_revision=revision or "main", dtype=dtype)
+    for place in places.found:
+        revision = place.revision or "main"
+        try:
+            name = hub_folder(place.name, place.revision)
+            source = ModelConfig(model_name_or_path=name, model_revision=revision, dtype=dtype)
+            if not Path(name).is_dir():
+                _load_config(source, trust_remote_code)
+            return source
+        except UserError as error:
+            places.tried.append(f"not as {place.name} ({first_line(error.__cause__ or error)})")
+    raise places.missing(path)
+
+
+def policy_source(
+    path: str, dtype: str = "float32", trust_remote_code: bool = False
+) -> tuple[str, PeftConfig | None, ModelConfig]:
+    """A policy's folder or Hub id, the adapter in it (None of a whole model), and what to load.
+
+    Raises:
+        UserError: no model there, or an adapter whose base is nowhere.
+    """
+    folder = model_folder(path, "policy")
+    adapter = peft_config(folder) if Path(folder).is_dir() else None
+    if adapter is not None:
+        merging.check_adapter_merges(path, adapter)
+    return folder, adapter, _base_of(adapter, path, dtype, None, trust_remote_code)
 
 
 def load_policy(
@@ -221,10 +250,7 @@ def _load_merged(
     path: str, dtype: str, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """`load_policy`, left on the CPU."""
-    adapter = peft_config(path) if Path(path).is_dir() else None
-    if adapter is not None:
-        merging.check_adapter_merges(path, adapter)
-    source = _base_of(adapter, path, dtype)
+    path, adapter, source = policy_source(path, dtype, trust_remote_code)
     if adapter is not None:
         check_stored_for_merging(source, trust_remote_code)
     model = load_causal_lm(source, trust_remote_code)
@@ -371,8 +397,9 @@ def load_reward(
         UserError: nothing there, no reward model (see `instruct.reward_checks`), another base than
             the adapter was trained on, or the Hub cannot say whether there is a bias.
     """
+    asked, path = path, model_folder(path, "reward")
     config, head = adapter_config(path), reward_head(path)
-    source = _base_of(config, path, dtype, base)
+    source = _base_of(config, asked if config else path, dtype, base, trust_remote_code)
     if config is not None:
         named = config.base_model_name_or_path if base else None
         check_base(path, head, source.model_name_or_path, named)

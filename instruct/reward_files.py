@@ -15,6 +15,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from instruct.bases import adapter_folder, there, why_not
 from instruct.checks.finite import bad_weight, holds
 from instruct.checks.model_files import check_safetensors, check_weight_files, json_object
 from instruct.command.known_errors import sentence_of
@@ -48,6 +49,29 @@ def model_file(folder_or_id: str | Path, name: str) -> Path | None:
     except (OSError, ValueError) as error:
         known = sentence_of(error) or "no folder and no repository of the Hub that can be read"
         raise UserError(f"{folder_or_id}: {known}") from error
+
+
+def _is_on_hub(repo_id: str, name: str) -> bool:
+    """Whether a repository of the Hub, or what its cache here holds of it, has a file."""
+    try:
+        return model_file(repo_id, name) is not None
+    except UserError:
+        return False
+
+
+def model_folder(path: str | None, wanted: str) -> str | None:
+    """A model as it is loaded: an adapter by its folder, downloaded where it is on the Hub.
+
+    Args:
+        wanted: see `instruct.bases.there`.
+
+    Raises:
+        UserError: a folder that holds no model.
+    """
+    path = there(path, wanted)
+    if not path or Path(path).is_dir() or _is_on_hub(path, "config.json"):
+        return path
+    return adapter_folder(path) if _is_on_hub(path, "adapter_config.json") else path
 
 
 def has_model(folder: str | Path) -> bool:
@@ -122,14 +146,12 @@ def peft_config(path: str) -> PeftConfig | None:
 
 
 def why_no_model(name: str) -> str | None:
-    """What to give where a model was asked for and an adapter lies in that folder; None: none."""
+    """What to give where a model was asked for and a folder holds none; None: nobody knows."""
     adapter = peft_config(name) if Path(name).is_dir() else None
-    if adapter is None:
-        return None
+    meant = why_not(name, "model")
+    if meant is not None or adapter is None:
+        return meant
     what = f"an adapter of {adapter.base_model_name_or_path} and no model to start from"
-    merged = Path(name) / "merged"
-    if (merged / "config.json").is_file():
-        return f"{what}; did you mean {merged}?"
     if adapter.task_type not in (None, "CAUSAL_LM"):
         return f"{what}; give the model that it was trained from, or another one"
     return f"{what}; merge it first (recipes/sft.py does, recipes/ppo.py with --save_merged)"
@@ -169,6 +191,8 @@ def adapter_weights(path: str) -> dict[str, torch.Tensor]:
 def with_adapter(model: PreTrainedModel, path: str, config: PeftConfig, base: str) -> PeftModel:
     """The classifier with the reward adapter on it, whole and on the base it was trained on."""
     state = adapter_weights(path)
+    # where it is now: PEFT looks there whether the vocabulary has grown
+    config.base_model_name_or_path = base
     check_adapter(path, state, model.untrained.weights)
     try:
         model = PeftModel.from_pretrained(model, path, config=config)

@@ -7,6 +7,7 @@ import torch
 import trl
 from datasets import Dataset
 
+from instruct.bases import places_of_base
 from instruct.checks.model_limits import check_prompts
 from instruct.errors import UserError
 from instruct.files import atomic_file, write_json
@@ -70,7 +71,9 @@ def tell_if_base_is_gone(reward: str) -> None:
     config = adapter_config(reward)
     try:
         if config is not None:
-            check_base(reward, reward_head(reward), config.base_model_name_or_path)
+            places = places_of_base(reward, config.base_model_name_or_path).found
+            named = places[0].name if places else config.base_model_name_or_path
+            check_base(reward, reward_head(reward), named)
     except UserError as error:
         print(error)
 

@@ -31,6 +31,7 @@ from data_prep.formats.flags import ShapeArguments, shape_of
 from data_prep.formats.held_out_prompts import held_out_in, held_out_prompts
 from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
+from instruct.bases import BaseArguments, there, use_base
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
@@ -38,6 +39,7 @@ from instruct.evaluation.judges import judge_of
 from instruct.files import load_rows
 from instruct.models import check_stored_for_merging, load_causal_lm, load_limits, save_merged
 from instruct.processes import end_with_parent
+from instruct.reward_files import model_folder
 from instruct.run.run_record import on_main, read_record, record_of, write_record
 from instruct.runs import (
     already_finished,
@@ -59,7 +61,7 @@ SHORTER = "lower --response_length, or leave long prompts out by --max_prompt_le
 
 
 @dataclass
-class ScriptArguments(ShapeArguments, trl.ScriptArguments):
+class ScriptArguments(BaseArguments, ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and where rewards and held-out prompts come from."""
 
     eval_dataset: str | None = field(
@@ -118,6 +120,9 @@ def main(
     check_given(script_args, model_args, "prompts")
     if not (training_args.reward_model_path or script_args.reward_funcs or script_args.stock):
         raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
+    use_base(script_args.base_model)
+    model_args.model_name_or_path = there(model_args.model_name_or_path, "model")
+    reward_model = model_folder(training_args.reward_model_path, "reward")
     parsed = (script_args, training_args, model_args)
     names = script_args.reward_funcs or ()
     # models by content: with another one it is another run
@@ -184,7 +189,7 @@ def main(
         processing_class=tokenizer,
         train_dataset=rows,
         eval_dataset=eval_rows,
-        reward_model=training_args.reward_model_path,
+        reward_model=reward_model,
         reward_funcs=tuple(reward_funcs.values()),
         ptx_dataset=ptx_rows,
         peft_config=lora_config(model_args, model),

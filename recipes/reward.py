@@ -26,6 +26,7 @@ from data_prep.formats.flags import ShapeArguments, shape_of
 from data_prep.formats.rankings import load_train_and_eval
 from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
+from instruct.bases import BaseArguments, there, use_base
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
@@ -49,7 +50,7 @@ from instruct.turns import end_token
 
 
 @dataclass
-class ScriptArguments(ShapeArguments, trl.ScriptArguments):
+class ScriptArguments(BaseArguments, ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and ours."""
 
     dataset_test_split: str | None = field(
@@ -89,6 +90,7 @@ class ScriptArguments(ShapeArguments, trl.ScriptArguments):
 def score_file(script_args: ScriptArguments, training_args: RankedRewardConfig) -> None:
     """Writes the rows of `--score` with a `score` each."""
     output_dir, scored = training_args.output_dir, script_args.score_output
+    there(output_dir, "reward")
     # the bias comes last: before, scores would be off by it. Other people's models have no record
     is_theirs = read_record(output_dir) is None and has_model(output_dir)
     if not is_finished(output_dir) and not is_theirs:
@@ -119,9 +121,11 @@ def data_of(script_args: ScriptArguments, training_args: RankedRewardConfig) -> 
 def main(
     script_args: ScriptArguments, training_args: RankedRewardConfig, model_args: ModelConfig
 ) -> None:
+    use_base(script_args.base_model)
     if script_args.score:
         return score_file(script_args, training_args)
     check_given(script_args, model_args, "rankings")
+    model_args.model_name_or_path = there(model_args.model_name_or_path, "model")
     parsed = (script_args, training_args, model_args)
     record = record_of("reward", parsed, data_of(script_args, training_args))
     if already_finished(training_args, record):

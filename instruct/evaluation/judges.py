@@ -195,18 +195,10 @@ class _CausalJudge(ModelJudge):
         return [known[key] for key in keys]
 
     def check(self) -> None:
-        from instruct.arguments import ModelConfig
-        from instruct.merging import check_adapter_merges
-        from instruct.models import load_limits
-        from instruct.reward_files import peft_config
+        from instruct.models import load_limits, policy_source
 
-        base = ModelConfig(model_name_or_path=self.path)
-        adapter = peft_config(self.path) if Path(self.path).is_dir() else None
-        if adapter is not None:
-            check_adapter_merges(self.path, adapter)
-            base.model_name_or_path = adapter.base_model_name_or_path
-            base.model_revision = adapter.revision or "main"
-        load_limits(base, load_tokenizer(self.path))
+        folder, _, source = policy_source(self.path, self.dtype)
+        load_limits(source, load_tokenizer(folder))
 
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         from instruct.models import load_policy

@@ -3,33 +3,17 @@
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
+from instruct.bases import hub_folder, model_parts, places_of_base
 from instruct.checks.model_files import json_object
 from instruct.errors import UserError
 from instruct.files import data_files
-from instruct.hashes import file_hash, file_hashes, files_hash, hash_of
+from instruct.hashes import file_hash, files_hash, hash_of
 from instruct.hub import ask_hub
 from instruct.rows.splits import is_path
-
-# The files of a folder that decide what its model answers; none of them is a run's own note.
-MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "adapter_config.json",
-    "reward_head.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.py",
-)
 
 
 def hub_commit(repo_id: str, revision: str | None = None, repo_type: str = "model") -> str | None:
@@ -64,18 +48,26 @@ def model_identity(name: str | None, revision: str | None = None) -> dict | None
     """
     if not name:
         return None
-    folder = Path(name)
+    folder = Path(hub_folder(name, revision))
     if not folder.is_dir():
         return {"name": name, "commit": hub_commit(name, revision)}
-    # "tokenizer*" and "*.model" may find one file twice
-    files = sorted({f for pattern in MODEL_FILES for f in folder.glob(pattern) if f.is_file()})
-    parts = dict(zip((file.name for file in files), file_hashes(files), strict=True))
-    config = folder / "adapter_config.json"
+    parts, config = model_parts(folder), folder / "adapter_config.json"
     if config.is_file():
-        adapter = json_object(config, "adapter")
-        base = model_identity(adapter.get("base_model_name_or_path"), adapter.get("revision"))
-        parts["base"] = content_of(base)
+        parts["base"] = content_of(_base_identity(name, json_object(config, "adapter")))
     return {"name": name, "sha256": hash_of(parts)}
+
+
+def _base_identity(folder: str, adapter: dict) -> dict | None:
+    """What identifies the base of an adapter, wherever it is found."""
+    named, revision = adapter.get("base_model_name_or_path"), adapter.get("revision")
+    for place in places_of_base(folder, named, revision).found:
+        # one that cannot be had is told by who loads it
+        with suppress(UserError):
+            found = model_identity(place.name, place.revision)
+            if "sha256" in found or found["commit"]:
+                return found
+    # nobody can say: by its name
+    return {"name": named, "commit": None} if named else None
 
 
 # What of a tokenizer's folder decides how messages are rendered.

@@ -42,8 +42,8 @@ UNRECORDED = (
     # asked of a finished run
     "select_*", "score", "score_output",
     # by what they name
-    "model_name_or_path", "model_revision", "reward_model_path", "dataset_name", "demonstrations",
-    "eval_dataset", "ptx_dataset", "pretraining_dataset", "chat_template_path",
+    "model_name_or_path", "model_revision", "base_model", "reward_model_path", "dataset_name",
+    "demonstrations", "eval_dataset", "ptx_dataset", "pretraining_dataset", "chat_template_path",
 )  # fmt: skip
 # What the recipes and Trainer write into an output folder; also in its sub-folders below.
 WRITES_FILES = (
@@ -249,6 +249,20 @@ def _identity_change(flag: str, was: dict | None, now: dict | None) -> str:
     return f"--{flag} {now['name']} holds other files than it did"
 
 
+def _flags(record: dict) -> dict:
+    """The flags that are compared by value."""
+    flags = {**record["flags"], "num_processes": record.get("world_size")}
+    if specs := flags.get("reward_funcs"):
+        models = record.get("adapters") or {}
+        kinds = [spec.partition(":")[0] for spec in specs]
+        # a judge's model is compared by its content, above: it may have moved
+        flags["reward_funcs"] = [
+            kind if models.get(f"reward_funcs {kind}") else spec
+            for kind, spec in zip(kinds, specs, strict=True)
+        ]
+    return flags
+
+
 def differences(found: dict, now: dict) -> list[str]:
     """What tells two records apart, each as "--flag was X, is Y"; versions do not count.
 
@@ -265,8 +279,7 @@ def differences(found: dict, now: dict) -> list[str]:
             for flag in {**old, **new}
             if not is_same(old.get(flag), new.get(flag)) and (flag in old or flag not in MOVED)
         ]
-    old = {**found["flags"], "num_processes": found.get("world_size")}
-    new = {**now["flags"], "num_processes": now.get("world_size")}
+    old, new = _flags(found), _flags(now)
     # an earlier version recorded what the hardware had decided
     if "hardware" not in found:
         old = {flag: value for flag, value in old.items() if flag not in ("bf16", "fp16")}

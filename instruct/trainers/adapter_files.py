@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from instruct.bases import places_of_base
 from instruct.models import RewardModel, load_reward, revision_of
 from instruct.reward_checks import weights_hash
 from instruct.reward_files import adapter_config, reward_head
@@ -54,8 +55,10 @@ def _why_beside(reward_path: str, model: PreTrainedModel) -> str | None:
     # one that was moved is still the same
     recorded = reward_head(reward_path).get("base_weights")
     moved_here = recorded is not None and recorded == weights_hash(model.name_or_path)
-    if not moved_here and not _same_place(config.base_model_name_or_path, model.name_or_path):
-        return f"its base is {config.base_model_name_or_path}"
+    places = places_of_base(reward_path, config.base_model_name_or_path).found
+    its_base = places[0].name if places else config.base_model_name_or_path
+    if not moved_here and not _same_place(its_base, model.name_or_path):
+        return f"its base is {its_base}"
     # roles are switched by LoRA layers: whatever else it trains would speak in every role
     saved = set(config.modules_to_save or ()) - {"score", "classifier"}
     if type(config) is not LoraConfig or config.bias != "none" or config.lora_bias:

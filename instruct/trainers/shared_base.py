@@ -142,6 +142,8 @@ class SharedBase(nn.Module):
         check_adapter(path, state, [SCORE])
         # the head apart: a causal LM's body has no place for it
         weight = state.pop(IN_ADAPTER + SCORE)
+        # where it is now: PEFT looks there whether the vocabulary has grown
+        config.base_model_name_or_path = self.config.name_or_path
         # as SEQ_CLS, PEFT would look for a `score` module to save
         config.task_type, config.modules_to_save, config.inference_mode = "CAUSAL_LM", None, False
         try:
