@@ -153,7 +153,7 @@ def make_parser() -> Parser:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--input", nargs="+", required=True, help="rankings: files, folders or Hub ids")
-    add("--output_dir", type=Path, required=True)
+    add("--output_dir", type=Path, required=True, help="where both splits are written")
     add("--validation", type=float, default=0.15, help="share of users (or prompts) held out")
     add_shape_flags(parser)
     add_overwrite(parser, CHANGED_TOO)

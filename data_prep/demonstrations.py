@@ -226,7 +226,7 @@ def make_parser() -> Parser:
     add("--input", nargs="+", required=True, help=rows)
     prompts = "output folder of data_prep.prompts, for rows with prompt_id"
     add("--prompts", type=Path, help=prompts)
-    add("--output_dir", type=Path, required=True)
+    add("--output_dir", type=Path, required=True, help="where both splits are written")
     add("--min_words", type=int, default=1, help="fewest words of a completion")
     add("--max_words", type=int, default=10_000, help="most words of a completion")
     share = "share of rows without prompt_id for validation"

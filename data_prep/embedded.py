@@ -211,7 +211,8 @@ def is_there(folder: Path, record: dict, overwrite: bool) -> bool:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--output_dir", required=True, type=Path)
+    where = "where model, log and answers are written"
+    parser.add_argument("--output_dir", required=True, type=Path, help=where)
     parser.add_argument(
         "--cache_dir", type=Path, default=default_cache(), help="where the three wheels are kept"
     )

@@ -68,6 +68,7 @@ def make_parser() -> Parser:
     parser = Parser(description=__doc__)
     add_log_flags(parser)
     add_step_flags(parser)
+    add_pii_flags(parser)
     add_engine_flags(parser)
     add_overwrite(parser, CHANGED_TOO)
     return parser
@@ -78,11 +79,11 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     files = "files, folders, globs, hf:// paths or Hub ids (JSONL, JSON, CSV, Parquet, .gz)"
     add("--input", nargs="+", required=True, help=files)
-    add("--output_dir", type=Path, required=True)
-    add("--prompt_column", default="prompt")
-    add("--user_column", default="user_id")
-    add("--time_column", default="timestamp")
-    add("--id_column", default="id")
+    add("--output_dir", type=Path, required=True, help="where the splits are written")
+    add("--prompt_column", default="prompt", help="column of the prompts")
+    add("--user_column", default="user_id", help="column that says whose they are")
+    add("--time_column", default="timestamp", help="column that says when, if there is one")
+    add("--id_column", default="id", help="column of their own ids, if there is one")
     found = "(found by itself: messages, conversation, conversations)"
     add("--messages_column", help=f"column with conversations {found}")
     which = "of a conversation: the first user turn, or each with its history"
@@ -93,15 +94,30 @@ def add_log_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_step_flags(parser: argparse.ArgumentParser) -> None:
     """What the steps do."""
-    add = parser.add_argument
+    add = parser.add_argument_group("steps").add_argument
     prefix = "prompts whose first characters agree are duplicates"
     # the paper says "a long common prefix" and gives no length
     add("--prefix_chars", type=int, default=200, help=prefix)
     # paper, section 3.2
-    add("--max_per_user", type=int, default=200)
-    add("--splits", default="train=0.9,validation=0.05,test=0.05")
-    add("--seed", type=int, default=0)
-    add("--pii", choices=["drop", "redact", "keep"], default="drop")
+    add("--max_per_user", type=int, default=200, help="most prompts of one user")
+    add("--splits", default="train=0.9,validation=0.05,test=0.05", help="shares of the users")
+    add("--seed", type=int, default=0, help="of the split by user")
+    near = "also drop near duplicates (0.8, say); DuckDB only"
+    add("--near_duplicates", type=float, metavar="SIMILARITY", help=near)
+    shared = "evaluation sets: their texts, and prompts that share a long n-gram with them, go"
+    add("--exclude", nargs="+", default=[], metavar="FILE", help=shared)
+    long = "length of that n-gram in words; in characters half as much again, without spaces"
+    # 13 is GPT-3's
+    add("--exclude_words", type=int, default=13, help=long)
+    detect = "add a column with the language of every prompt, and count them (paper, A.4)"
+    add("--language", action="store_true", help=detect)
+
+
+def add_pii_flags(parser: argparse.ArgumentParser) -> None:
+    """What is done about personal information."""
+    add = parser.add_argument_group("personal information").add_argument
+    what = "what is done to prompts that hold some"
+    add("--pii", choices=["drop", "redact", "keep"], default="drop", help=what)
     # held-out prompts are read and shared as well, so all by default
     letter = "train: only the training split, the paper's letter"
     add("--pii_splits", choices=["all", "train"], default="all", help=letter)
@@ -116,23 +132,15 @@ def add_step_flags(parser: argparse.ArgumentParser) -> None:
     model = "Hub id or folder of a token classification model, for names and addresses"
     add("--pii_model", help=model)
     labels = "only these labels of that model (for example PER LOC)"
-    add("--pii_model_labels", nargs="+", default=[], help=labels)
-    shared = "evaluation sets: their texts, and prompts that share a long n-gram with them, go"
-    add("--exclude", nargs="+", default=[], help=shared)
-    long = "length of that n-gram in words; in characters half as much again, without spaces"
-    # 13 is GPT-3's
-    add("--exclude_words", type=int, default=13, help=long)
-    detect = "add a column with the language of every prompt, and count them (paper, A.4)"
-    add("--language", action="store_true", help=detect)
-    near = "also drop near duplicates (0.8, say); DuckDB only"
-    add("--near_duplicates", type=float, metavar="SIMILARITY", help=near)
+    add("--pii_model_labels", nargs="+", default=[], metavar="LABEL", help=labels)
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """What computes them."""
-    add = parser.add_argument
-    add("--backend", choices=["duckdb", "pyspark"], default="duckdb")
-    add("--spark_master", default="local[*]")
+    add = parser.add_argument_group("engine").add_argument
+    backend = "DuckDB on this machine, or Spark"
+    add("--backend", choices=["duckdb", "pyspark"], default="duckdb", help=backend)
+    add("--spark_master", default="local[*]", help="where Spark runs")
     add("--memory_limit", help="most memory for the engine, for example 4GB; more goes to disk")
     # the main process reads for all workers: it cannot feed many
     cores = min(os.cpu_count() or 1, 8)

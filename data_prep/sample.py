@@ -22,7 +22,6 @@ from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read, read_rows
-from instruct.bases import add_base_model, use_base
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
@@ -305,8 +304,9 @@ def make_parser() -> Parser:
     add("--input", required=True, help="prompts: file, folder or Hub id")
     add("--output", required=True, type=Path, help="samples (.jsonl or .parquet)")
     add("--num_outputs", type=int, default=4, help="K outputs of each prompt")
-    add("--temperature", type=float, nargs="+", default=[1.0])
-    add("--max_new_tokens", type=int, default=64)
+    often = "one or several, dealt out over the outputs"
+    add("--temperature", type=float, nargs="+", default=[1.0], help=often)
+    add("--max_new_tokens", type=int, default=64, help="longest output")
     longest = "longer prompts are left out, and counted"
     add("--max_prompt_tokens", type=int, default=512, help=longest)
     answers = (
@@ -315,11 +315,10 @@ def make_parser() -> Parser:
     )
     add("--answers", help=answers)
     add("--limit", type=int, help="this many prompts, drawn with --seed")
-    add("--batch_size", type=int, default=64)
-    add("--dtype", default="float32", choices=DTYPES)
-    add("--seed", type=int, default=0)
+    add("--batch_size", type=int, default=64, help="outputs drawn at once")
+    add("--dtype", default="float32", choices=DTYPES, help="of the models' weights")
+    add("--seed", type=int, default=0, help="of outputs, and of what --limit draws")
     again = "start over: remove what an earlier run wrote to --output, also unfinished batches"
-    add_base_model(parser)
     add_shape_flags(parser)
     add_overwrite(parser, again)
     return parser
@@ -327,11 +326,9 @@ def make_parser() -> Parser:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    from instruct.models import policy_source
     from instruct.tokens import ends_of
 
     args = make_parser().parse_args(argv)
-    use_base(args.base_model)
     dealt = deal_out(args)
     claim(args.output)
     partial = partial_of(args.output)
@@ -347,9 +344,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output} is there already; {again}")
         return
     check_output(args.output)
-    # before anything is written: with another base it would be another run
-    for name in args.model_name_or_path:
-        policy_source(name)
     log = read(args.input, "prompts", **shape_of(args)).to_list()
     # a finished output is whole, whatever ended its texts; batches of two kinds are not
     settings["ends"] = [ends_of(name) for name in args.model_name_or_path]

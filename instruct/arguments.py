@@ -18,12 +18,13 @@ from transformers import TrainingArguments
 from trl import TrlParser, get_peft_config
 from yaml import YAMLError
 
-from instruct.checks.flag_checks import check_flags, why_unknown
+from instruct.checks.flag_checks import REFUSED, STEPS, check_flags, why_unknown
 from instruct.checks.flag_documents import check_documents, with_config_apart
 from instruct.checks.flag_ranges import check_ranges, check_types
 from instruct.checks.lora_names import settle_dropout, settle_lora_names
 from instruct.checks.machine_checks import check_launch, check_machine
 from instruct.checks.optimizer_checks import check_optimizer
+from instruct.command.help import TrainerHelp, kind_of
 from instruct.errors import UserError
 from instruct.plain_text import check_name
 from instruct.processes import note_overwrites
@@ -85,7 +86,7 @@ def _gpu_has_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-class _Parser(TrlParser):
+class _Parser(TrainerHelp, TrlParser):
     """A wrong flag is a `UserError`, and so is a number out of its range, typed or from YAML."""
 
     typed: frozenset[str] = frozenset()
@@ -97,10 +98,16 @@ class _Parser(TrlParser):
         # flags of one value or several, of which HfArgumentParser takes one
         self.several = {name for name, hint in hints.items() if _takes_several(hint)}
         for action in list(self._actions):
+            action.metavar = action.metavar or kind_of(hints.get(action.dest))
             if action.dest in self.several and action.nargs is None:
                 action.nargs = "+"
             if hints.get(action.dest) in (bool, bool | None):
                 self._add_short_forms(action)
+        self.add_help_all()
+
+    def refused(self):
+        step = next((STEPS[k.__name__] for k in self.dataclass_types if k.__name__ in STEPS), None)
+        return REFUSED.get(step, {})
 
     def _add_short_forms(self, action: argparse.Action) -> None:
         """`--flag` and `--no_flag` for every yes or no.
@@ -122,7 +129,10 @@ class _Parser(TrlParser):
             )
 
     def parse_args_and_config(self, args=None, **kwargs):
-        words = with_config_apart(sys.argv[1:] if args is None else list(args))
+        words = sys.argv[1:] if args is None else list(args)
+        # before the file is read: it may be what is wrong
+        self.answer_help(words)
+        words = with_config_apart(words)
         return super().parse_args_and_config(words, **kwargs)
 
     def set_defaults_with_config(self, **kwargs):
@@ -189,7 +199,9 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
     """
     # TrlParser raises plain errors; the recipes end in one sentence, not in a traceback
     try:
-        parser = _Parser(dataclasses)
+        # the command's own text: its flags are declared beside it
+        about = sys.modules[dataclasses[0].__module__].__doc__
+        parser = _Parser(dataclasses, description=about)
         *parsed, unknown = parser.parse_args_and_config(argv, return_remaining_strings=True)
     except UserError:
         raise

@@ -19,7 +19,6 @@ from itertools import zip_longest
 import torch
 
 from instruct.arguments import parse_models
-from instruct.bases import add_base_model, use_base
 from instruct.checks.flag_ranges import DTYPES
 from instruct.checks.model_limits import check_prompts
 from instruct.command.commands import Parser, command
@@ -80,15 +79,14 @@ def main(argv: list[str] | None = None) -> None:
         "--models", nargs="+", default=DEMO, metavar="NAME=PATH", help="models or adapters"
     )
     parser.add_argument("--prompt", help="ask this once instead of reading lines")
-    parser.add_argument("--max_new_tokens", type=int, default=64)
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest answer")
     parser.add_argument(
         "--temperature", type=float, default=0.7, help="0 = always the likeliest token"
     )
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--seed", type=int, default=0)
-    add_base_model(parser)
+    dtype = "of the models' weights"
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help=dtype)
+    parser.add_argument("--seed", type=int, default=0, help="the same, the same answers")
     args = parser.parse_args(argv)
-    use_base(args.base_model)
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty")
     # all loaded first: a wrong path is told before the first question

@@ -25,7 +25,6 @@ from pathlib import Path
 
 from data_prep.formats.evaluation_rows import examples_of, held_out_prompts, rankings_in
 from data_prep.formats.flags import add_shape_flags, shape_of
-from instruct.bases import add_base_model, there, use_base
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
@@ -57,7 +56,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "demonstrations of FILE, both without a chat template",
     )
     add("--input", help="held-out prompts: file, folder or Hub id")
-    add("--output_dir", type=Path, required=True)
+    add("--output_dir", type=Path, required=True, help="where the report is written")
+    add = parser.add_argument_group("judges, and what is compared").add_argument
     add("--reward", help="reward model, as second judge")
     add(
         "--judge",
@@ -77,18 +77,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     win = "the model whose win against --reference is to be proven; default ppo"
     add("--policy", help=win)
     add("--run_dir", type=Path, help="the run to report on (prompts/ sft/ reward/ ppo/ inside)")
+    add = parser.add_argument_group("answers").add_argument
     add("--limit", type=int, default=200, help="this many prompts, drawn with --seed")
-    add("--max_new_tokens", type=int, default=64)
+    add("--max_new_tokens", type=int, default=64, help="longest answer")
     add("--temperature", type=float, default=1.0, help="of the answers that are measured")
     shown = "of the answers beside them in the report, easier to read; off: none"
     add("--show_temperature", type=_temperature, default=0.5, help=shown)
-    add("--batch_size", type=int, default=64)
-    add("--dtype", default="float32", choices=DTYPES)
-    add("--seed", type=int, default=0)
+    add("--batch_size", type=int, default=64, help="answers drawn or scored at once")
+    add("--dtype", default="float32", choices=DTYPES, help="of the models' weights")
+    add("--seed", type=int, default=0, help="of answers, and of what is drawn")
+    add = parser.add_argument_group("trackers").add_argument
     to = "trackers that get the figures and the answers shown: tensorboard, trackio, wandb"
     add("--report_to", nargs="+", default=[], metavar="NAME", help=to)
     add("--project", default="huggingface", help="of trackio and wandb")
-    add_base_model(parser)
     add_shape_flags(parser)
     add_overwrite(parser, "start over: ask every model anew")
     add_tasks(parser)
@@ -105,11 +106,7 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
     Raises:
         UserError: a mode that there is not, or held-out rows as examples.
     """
-    use_base(args.base_model)
     models = parse_asked(args.models)
-    for asked in models.values():
-        there(asked.path, "policy")
-    there(args.reward, "reward")
     for flag, usual in (("reference", "sft"), ("policy", "ppo")):
         name = getattr(args, flag)
         if name is not None and name not in models:

@@ -123,7 +123,8 @@ def _hash(password: str, salt: bytes) -> bytes:
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--passwords", type=Path, required=True, metavar="FILE")
+    file = "names and hashed passwords; made where there is none"
+    parser.add_argument("--passwords", type=Path, required=True, metavar="FILE", help=file)
     parser.add_argument("--name", required=True, help="who may log in")
     args = parser.parse_args(argv)
     claim(args.passwords)

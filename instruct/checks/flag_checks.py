@@ -266,7 +266,7 @@ def why_unknown(words: list[str]) -> str:
         return f"{name}: {NOT_HERE[name[2:].replace('-', '_')]}"
     if not words[0].startswith("-"):
         return f"{' '.join(words)}: stands behind a flag that takes one value; leave it out"
-    return f"no such flag: {' '.join(words)}; --help lists them"
+    return f"no such flag: {' '.join(words)}; --help_all lists them"
 
 
 # ---- PPO by TRL's own trainer --------------------------------------------------------------------

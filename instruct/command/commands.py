@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from instruct.checks.flag_ranges import check_ranges
 from instruct.command.ctrl_c import raise_again, said_by_ctrl_c
+from instruct.command.help import WithHelp
 from instruct.command.known_errors import sentence_of
 from instruct.command.last_line import say_last
 from instruct.errors import UserError
@@ -29,17 +30,17 @@ AT_END = contextlib.ExitStack()
 atexit.register(AT_END.close)
 
 
-class Parser(argparse.ArgumentParser):
+class Parser(WithHelp):
     """A command's flags: a wrong one is a `UserError`, and so is a number out of its range."""
 
     def __init__(self, description: str | None = None):
-        super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        super().__init__(description=description)
+        self.add_help_all()
         # taken by `command`, before a parser sees it
         self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=DEBUG)
 
     def parse_args(self, args=None, namespace=None):
+        self.answer_help(sys.argv[1:] if args is None else args)
         parsed = super().parse_args(args, namespace)
         check_ranges(vars(parsed))
         return parsed

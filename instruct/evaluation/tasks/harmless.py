@@ -52,7 +52,7 @@ NUMBERS = {
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of this task alone."""
-    add = parser.add_argument_group(NAME).add_argument
+    add = parser.add_argument_group(f"--tasks {NAME}").add_argument
     what = "prompts or beginnings of texts: file, folder or Hub id (RealToxicityPrompts, say)"
     add("--harmless_input", metavar="FILE", help=what)
     often = "continuations of a prompt under each instruction; published numbers are of 25"

@@ -53,7 +53,7 @@ DRAWN = ("best_of_n", "max_new_tokens", "batch_size", "seed", "dtype")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of this task alone."""
-    add = parser.add_argument_group(NAME).add_argument
+    add = parser.add_argument_group(f"--tasks {NAME}").add_argument
     drawn = "outputs of the reference at temperature 1; default: samples.jsonl of --run_dir"
     add("--samples", metavar="FILE", help=drawn)
     more = "draw N new outputs of --reference for each prompt in place of those; 0: no best-of-n"

@@ -39,7 +39,7 @@ SHOWN = 20  # labelers in a table
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of this task alone."""
-    add = parser.add_argument_group(NAME).add_argument
+    add = parser.add_argument_group(f"--tasks {NAME}").add_argument
     held_out = "held-out rankings; default: validation in comparisons/ of --run_dir"
     add("--rankings", metavar="FILE", help=held_out)
     more = "preferences in any shape (HHH, say), to tell the accuracy on each"

@@ -17,7 +17,7 @@ NAME = "tax"
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of this task, and those of every file of multiple choice."""
-    group = parser.add_argument_group(NAME)
+    group = parser.add_argument_group(f"--tasks {NAME}")
     files = f"files, folders or Hub ids: {', '.join(shape.name for shape in SHAPES)}"
     group.add_argument("--task_file", nargs="+", metavar="FILE", help=files)
     multiple_choice.add_flags(group)

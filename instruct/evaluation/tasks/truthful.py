@@ -18,7 +18,7 @@ NAME = "truthful"
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flag of this task; `tax.add_flags` gives those of every file of multiple choice."""
     files = "questions of TruthfulQA's shape: mc1_targets and mc2_targets, or its CSV file"
-    group = parser.add_argument_group(NAME)
+    group = parser.add_argument_group(f"--tasks {NAME}")
     group.add_argument("--truthful_file", nargs="+", metavar="FILE", help=files)
 
 
