@@ -22,6 +22,7 @@ from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read, read_rows
+from instruct.bases import add_base_model, use_base
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
@@ -319,6 +320,7 @@ def make_parser() -> Parser:
     add("--dtype", default="float32", choices=DTYPES, help="of the models' weights")
     add("--seed", type=int, default=0, help="of outputs, and of what --limit draws")
     again = "start over: remove what an earlier run wrote to --output, also unfinished batches"
+    add_base_model(parser)
     add_shape_flags(parser)
     add_overwrite(parser, again)
     return parser
@@ -326,9 +328,11 @@ def make_parser() -> Parser:
 
 @command
 def main(argv: list[str] | None = None) -> None:
+    from instruct.models import policy_source
     from instruct.tokens import ends_of
 
     args = make_parser().parse_args(argv)
+    use_base(args.base_model)
     dealt = deal_out(args)
     claim(args.output)
     partial = partial_of(args.output)
@@ -344,6 +348,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{args.output} is there already; {again}")
         return
     check_output(args.output)
+    # before anything is written: with another base it would be another run
+    for name in args.model_name_or_path:
+        policy_source(name)
     log = read(args.input, "prompts", **shape_of(args)).to_list()
     # a finished output is whole, whatever ended its texts; batches of two kinds are not
     settings["ends"] = [ends_of(name) for name in args.model_name_or_path]

@@ -19,6 +19,7 @@ from itertools import zip_longest
 import torch
 
 from instruct.arguments import parse_models
+from instruct.bases import add_base_model, use_base
 from instruct.checks.flag_ranges import DTYPES
 from instruct.checks.model_limits import check_prompts
 from instruct.command.commands import Parser, command
@@ -86,7 +87,9 @@ def main(argv: list[str] | None = None) -> None:
     dtype = "of the models' weights"
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help=dtype)
     parser.add_argument("--seed", type=int, default=0, help="the same, the same answers")
+    add_base_model(parser)
     args = parser.parse_args(argv)
+    use_base(args.base_model)
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty")
     # all loaded first: a wrong path is told before the first question

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from data_prep.formats.evaluation_rows import examples_of, held_out_prompts, rankings_in
 from data_prep.formats.flags import add_shape_flags, shape_of
+from instruct.bases import add_base_model, there, use_base
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
@@ -90,6 +91,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     to = "trackers that get the figures and the answers shown: tensorboard, trackio, wandb"
     add("--report_to", nargs="+", default=[], metavar="NAME", help=to)
     add("--project", default="huggingface", help="of trackio and wandb")
+    add_base_model(parser)
     add_shape_flags(parser)
     add_overwrite(parser, "start over: ask every model anew")
     add_tasks(parser)
@@ -106,7 +108,11 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
     Raises:
         UserError: a mode that there is not, or held-out rows as examples.
     """
+    use_base(args.base_model)
     models = parse_asked(args.models)
+    for asked in models.values():
+        there(asked.path, "policy")
+    there(args.reward, "reward")
     for flag, usual in (("reference", "sft"), ("policy", "ppo")):
         name = getattr(args, flag)
         if name is not None and name not in models:

@@ -31,7 +31,7 @@ THEMES = {
         dataset_name dataset_train_split dataset_test_split eval_fraction
         eval_dataset eval_prompts format columns max_length max_prompt_length demonstrations""",
     "model": """
-        model_name_or_path dtype attn_implementation load_in_4bit trust_remote_code
+        model_name_or_path base_model dtype attn_implementation load_in_4bit trust_remote_code
         chat_template_path eos_token""",
     "LoRA": "use_peft lora_r lora_alpha lora_dropout lora_target_modules",
     "SFT": """
