@@ -170,10 +170,11 @@ def main(argv: list[str] | None = None) -> None:
     claim(args.output_dir)
     check_folder(args.output_dir)
     reward = reward_judge(args.reward) if args.reward else None
-    # what tasks need of the same prompts, and of rankings in any shape
+    # what tasks need of the same prompts, and of rankings and examples in any shape
     if args.input:
         args.prompts = held_out_prompts(args.input, args.limit, args.seed, **shape_of(args))
     args.read_rankings = partial(rankings_in, **shape_of(args))
+    args.examples_of = examples_of
     check_tasks(models, args)
     write_run_record(models, args)
 
