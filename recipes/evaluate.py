@@ -37,7 +37,7 @@ from instruct.evaluation.modes import Asked, described, parse_asked
 from instruct.evaluation.panel import Judge, add_scores, fit_judge, panel_of, reward_judge
 from instruct.evaluation.report import write_report
 from instruct.evaluation.report_text import SHOWN_ANSWERS
-from instruct.evaluation.tasks.registry import HELPFUL, add_tasks, check_tasks, measure_tasks
+from instruct.evaluation.tasks.task_list import HELPFUL, add_tasks, check_tasks, measure_tasks
 from instruct.evaluation.trackers import check_trackers, track
 from instruct.run.data_runs import add_overwrite
 from instruct.run.folders import claim

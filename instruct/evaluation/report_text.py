@@ -11,7 +11,7 @@ from instruct.evaluation.tables import (
     table_lines,
     time_table,
 )
-from instruct.evaluation.tasks.registry import TASKS
+from instruct.evaluation.tasks.task_list import TASKS
 from instruct.evaluation.verdict import checks, figure_one, headline, independent, percent
 from instruct.plain_text import markdown_code, markdown_text
 

@@ -9,26 +9,26 @@ first. A rule that has nothing to look at is not "fine": it is named with what i
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from instruct.evaluation.diagnosis import ppo, rankings, reward, sft
+from instruct.evaluation.diagnosis import ppo_rules, ranking_rules, reward_rules, sft_rules
 from instruct.evaluation.diagnosis.run import STEPS, Finding, NoData, Run
 from instruct.plain_text import markdown_text
 
 RULES: list[Callable[[Run], Finding | None]] = [
-    sft.sft_skipped,
-    sft.sft_did_not_learn,
-    sft.answers_never_end,
-    sft.answers_end_at_once,
-    rankings.samples_truncated,
-    rankings.few_preferences,
-    rankings.labels_contradict,
-    reward.reward_at_chance,
-    reward.reward_no_better_than_length,
-    ppo.policy_never_moved,
-    ppo.kl_ran_away,
-    ppo.entropy_gone,
-    ppo.one_phrase,
-    ppo.answers_do_not_fit,
-    ppo.over_optimised,
+    sft_rules.sft_skipped,
+    sft_rules.sft_did_not_learn,
+    sft_rules.answers_never_end,
+    sft_rules.answers_end_at_once,
+    ranking_rules.samples_truncated,
+    ranking_rules.few_preferences,
+    ranking_rules.labels_contradict,
+    reward_rules.reward_at_chance,
+    reward_rules.reward_no_better_than_length,
+    ppo_rules.policy_never_moved,
+    ppo_rules.kl_ran_away,
+    ppo_rules.entropy_gone,
+    ppo_rules.one_phrase,
+    ppo_rules.answers_do_not_fit,
+    ppo_rules.over_optimised,
 ]
 # a step in a sentence
 SPOKEN = {

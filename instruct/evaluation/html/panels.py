@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from instruct.evaluation.comparison import rate_against
 from instruct.evaluation.diagnosis.diagnose import SPOKEN
-from instruct.evaluation.html import figures, steps
+from instruct.evaluation.html import figures, step_panels
 from instruct.evaluation.html.parts import Panel, Samples, Table
 from instruct.evaluation.report_text import SHOWN_ANSWERS
 from instruct.evaluation.tables import (
@@ -23,12 +23,12 @@ def panels_of(report: dict) -> list[Panel]:
     parts: list[Callable[[dict], Panel | None]] = [
         _figure_one,
         _diagnosis,
-        steps.prompts,
-        steps.demonstrations,
-        steps.sft,
-        steps.reward,
-        steps.ppo,
-        steps.overoptimisation,
+        step_panels.prompts,
+        step_panels.demonstrations,
+        step_panels.sft,
+        step_panels.reward,
+        step_panels.ppo,
+        step_panels.overoptimisation,
         _comparison,
         _people,
         _harmless,

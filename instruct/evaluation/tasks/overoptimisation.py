@@ -21,17 +21,17 @@ from instruct.checks.model_limits import check_prompts
 from instruct.checks.score_functions import name_of
 from instruct.errors import UserError
 from instruct.evaluation.answers import Model, all_answers
+from instruct.evaluation.best_of_n import best_of_n_curve, ppo_curve
 from instruct.evaluation.comparison import kl_from_reference
 from instruct.evaluation.kept_scores import kept_scores, let_go
 from instruct.evaluation.kept_steps import KeptSteps
 from instruct.evaluation.llm_judge import is_llm
 from instruct.evaluation.modes import Asked
-from instruct.evaluation.overoptimisation import best_of_n_curve, ppo_curve
 from instruct.evaluation.panel import Judge, panel_of, reward_judge
 from instruct.evaluation.scripted import scripted_reward
 from instruct.evaluation.statistics import cluster_bootstrap
 from instruct.evaluation.tables import table_lines
-from instruct.evaluation.tasks.reward import COMPARISONS, clusters_of, reward_path
+from instruct.evaluation.tasks.reward_model import COMPARISONS, clusters_of, reward_path
 from instruct.files import load_rows, split_files
 from instruct.generation import generate_ids, own_random_state
 from instruct.hashes import hash_of

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import write_jsonl
 
-from instruct.evaluation.diagnosis import ppo, sft
+from instruct.evaluation.diagnosis import ppo_rules as ppo
+from instruct.evaluation.diagnosis import sft_rules as sft
 from instruct.evaluation.diagnosis.bounds import BOUNDS
 from instruct.evaluation.diagnosis.diagnose import RULES, SPOKEN, diagnose, examine, lines
 from instruct.evaluation.diagnosis.run import LAST, STEPS

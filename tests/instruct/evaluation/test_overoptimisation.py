@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from instruct.evaluation.overoptimisation import (
+from instruct.evaluation.best_of_n import (
     best_of_n,
     best_of_n_curve,
     best_of_n_kl,

@@ -12,9 +12,9 @@ from transformers import AutoModelForSequenceClassification
 
 from instruct.errors import UserError
 from instruct.evaluation import kept_scores
+from instruct.evaluation.best_of_n import best_of_n
 from instruct.evaluation.likelihoods import completion_logprobs
 from instruct.evaluation.modes import Asked
-from instruct.evaluation.overoptimisation import best_of_n
 from instruct.evaluation.scripted import scripted_reward
 from instruct.evaluation.tasks import overoptimisation as task
 from instruct.models import load_policy, load_reward

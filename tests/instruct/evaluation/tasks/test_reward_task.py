@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from instruct.errors import UserError
 from instruct.evaluation import kept_scores
-from instruct.evaluation.tasks import reward
+from instruct.evaluation.tasks import reward_model as reward
 from instruct.models import load_reward
 
 LABELERS = ("ada", "<b>", "cyd")

@@ -11,10 +11,10 @@ import time
 
 from instruct.errors import UserError
 from instruct.evaluation.modes import Asked
-from instruct.evaluation.tasks import harmless, overoptimisation, reward, tax, truthful
+from instruct.evaluation.tasks import harmless, overoptimisation, reward_model, tax, truthful
 
 HELPFUL = "helpful"  # answers to held-out users' prompts, the evaluation itself
-TASKS = {task.NAME: task for task in (truthful, harmless, tax, reward, overoptimisation)}
+TASKS = {task.NAME: task for task in (truthful, harmless, tax, reward_model, overoptimisation)}
 
 
 def add_tasks(parser: argparse.ArgumentParser) -> None:
