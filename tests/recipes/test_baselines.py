@@ -103,7 +103,8 @@ def test_baselines_judges_and_what_a_win_has_to_show(
     first = text.splitlines()[2].replace("\\", "")
     assert "ppo" in first and "against sft" in first or "beats sft" in first or "does not" in first
     assert "by a judge that nothing was trained on or filtered by" in text.replace("\\", "")
-    assert f"talk to it: python recipes/chat.py --models sft={paths[2]} ppo={paths[1]}" in said
+    assert "talk to it: " in said
+    assert f"python recipes/chat.py --models sft={paths[2]} ppo={paths[1]}" in said
 
     # a judge that is the policy or the reference is not independent of them
     name = f"the log-probability by {paths[1].rpartition('/')[2]}"

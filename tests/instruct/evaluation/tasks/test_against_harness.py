@@ -212,4 +212,6 @@ def test_the_same_numbers_as_the_harness(which, is_chat, files, tmp_path):
         for theirs, key in MEASURES.items():
             key = name[-3:] if name in ("truthfulqa_mc1", "truthfulqa_mc2") else key
             if f"{theirs},none" in results[name]:
-                assert found[key]["mean"] == pytest.approx(results[name][f"{theirs},none"]), theirs
+                # means of numbers that are up to SAME apart; one item of 40 is 0.025
+                wanted = pytest.approx(results[name][f"{theirs},none"], abs=SAME)
+                assert found[key]["mean"] == wanted, theirs
