@@ -22,7 +22,7 @@ from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.identifiers import identifier_of, text_of
 from data_prep.formats.reader import read, read_rows
-from instruct.bases import add_base_model, use_base
+from instruct.bases import add_base_model
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
@@ -332,7 +332,6 @@ def main(argv: list[str] | None = None) -> None:
     from instruct.tokens import ends_of
 
     args = make_parser().parse_args(argv)
-    use_base(args.base_model)
     dealt = deal_out(args)
     claim(args.output)
     partial = partial_of(args.output)

@@ -18,6 +18,7 @@ from transformers import TrainingArguments
 from trl import TrlParser, get_peft_config
 from yaml import YAMLError
 
+from instruct.bases import HELP, there, use_base
 from instruct.checks.flag_checks import REFUSED, STEPS, check_flags, why_unknown
 from instruct.checks.flag_documents import check_documents, with_config_apart
 from instruct.checks.flag_ranges import check_ranges, check_types
@@ -48,6 +49,7 @@ class ModelConfig(trl.ModelConfig):
             "help": "LoRA target modules. 'all-linear' fits every architecture; names do not."
         },
     )
+    base_model: str | None = field(default=None, metadata={"help": HELP})
 
 
 @dataclass
@@ -214,8 +216,9 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
             # where the Hub client looks itself: arguments are saved, shown and pushed, a token not
             os.environ["HF_TOKEN"] = arguments.hub_token
             arguments.hub_token = None
-        if isinstance(arguments, trl.ModelConfig):
+        if isinstance(arguments, ModelConfig):
             check_machine(arguments)
+            use_base(arguments.base_model)
         if isinstance(arguments, TrainingArguments):
             check_optimizer(arguments, parser.typed)
         if hasattr(arguments, "overwrite_output_dir"):
@@ -224,13 +227,13 @@ def parse(dataclasses: tuple, argv: list[str] | None = None) -> tuple:
 
 
 def check_given(script_args: trl.ScriptArguments, model_args: trl.ModelConfig, rows: str) -> None:
-    """Refuses a run without data or without a model.
+    """Refuses a run without data or without a model; the model is then a folder or a Hub id.
 
     Args:
         rows: what the data is: `prompts`.
 
     Raises:
-        UserError: names the flag that is missing.
+        UserError: names the flag that is missing, or a folder that holds no model.
     """
     if not script_args.dataset_name:
         raise UserError(
@@ -238,6 +241,7 @@ def check_given(script_args: trl.ScriptArguments, model_args: trl.ModelConfig, r
         )
     if not model_args.model_name_or_path:
         raise UserError("--model_name_or_path is missing: give a model folder or a Hub model id")
+    model_args.model_name_or_path = there(model_args.model_name_or_path, "model")
 
 
 def lora_config(model_args: trl.ModelConfig, model: nn.Module) -> PeftConfig | None:

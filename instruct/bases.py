@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from instruct.errors import UserError
@@ -49,15 +49,8 @@ SHOWN = 3  # folders in "did you mean"
 _given: list[str] = []  # of the command that runs
 
 
-@dataclass
-class BaseArguments:
-    """The flag of a recipe."""
-
-    base_model: str | None = field(default=None, metadata={"help": HELP})
-
-
 def add_base_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the flag to a command that is no recipe."""
+    """Adds the flag to a command that is no recipe; those have it in their `ModelConfig`."""
     parser.add_argument("--base_model", metavar="MODEL", help=HELP)
 
 

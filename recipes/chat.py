@@ -19,7 +19,7 @@ from itertools import zip_longest
 import torch
 
 from instruct.arguments import parse_models
-from instruct.bases import add_base_model, use_base
+from instruct.bases import add_base_model
 from instruct.checks.flag_ranges import DTYPES
 from instruct.checks.model_limits import check_prompts
 from instruct.command.commands import Parser, command
@@ -89,7 +89,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same, the same answers")
     add_base_model(parser)
     args = parser.parse_args(argv)
-    use_base(args.base_model)
     if args.prompt is not None and not args.prompt.strip():
         raise UserError("--prompt is empty")
     # all loaded first: a wrong path is told before the first question

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from data_prep.formats.evaluation_rows import examples_of, held_out_prompts, rankings_in
 from data_prep.formats.flags import add_shape_flags, shape_of
-from instruct.bases import add_base_model, there, use_base
+from instruct.bases import add_base_model, there
 from instruct.checks.flag_ranges import DTYPES
 from instruct.command.commands import Parser, command
 from instruct.errors import UserError
@@ -108,7 +108,6 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
     Raises:
         UserError: a mode that there is not, or held-out rows as examples.
     """
-    use_base(args.base_model)
     models = parse_asked(args.models)
     for asked in models.values():
         there(asked.path, "policy")

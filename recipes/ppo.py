@@ -31,7 +31,6 @@ from data_prep.formats.flags import ShapeArguments, shape_of
 from data_prep.formats.held_out_prompts import held_out_in, held_out_prompts
 from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
-from instruct.bases import BaseArguments, there, use_base
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
@@ -61,7 +60,7 @@ SHORTER = "lower --response_length, or leave long prompts out by --max_prompt_le
 
 
 @dataclass
-class ScriptArguments(BaseArguments, ShapeArguments, trl.ScriptArguments):
+class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and where rewards and held-out prompts come from."""
 
     eval_dataset: str | None = field(
@@ -120,8 +119,6 @@ def main(
     check_given(script_args, model_args, "prompts")
     if not (training_args.reward_model_path or script_args.reward_funcs or script_args.stock):
         raise UserError("nothing to learn from: give --reward_model_path or --reward_funcs")
-    use_base(script_args.base_model)
-    model_args.model_name_or_path = there(model_args.model_name_or_path, "model")
     reward_model = model_folder(training_args.reward_model_path, "reward")
     parsed = (script_args, training_args, model_args)
     names = script_args.reward_funcs or ()
@@ -151,9 +148,8 @@ def main(
     rows = read(source, "prompts", split, name=name, keep_text=True, **shape)
     # before models are loaded: a wrong path is told in seconds
     eval_rows = held_out_prompts(script_args) if training_args.eval_strategy != "no" else None
-    ptx_rows = None
-    if script_args.ptx_dataset:
-        ptx_rows = load_rows(script_args.ptx_dataset, columns=["text"])
+    ptx = script_args.ptx_dataset
+    ptx_rows = load_rows(ptx, columns=["text"]) if ptx else None
 
     ################
     # Models
@@ -195,7 +191,7 @@ def main(
         peft_config=lora_config(model_args, model),
         encoded=True,
     )
-    sources = [source, training_args.reward_model_path, script_args.ptx_dataset]
+    sources = [source, training_args.reward_model_path, ptx]
     use_our_card(trainer, "ppo", model_args.model_name_or_path, sources)
     if training_args.reward_model_path:
         # who ranked what this reward model learned from

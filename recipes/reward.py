@@ -26,7 +26,7 @@ from data_prep.formats.flags import ShapeArguments, shape_of
 from data_prep.formats.rankings import load_train_and_eval
 from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
-from instruct.bases import BaseArguments, there, use_base
+from instruct.bases import there
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
@@ -50,7 +50,7 @@ from instruct.turns import end_token
 
 
 @dataclass
-class ScriptArguments(BaseArguments, ShapeArguments, trl.ScriptArguments):
+class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and ours."""
 
     dataset_test_split: str | None = field(
@@ -121,11 +121,9 @@ def data_of(script_args: ScriptArguments, training_args: RankedRewardConfig) -> 
 def main(
     script_args: ScriptArguments, training_args: RankedRewardConfig, model_args: ModelConfig
 ) -> None:
-    use_base(script_args.base_model)
     if script_args.score:
         return score_file(script_args, training_args)
     check_given(script_args, model_args, "rankings")
-    model_args.model_name_or_path = there(model_args.model_name_or_path, "model")
     parsed = (script_args, training_args, model_args)
     record = record_of("reward", parsed, data_of(script_args, training_args))
     if already_finished(training_args, record):

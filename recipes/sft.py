@@ -26,7 +26,6 @@ from transformers import set_seed
 from data_prep.formats.flags import ShapeArguments, shape_of
 from data_prep.formats.reader import read
 from instruct.arguments import ModelConfig, check_given, lora_config, parse
-from instruct.bases import BaseArguments, there, use_base
 from instruct.cards import use_our_card
 from instruct.command.commands import command
 from instruct.errors import UserError
@@ -45,7 +44,7 @@ from instruct.turns import agree_on_end
 
 
 @dataclass
-class ScriptArguments(BaseArguments, ShapeArguments, trl.ScriptArguments):
+class ScriptArguments(ShapeArguments, trl.ScriptArguments):
     """TRL's data flags and the paper's choice of checkpoint."""
 
     dataset_test_split: str = field(
@@ -115,14 +114,12 @@ def data_of(script_args: ScriptArguments, training_args: SFTConfig) -> dict:
 
 
 def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
-    use_base(script_args.base_model)
     # before `already_finished`: it comes after training, in the same folder
     if script_args.select_by_reward:
         if not script_args.dataset_name:
             raise UserError("--dataset_name is missing: the prompts that the checkpoints answer")
         return select_by_reward(script_args, training_args)
     check_given(script_args, model_args, "demonstrations")
-    model_args.model_name_or_path = there(model_args.model_name_or_path, "model")
     parsed = (script_args, training_args, model_args)
     record = record_of("sft", parsed, data_of(script_args, training_args))
     if already_finished(training_args, record):

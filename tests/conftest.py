@@ -138,6 +138,19 @@ TOPICS = [
 
 
 @pytest.fixture(scope="session")
+def reward_model(tiny_model, tmp_path_factory) -> str:
+    """A whole classifier with one label, as other people's reward models are."""
+    from transformers import AutoModelForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("reward")
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
+    model.score.weight.data.normal_()
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def demonstrations() -> list[dict]:
     return [
         {

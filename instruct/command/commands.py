@@ -11,6 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 
+from instruct.bases import use_base
 from instruct.checks.flag_ranges import check_ranges
 from instruct.command.ctrl_c import raise_again, said_by_ctrl_c
 from instruct.command.help import WithHelp
@@ -43,6 +44,8 @@ class Parser(WithHelp):
         self.answer_help(sys.argv[1:] if args is None else args)
         parsed = super().parse_args(args, namespace)
         check_ranges(vars(parsed))
+        if hasattr(parsed, "base_model"):
+            use_base(parsed.base_model)
         return parsed
 
     def error(self, message: str):

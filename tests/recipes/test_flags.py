@@ -49,6 +49,7 @@ ELSEWHERE = {
     "remove_unused_columns": "other columns never reach the model",
     "logging_first_step": "of PPO: a line a rollout", "dataloader_pin_memory": "of PPO: no loader",
     "hub_*": "with --push_to_hub", "hub_token": "taken by `parse`",
+    "base_model": "taken by `parse`; what it does: test_moved_run.py",
     **dict.fromkeys(("run_name", "project", "trackio_*"), "by trackers"),
     "ignore_data_skip": "on resuming", "greater_is_better": "for the best checkpoint",
     "optim_target_modules": "with --optim galore and the like",

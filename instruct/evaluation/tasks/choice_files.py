@@ -3,6 +3,7 @@
 Files, folders or Hub ids, in whatever `instruct.files` reads.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -120,6 +121,27 @@ def shape_of(source: str, row: dict) -> Shape:
     )
 
 
+def check_meaning(named: str, rows: list[tuple[Place, dict]]) -> None:
+    """Refuses labels that RTE and GLUE's other pairs of sentences read in opposite ways.
+
+    Args:
+        named: the source and configuration, as the user gave them.
+
+    Raises:
+        UserError: a number beside sentence1 and sentence2 where nothing says RTE.
+    """
+    if re.search(r"(?<![a-z])rte(?![a-z])", named.lower()):
+        return
+    for place, row in rows:
+        label = str(row.get("label")).strip()
+        if row.get("premise") is None and label.removesuffix(".0") in ("0", "1"):
+            raise UserError(
+                f"{place}: the label {label} of sentence1 and sentence2 means one thing "
+                "in RTE and another in WNLI or MRPC: write entailment or not_entailment, or call "
+                "a file of RTE rte.jsonl"
+            )
+
+
 def read_items(
     source: str | Path, split: str = "validation", config: str | None = None
 ) -> tuple[Shape, list[Item]]:
@@ -142,6 +164,9 @@ def read_items(
     if not rows:
         raise UserError(f"{source}: no rows")
     shape = shape_of(str(source), rows[0][1])
+    if shape.name == "RTE":
+        # `glue/rte/validation.parquet`: the file's name or its folder's, not one far above
+        check_meaning(f"{Path(*Path(source).parts[-2:])} {config}", rows)
     if shape.of_rows is not None:
         return shape, shape.of_rows(rows)
     return shape, [shape.of_row(row, place) for place, row in rows]

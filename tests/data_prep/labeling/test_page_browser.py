@@ -1,10 +1,9 @@
 """The page in a headless Chromium: what people do there is what comes out."""
 
-import os
-import shutil
 import threading
 
 import pytest
+from browser_tools import SIZES, launched, needs_browser
 from labeling_page_tools import (
     HOSTILE,
     HOSTILE_NAME,
@@ -21,29 +20,15 @@ from data_prep.labeling.export import exported_rows
 from data_prep.labeling.store import Item
 
 pytest.importorskip("gradio", reason="the extra `label` is not installed")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-SIZES = {"wide": {"width": 1280, "height": 800}, "narrow": {"width": 390, "height": 800}}
-
-
-def chromium() -> str | None:
-    names = (os.environ.get("CHROME"), "chromium", "google-chrome")
-    return next((path for name in names if name and (path := shutil.which(name))), None)
-
-
-pytestmark = pytest.mark.skipif(
-    chromium() is None, reason="no browser: neither $CHROME, chromium nor google-chrome"
-)
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        # root, as in CI, has no sandbox
-        flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = driver.chromium.launch(executable_path=chromium(), args=flags)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -274,7 +259,7 @@ def test_nothing_is_saved_before_the_store_says_so(visit, tmp_path, monkeypatch)
         assert page.locator("#label-board .saved").inner_text() == "Saving …"
         # what was entered now would be in no answer
         press(page, "1 ArrowDown u s")
-        with pytest.raises(playwright.TimeoutError):
+        with pytest.raises(sync_api.TimeoutError):
             page.get_by_role("button", name="Take out of the ranking: Output 1").click(timeout=500)
         assert page.locator(".group").count() == 3 and not page.locator(".ask").is_visible()
         looked.set()

@@ -23,7 +23,7 @@ HELLASWAG = {
     "endings": ["waits [step] for it.", "eats it."],
     "label": "1",
 }
-RTE = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 0}
+RTE = {"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}
 WSC = {
     "text": "Mark told Pete a lie . He was sorry .",
     "span1_text": "Mark",
@@ -109,6 +109,21 @@ def test_the_words_of_the_harness(tmp_path):
 def test_labels_of_two_choices(tmp_path, label, right):
     premise = {"premise": "It rains.", "hypothesis": "It is wet.", "label": label}
     assert item(tmp_path, premise, "RTE").labels["answer"].index(1) == right
+
+
+def test_what_a_number_says_is_told_by_the_name(tmp_path):
+    """WNLI and MRPC have these columns and mean the opposite."""
+    glue = {"sentence1": "It rains.", "sentence2": "It is wet.", "label": 1}
+    for named in ("rte.jsonl", "glue_rte_validation.jsonl"):
+        write_jsonl(tmp_path / named, [glue])
+        assert read_items(tmp_path / named)[1][0].labels["answer"] == [0, 1]
+    words = {**glue, "label": "not_entailment"}
+    for named in ("wnli.jsonl", "sorted.jsonl"):
+        write_jsonl(tmp_path / named, [words])
+        assert read_items(tmp_path / named)[1][0].labels["answer"] == [0, 1]
+        write_jsonl(tmp_path / named, [words, glue])
+        with pytest.raises(UserError, match=rf"{named}, line 2: the label 1 .* call .* rte\.jsonl"):
+            read_items(tmp_path / named)
 
 
 @pytest.mark.parametrize("answer", [1, 1.0, "B", "b", "1", "four"])

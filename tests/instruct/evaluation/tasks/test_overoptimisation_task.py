@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tokenizer, save_model, write_jsonl
-from transformers import AutoModelForSequenceClassification
+from conftest import save_model, write_jsonl
 
 from instruct.errors import UserError
 from instruct.evaluation import kept_scores
@@ -34,16 +33,6 @@ def sampled(i: int, rng, model: str = "sft/merged", temperature: float = 1.0, k:
         "completions": [f"{i} {' '.join(rng.choice(WORDS, 3))}." for _ in range(k)],
         "model": [model] * k, "sampling": [{"temperature": temperature}] * k,
     }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def reward_model(tiny_model, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("reward")
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
-    model.score.weight.data.normal_()
-    model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture()

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_tokenizer, write_jsonl
-from transformers import AutoModelForSequenceClassification
+from conftest import write_jsonl
 
 from instruct.errors import UserError
 from instruct.evaluation import kept_scores
@@ -33,16 +32,6 @@ def ranking(i: int, rng) -> dict:
 def rows() -> list[dict]:
     rng = np.random.default_rng(0)
     return [ranking(i, rng) for i in range(40)]
-
-
-@pytest.fixture(scope="module")
-def reward_model(tiny_model, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("reward")
-    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
-    model.score.weight.data.normal_()
-    model.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture()
