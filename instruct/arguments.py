@@ -1,16 +1,14 @@
-"""Flags: this repo's LoRA and hardware defaults over TRL's, and how what is typed is read."""
+"""Flags: this repo's LoRA defaults over TRL's, and how what is typed is read."""
 
 import argparse
 import importlib
 import os
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclasses_fields
 from typing import get_args, get_origin, get_type_hints
 
-import torch
 import trl
 from peft import PeftConfig
 from torch import nn
@@ -29,11 +27,7 @@ from instruct.command.help import TrainerHelp, kind_of
 from instruct.errors import UserError
 from instruct.plain_text import check_name
 from instruct.processes import note_overwrites
-
-# PEFT (up to 0.21 at least) asks a model for `is_gradient_checkpointing` each time an adapter is
-# put on it. transformers 5.2x has renamed that, and tells our users of it: nothing they can change.
-# Here, as every module that puts an adapter on a model imports this one first.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is", category=FutureWarning)
+from instruct.run_defaults import settle_rate
 
 
 @dataclass
@@ -50,42 +44,6 @@ class ModelConfig(trl.ModelConfig):
         },
     )
     base_model: str | None = field(default=None, metadata={"help": HELP})
-
-
-@dataclass
-class HardwareDefaults:
-    """For a TRL config: bf16 only where a GPU has it, no activation checkpointing; starting over.
-
-    TRL would turn the first two on everywhere. They stay flags: `--bf16`,
-    `--gradient_checkpointing` win.
-    """
-
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={"help": "Remove what an earlier run wrote to --output_dir, and start over."},
-    )
-
-    gradient_checkpointing: bool = field(
-        default=False, metadata={"help": "Recompute activations to save memory."}
-    )
-
-    def __post_init__(self):
-        # Left out, the processes of `torchrun` on a CPU would not find each other, and each would
-        # train alone.
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        # for run.json: on other hardware, the same command is the same run
-        self.asked = {"bf16": self.bf16, "fp16": self.fp16}
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and not self.use_cpu and _gpu_has_bf16()
-        # The newer name, where transformers has it; left unset, the older one is warned about.
-        if getattr(self, "activation_checkpointing", False) is None:
-            self.activation_checkpointing = self.gradient_checkpointing
-        super().__post_init__()
-
-
-def _gpu_has_bf16() -> bool:
-    """Whether the GPU computes in bf16 itself; a T4 emulates it, slower than fp32."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class _Parser(TrainerHelp, TrlParser):
@@ -160,6 +118,7 @@ class _Parser(TrainerHelp, TrlParser):
         check_documents(vars(parsed))
         check_launch(vars(parsed))
         check_flags(vars(parsed), self.dataclass_types, fields, self.typed, self.in_file)
+        settle_rate(parsed, self.dataclass_types)
         # Trainer would write to a folder called trainer_output
         if getattr(parsed, "output_dir", "there") is None:
             raise UserError("--output_dir is missing: the folder that the run is written to")

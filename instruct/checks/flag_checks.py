@@ -11,6 +11,7 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 
 import torch
+from transformers import TrainingArguments
 from trl import ModelConfig, ScriptArguments
 
 from instruct.checks.flag_conditions import check_conditions
@@ -163,6 +164,9 @@ NOT_HERE = {
     **RENAMED,
 }  # fmt: skip
 
+# transformers' defaults where ours are None: settings files of others spell them out
+THEIRS = {"save_steps": TrainingArguments.save_steps}
+
 
 def _default(field: Field):
     made = field.default_factory is not MISSING
@@ -189,10 +193,11 @@ def check_flags(
         UserError: names the flag, and what to use instead.
     """
     step = next((STEPS[kind.__name__] for kind in classes if kind.__name__ in STEPS), None)
+    defaults = {flag: _default(field) for flag, field in fields.items()}
     changed = {
         flag: value
         for flag, value in given.items()
-        if flag in fields and value != _default(fields[flag])
+        if flag in fields and value not in (defaults[flag], THEIRS.get(flag, defaults[flag]))
     }
     for flag, refused in REFUSED.get(step, {}).items():
         if flag in changed and changed[flag] not in refused.allowed:

@@ -141,7 +141,7 @@ def recorded_flags(*parsed) -> dict:
     """{flag: value in effect} of parsed dataclasses, less `UNRECORDED`.
 
     Whether a value was typed, came by YAML or is the default makes no difference. What the hardware
-    decides where nothing is asked (`HardwareDefaults.asked`) stands in as it was asked.
+    decides where nothing is asked (`RunDefaults.asked`) stands in as it was asked.
     """
     flags = {
         field.name: getattr(arguments, "asked", {}).get(field.name, getattr(arguments, field.name))

@@ -11,6 +11,7 @@ prompt, too, is computed only once: see `shared_prompt`.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from accelerate import PartialState
@@ -21,13 +22,13 @@ from torch.nn.functional import logsigmoid
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from instruct.arguments import HardwareDefaults
 from instruct.checks.model_limits import check_special_tokens, limits_of
 from instruct.checks.score_functions import checked_scores
 from instruct.errors import UserError
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics, strict_pairs
 from instruct.prompt_cache import base_of
 from instruct.ranking import as_ranking, key_of
+from instruct.run_defaults import Batches, Rates, RunDefaults, batch_flag, rate_flag
 from instruct.tokens import encode_answers_of, encode_pairs
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.fused_lora import fuse_lora
@@ -44,11 +45,18 @@ logger = get_logger(__name__)
 
 
 @dataclass
-class RankedRewardConfig(HardwareDefaults, RewardConfig):
+class RankedRewardConfig(RunDefaults, RewardConfig):
     """TRL's `RewardConfig`; `per_device_train_batch_size` counts rankings, not rows.
 
     Rankings of similar length share a batch. `gradient_checkpointing` rules out the shared prompt.
     """
+
+    RATES: ClassVar[Rates] = Rates(lora=2e-4, full=1e-5)
+    BATCHES: ClassVar[Batches] = Batches(train=1, evaluation=4, accumulation=8)
+
+    learning_rate: float | None = rate_flag(RATES)
+    per_device_train_batch_size: int | None = batch_flag(BATCHES, "train")
+    gradient_accumulation_steps: int | None = batch_flag(BATCHES, "accumulation")
 
     train_sampling_strategy: str = field(
         default="group_by_length",

@@ -7,8 +7,8 @@ import trl
 from torch import Tensor
 from trl import SFTTrainer
 
-from instruct.arguments import HardwareDefaults
 from instruct.prompt_cache import base_of
+from instruct.run_defaults import RunDefaults
 from instruct.trainers.finite_run import FiniteRun
 from instruct.trainers.fused_lora import fuse_lora
 from instruct.trainers.head_loss import HeadLoss, head_input, is_plain
@@ -19,7 +19,7 @@ from instruct.turns import save_ends
 
 
 @dataclass
-class SFTConfig(HardwareDefaults, trl.SFTConfig):
+class SFTConfig(RunDefaults, trl.SFTConfig):
     """TRL's SFT flags; the loss is on the completion, and only its tokens reach the LM head."""
 
     completion_only_loss: bool | None = field(

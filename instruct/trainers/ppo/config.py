@@ -5,10 +5,11 @@ They stand on TRL's base config, not on its `PPOConfig`: the same flags exist on
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from trl.trainer.base_config import _BaseConfig
 
-from instruct.arguments import HardwareDefaults
+from instruct.run_defaults import Batches, Rates, RunDefaults, batch_flag, rate_flag
 
 
 def flag(default, text: str, choices: list[str] | None = None):
@@ -18,8 +19,12 @@ def flag(default, text: str, choices: list[str] | None = None):
 
 
 @dataclass
-class SharedBasePPOConfig(HardwareDefaults, _BaseConfig):
+class SharedBasePPOConfig(RunDefaults, _BaseConfig):
     """Settings of `SharedBasePPOTrainer`; everything else is `transformers.TrainingArguments`."""
+
+    RATES: ClassVar[Rates] = Rates(lora=1e-4, full=1e-5)
+    # rollouts of 64 episodes; of fewer, their mean reward says little
+    BATCHES: ClassVar[Batches] = Batches(train=4, evaluation=4, accumulation=16)
 
     # ---- batches (arithmetic: `batches.BatchPlan`)
     total_episodes: int | None = flag(
@@ -29,13 +34,15 @@ class SharedBasePPOConfig(HardwareDefaults, _BaseConfig):
         None,
         "Episodes per rollout over all processes; derives gradient_accumulation_steps.",
     )
+    per_device_train_batch_size: int | None = batch_flag(BATCHES, "train")
+    gradient_accumulation_steps: int | None = batch_flag(BATCHES, "accumulation")
     num_ppo_epochs: int = flag(4, "Passes over each rollout.")
     num_mini_batches: int = flag(1, "Optimizer steps per pass.")
     local_rollout_forward_batch_size: int = flag(32, "Rows per batch where nothing is trained.")
     remove_unused_columns: bool = flag(False, "Columns ride along to the reward functions.")
 
     # ---- models
-    learning_rate: float = flag(1e-5, "Peak learning rate. LoRA takes 1e-5 to 5e-4.")
+    learning_rate: float | None = rate_flag(RATES)
     value_learning_rate: float | None = flag(
         None,
         "Peak learning rate of the value function (paper: 9e-6, fixed); default --learning_rate.",

@@ -15,7 +15,7 @@ import pytest
 from conftest import SCRIPT_ENV, save_model, write_jsonl
 from transformers import training_args
 
-from instruct import arguments
+from instruct import run_defaults
 from instruct.arguments import ModelConfig, parse
 from instruct.errors import UserError
 from instruct.run.run_record import (
@@ -78,13 +78,21 @@ def test_only_flags_that_change_the_result_are_recorded(tmp_path):
         ("per_device_train_batch_size", "2", "4"),
         ("num_train_epochs", "1", "3"),
         ("seed", "0", "1"),
-        ("use_peft", "True", "False"),
+        ("lora_dropout", "0.05", "0.1"),
     ],
 )
 def test_a_difference_is_named_as_it_is_typed(tmp_path, flag, was, now):
     one = make_record(tmp_path, f"--{flag}", was)
     assert differences(one, make_record(tmp_path, f"--{flag}", now)) == [
         f"--{flag} was {was}, is {now}"
+    ]
+
+
+def test_without_lora_the_rate_is_another_too(tmp_path):
+    one, other = (make_record(tmp_path, "--use_peft", said) for said in ("True", "False"))
+    assert differences(one, other) == [
+        "--learning_rate was 2e-4, is 2e-5",
+        "--use_peft was True, is False",
     ]
 
 
@@ -195,8 +203,8 @@ def test_other_hardware_is_said_and_not_refused(tmp_path, monkeypatch, capsys):
     argv = ["--output_dir", str(tmp_path / "out")]
     on_cpu = record_of("sft", parse(CLASSES, [*argv, "--use_cpu"]), {})
     assert on_cpu["hardware"] == "cpu in fp32"
-    monkeypatch.setattr(arguments, "_gpu_has_bf16", lambda: True)
-    monkeypatch.setattr(arguments.torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(run_defaults, "_gpu_has_bf16", lambda: True)
+    monkeypatch.setattr(run_defaults.torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(training_args, "is_torch_bf16_gpu_available", lambda: True)
     other = parse(CLASSES, argv)
     assert other[1].bf16 and not other[1].use_cpu  # resolved as on that GPU
