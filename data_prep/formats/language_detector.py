@@ -9,7 +9,7 @@ import functools
 
 from instruct.files import UserError
 
-NEEDS = "--language needs py3langid: pip install 'instruct-recipes[language]'"
+NEEDS = "--language needs py3langid: pip install -e '.[language]'"
 # of a probability over 139 languages; above it, 99 % of short questions in 37 languages were right,
 # and 82 % of all had an answer
 LEAST = 0.5

@@ -143,9 +143,7 @@ def _krippendorff():
     try:
         import krippendorff
     except ModuleNotFoundError as error:
-        raise UserError(
-            "agreement needs krippendorff: pip install 'instruct-recipes[label]'"
-        ) from error
+        raise UserError("agreement needs krippendorff: pip install -e '.[label]'") from error
     return krippendorff
 
 

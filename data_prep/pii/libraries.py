@@ -17,7 +17,7 @@ def library(name: str) -> ModuleType:
     except ImportError as error:
         raise UserError(
             f"finding PII needs {name.split('.')[0]}: "
-            "pip install 'instruct-recipes[pii]' (or keep PII: --pii keep)"
+            "pip install -e '.[pii]' (or keep PII: --pii keep)"
         ) from error
 
 

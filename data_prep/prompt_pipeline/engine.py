@@ -17,9 +17,7 @@ from instruct.errors import UserError
 
 # some 7 MB of prompts at the benchmark's 351 bytes a row
 BATCH_ROWS = 20_000
-NO_SPARK = (
-    "--backend pyspark needs Spark: pip install 'instruct-recipes[spark]' and Java 17 or newer"
-)
+NO_SPARK = "--backend pyspark needs Spark: pip install -e '.[spark]' and Java 17 or newer"
 
 
 class Engine:

@@ -57,9 +57,7 @@ def find_near_duplicates(
     try:
         from rensa import RMinHash, RMinHashLSH
     except ImportError as error:
-        raise UserError(
-            "--near_duplicates needs rensa: pip install 'instruct-recipes[near]'"
-        ) from error
+        raise UserError("--near_duplicates needs rensa: pip install -e '.[near]'") from error
     # in the order of the log: half a kilobyte each, where an engine would have to sort the texts
     sketches: dict[int, RMinHash] = {}
     for batch in with_texts(left, staged, ["prompt"]):

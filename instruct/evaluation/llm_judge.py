@@ -171,7 +171,7 @@ def _openai(flag: str, spec: str):
         import openai
     except ImportError as error:
         raise UserError(
-            f"{flag} {spec} needs the package {error.name}: pip install 'instruct-recipes[judge]'"
+            f"{flag} {spec} needs the package {error.name}: pip install -e '.[judge]'"
         ) from error
     return openai
 

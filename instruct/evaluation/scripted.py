@@ -51,7 +51,7 @@ def word_lists():
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:
         raise UserError(
-            f"the scripted labeler needs {error.name}: pip install 'instruct-recipes[demo]'"
+            f"the scripted labeler needs {error.name}: pip install -e '.[demo]'"
         ) from error
     profanity.load_censor_words()
     return SentimentIntensityAnalyzer(), profanity

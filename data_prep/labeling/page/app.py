@@ -150,9 +150,7 @@ def gradio():
     try:
         import gradio
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"the page needs {error.name}: pip install 'instruct-recipes[label]'"
-        ) from error
+        raise UserError(f"the page needs {error.name}: pip install -e '.[label]'") from error
     return gradio
 
 

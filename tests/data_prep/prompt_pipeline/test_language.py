@@ -55,4 +55,4 @@ def test_it_needs_its_extra(tmp_path, capsys, monkeypatch):
     )
     log = write_lines(tmp_path / "log.jsonl", LOG)
     argv = ["--input", str(log), "--output_dir", str(tmp_path / "out"), "--language"]
-    assert "instruct-recipes[language]" in fails(capsys, *argv)
+    assert "-e '.[language]'" in fails(capsys, *argv)
