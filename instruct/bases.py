@@ -236,7 +236,10 @@ def there(name: str | None, wanted: str) -> str | None:
         return name
     if said := why_not(name, wanted):
         raise UserError(f"{name}: {said}")
-    return hub_folder(name)
+    found = hub_folder(name)
+    if found == name and _is_folder_name(name) and not Path(name).expanduser().exists():
+        raise UserError(f"{name}: no such folder; has the step that writes it been run?")
+    return found
 
 
 def why_not(name: str | Path, wanted: str) -> str | None:

@@ -253,6 +253,17 @@ def test_did_you_mean(command, given, meant, chain, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "out").exists()
 
 
+def test_a_step_that_was_left_out_is_told_before_the_hub_is_asked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = ["--dataset_name", "rows.jsonl", "--output_dir", "out", *QUIET]
+    for main, argv in [
+        (reward.cli, ["--model_name_or_path", "outputs/yours/sft/merged", *data]),
+        (chat.main, ["--models", "it=./sft/merged", "--prompt", "Hi?"]),
+        (evaluate.main, ["--models", "it=a/b/c", "--input", "rows.jsonl", "--output_dir", "out"]),
+    ]:
+        assert "no such folder; has the step that writes it been run?" in stops(main, argv, capsys)
+
+
 def test_a_run_that_has_not_finished_is_told(chain, tmp_path):
     for name in ("checkpoint-10", "checkpoint-9"):
         shutil.copytree(chain / "sft/checkpoint-2", tmp_path / "reward" / name)
