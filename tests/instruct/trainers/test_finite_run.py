@@ -58,7 +58,8 @@ def is_finite(weights: Path) -> bool:
 @pytest.mark.parametrize("log", ["1", "2", "100"])  # in a line of the log, or before the save
 def test_far_too_large_a_step_is_no_finished_run(home, tmp_path, capsys, step, log):
     out = tmp_path / "out"
-    said = stops(STEPS[step], flags(home, step, out, *HUGE, "--logging_steps", log), capsys)
+    more = [*HUGE, "--save_steps", "500", "--logging_steps", log]
+    said = stops(STEPS[step], flags(home, step, out, *more), capsys)
     found = "step 4: the weight base_model." if log == "100" else "step 2: loss is nan"
     assert f"stopped at {found}" in said and "lower --learning_rate" in said
     assert not (out / "finished.json").exists() and not (out / "adapter_model.safetensors").exists()
