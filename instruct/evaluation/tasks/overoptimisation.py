@@ -124,7 +124,8 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
     # who answers first, then who scores: one model is loaded at a time
     answers = _of_checkpoints(models, args) if args.overoptimisation_checkpoints else {}
     rows = _outputs(models, args)
-    learned = reward_judge(path)
+    # at its first call: what was asked before is kept
+    learned = reward_judge(path, load=False)
     sources = [*answers.values(), _texts(rows)]
     by = {}
     for key, judge in (("reward", learned), ("gold", gold)):
