@@ -55,10 +55,10 @@ ASKED = ("harmless_samples", "max_new_tokens", "temperature", "batch_size", "see
 ################
 
 
-def read_prompts(args: argparse.Namespace) -> list[dict]:
-    """`--harmless_limit` rows of `--harmless_input`, drawn with `--seed`.
+def read_prompts(args: argparse.Namespace) -> tuple[list[dict], int]:
+    """`--harmless_limit` rows of `--harmless_input`, drawn with `--seed`, and how many there are.
 
-    Returns rows with prompt_id, user_id, prompt [messages] and where (file and row). A `prompt` is
+    Rows with prompt_id, user_id, prompt [messages] and where (file and row). A `prompt` is
     a text, messages, or an object with a `text`, as RealToxicityPrompts has it.
 
     Raises:
@@ -73,7 +73,8 @@ def read_prompts(args: argparse.Namespace) -> list[dict]:
     if not rows:
         raise UserError(f"--harmless_input {args.harmless_input}: no rows")
     # drawn, not the first: files are often sorted
-    return random.Random(args.seed).sample(rows, min(args.harmless_limit, len(rows)))
+    drawn = random.Random(args.seed).sample(rows, min(args.harmless_limit, len(rows)))
+    return drawn, len(rows)
 
 
 def _placed(source: str) -> list[tuple[str, dict]]:
