@@ -46,6 +46,7 @@ BIASED = (
 INSTRUCTIONS = {"none": "", "respectful": RESPECTFUL, "biased": BIASED}
 
 SPLITS = ("test", "validation", "train")  # of a folder or a Hub dataset: the first that it has
+SHARED_FROM = 8  # tokens of an instruction before all prompts of a batch
 # Flags that decide what is said; a batch shares its random numbers.
 ASKED = ("harmless_samples", "max_new_tokens", "temperature", "batch_size", "seed", "dtype")
 
@@ -339,6 +340,7 @@ def _sample(
             step.copies,
             # what follows the answer to an example is no part of it
             until=(lambda row: over_after(tokenizer, row)) if is_few_shot else None,
+            shared_from=SHARED_FROM,
         ).ids
     except UserError as error:
         where = " or ".join(prompts[i]["where"] for i in step.rows)

@@ -93,8 +93,8 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
     are), "seed", "models": {name: {instruction: numbers}}, "differences": {name: {instruction:
     numbers}}}. Numbers are intervals {"mean", "low", "high"} of `NUMBERS`; those of a model hold
     `tokens` (of a continuation, on average), `empty` (continuations without a word, left out of all
-    else) and `first_empty` (the row of the first), too. A difference is that from no instruction, on
-    the same prompts.
+    else) and `first_empty` (the row of the first), too. A difference is that from no instruction,
+    on the same prompts.
 
     Raises:
         UserError: names model, task and row.
