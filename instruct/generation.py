@@ -150,6 +150,7 @@ def generate(
     copies: int = 1,
     also: Callable[[], torch.Tensor] | None = None,
     until: Callable[[list[int]], int | None] | None = None,
+    shared_from: int | None = None,
     **generate_kwargs,
 ) -> Generated:
     """Samples `copies` completions of each prompt from softmax(logits / temperature).
@@ -163,6 +164,8 @@ def generate(
         also: called after each forward pass; the numbers [rows] it returns are kept in `noted`.
         until: another way to end, beside the end of a turn: how many of a row's ids are kept, None
             while it goes on. Asked every `CHUNK` tokens.
+        shared_from: tokens from which a beginning of all prompts is computed once; default: of
+            examples and the like. What is drawn is the same, but for rounding.
 
     Returns:
         N * copies rows, a prompt's side by side; one without an end hit `max_new_tokens`.
@@ -172,7 +175,7 @@ def generate(
     """
     ends, together = turn_end(tokenizer).ids, bool(generate_kwargs.get("synced_gpus"))
     ids, mask = left_pad(prompts, tokenizer.pad_token_id, model.device)
-    cache = start_cache(model, ids, mask, copies, together)
+    cache = start_cache(model, ids, mask, copies, together, shared_from)
     if cache is not None:
         generate_kwargs[cache_argument(base_of(model))] = cache
     # only a cache of ours goes on from one call of `generate` to the next

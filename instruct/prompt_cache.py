@@ -28,14 +28,19 @@ def left_pad(rows: list[list[int]], pad_id: int, device=None) -> tuple[torch.Ten
     return ids, mask
 
 
-def shared_start(rows: list[list[int]]) -> int:
-    """How many ids of all rows are the same and worth computing once; 0 where they are too few."""
+def shared_start(rows: list[list[int]], at_least: int | None = None) -> int:
+    """How many ids of all rows are the same and worth computing once; 0 where they are too few.
+
+    Args:
+        at_least: how many are enough; default `MIN_SHARED`.
+    """
+    enough = MIN_SHARED if at_least is None else at_least
     first, last = min(rows), max(rows)  # in order, what these two share all share
     shortest = min(len(first), len(last))
     shared = next((i for i in range(shortest) if first[i] != last[i]), shortest)
     # of the longest row one is left to compute
     shared = min(shared, max(map(len, rows)) - 1)
-    return shared if len(rows) > 1 and shared >= MIN_SHARED else 0
+    return shared if len(rows) > 1 and shared >= enough else 0
 
 
 def keeps_whole(model: PreTrainedModel) -> bool:
@@ -84,15 +89,21 @@ def cache_argument(model: PreTrainedModel) -> str | None:
 
 
 def prompt_cache(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, share: bool = True
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    copies: int,
+    share: bool = True,
+    at_least: int | None = None,
 ) -> DynamicCache:
     """The cache of left-padded prompts [N, P], every row repeated `copies` times: [N * copies, P].
 
-    Where the cache keeps whole sequences, a long beginning of all rows is computed once, or else
-    rows are computed with those of similar length.
+    Where the cache keeps whole sequences, a long beginning of all rows is computed once, and rows
+    are computed with those of similar length.
 
     Args:
         share: whether a beginning of all may be computed apart.
+        at_least: as of `shared_start`.
     """
     # the body alone: a prompt's logits [P, V] are not needed
     base = base_of(model)
@@ -115,20 +126,30 @@ def prompt_cache(
     rows = [row[-n:] if n else [] for row, n in zip(ids.tolist(), lengths, strict=True)]
     # parts of other lengths fit together only where they are whole
     whole = keeps_whole(model)
-    groups = of_similar_length(lengths) if whole else [list(range(len(lengths)))]
-    shared = shared_start(rows) if whole and share else 0
+    shared = shared_start(rows, at_least) if whole and share else 0
+    # what is left to compute of each, in similar lengths
+    new = [n - shared for n in lengths]
+    groups = of_similar_length(new) if whole else [list(range(len(new)))]
     if shared:
         begun = filled(ids.new_tensor([rows[0][:shared]]), mask.new_ones(1, shared), empty())
+
+    def part(ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
+        if not shared:
+            return filled(ids, mask, empty())
         # so many columns on the left hold nothing but padding and what is shared
-        known = ids.shape[1] - (max(lengths) - shared)
-        cache = filled(ids, mask, left_padded(begun, (mask == 0).sum(1), known, empty()))
-    elif len(groups) == 1:
-        cache = filled(ids, mask, empty())
+        pads = (mask == 0).sum(1)
+        known = shared + int(pads.min())
+        cache = left_padded(begun, pads, known, empty())
+        # of prompts that are the beginning itself, nothing is left
+        return cache if known == ids.shape[1] else filled(ids, mask, cache)
+
+    if len(groups) == 1:
+        cache = part(ids, mask)
     else:
         # rows are sorted by length, so the last is the longest
         widths = [max(1, lengths[group[-1]]) for group in groups]
         parts = [
-            filled(ids[group, -width:], mask[group, -width:], empty())
+            part(ids[group, -width:], mask[group, -width:])
             for group, width in zip(groups, widths, strict=True)
         ]
         cache = joined(parts, groups, empty(), ids.shape[1])
@@ -178,10 +199,15 @@ def starts_from_cache(model: PreTrainedModel) -> bool:
 
 
 def start_cache(
-    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, copies: int, together: bool
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    copies: int,
+    together: bool,
+    at_least: int | None = None,
 ) -> DynamicCache | None:
     """The cache to begin with: of all but the prompts' last token; None where `generate` makes its
-    own.
+    own. `at_least` as of `shared_start`.
     """
     base = base_of(model)
     if not starts_from_cache(model):
@@ -189,6 +215,6 @@ def start_cache(
     # but the last: `generate` needs one token to go on from
     if ids.shape[1] > 1 and (copies > 1 or not together):
         # processes that step together do so in the same number of passes
-        return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies, share=not together)
+        return prompt_cache(model, ids[:, :-1], mask[:, :-1], copies, not together, at_least)
     # processes that step together keep all their rows, so `generate`'s own will do
     return None if together else DynamicCache(config=base.config)

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from instruct.arguments import ModelConfig
+from instruct.evaluation.scores_beside import Scored, leave_scores
 from instruct.files import write_json
 from instruct.reward_checks import weights_hash
 
@@ -41,8 +42,8 @@ def base_of_head(model_args: ModelConfig, record: dict) -> dict:
     }
 
 
-def save_head(output_dir: Path, head: dict, metrics: dict) -> None:
-    """Writes `reward_head.json` and, where rankings were held out, `metrics.json`."""
+def save_head(output_dir: Path, head: dict, metrics: dict, scored: Scored | None = None) -> None:
+    """Writes `reward_head.json` and, where rankings were held out, `metrics.json` and scores."""
     write_json(output_dir / "reward_head.json", head)
     if metrics:
         write_json(output_dir / "metrics.json", metrics)
@@ -50,3 +51,6 @@ def save_head(output_dir: Path, head: dict, metrics: dict) -> None:
             f"held-out accuracy {metrics['accuracy']:.3f} [{metrics['accuracy_low']:.3f}, "
             f"{metrics['accuracy_high']:.3f}], {metrics['n_pairs']} pairs"
         )
+    # last: they are known by what was written
+    if scored is not None:
+        leave_scores(output_dir, scored.rows, [score + head["bias"] for score in scored.scores])

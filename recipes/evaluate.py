@@ -148,6 +148,7 @@ def helpful(
     result = compare(asked, answers, judges, users, args)
     if judged:
         result["judgements"] = judged_by_people(args.judgements, judged, answers, users)
+    result["asked"] = args.asked
     result["shown"] = {
         "rows": shown,
         "seed": args.seed,
@@ -171,7 +172,8 @@ def main(argv: list[str] | None = None) -> None:
     reward = reward_judge(args.reward) if args.reward else None
     # what tasks need of the same prompts, and of rankings and examples in any shape
     if args.input:
-        args.prompts = held_out_prompts(args.input, args.limit, args.seed, **shape_of(args))
+        shape = shape_of(args)
+        args.prompts, args.asked = held_out_prompts(args.input, args.limit, args.seed, **shape)
     args.read_rankings = partial(rankings_in, **shape_of(args))
     args.examples_of = examples_of
     check_tasks(models, args)

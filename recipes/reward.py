@@ -5,9 +5,10 @@
 Takes rankings (`prompt`, `completions` [K], `ranks` [K], 1 = best, equal = tie; file, folder or Hub
 id) or preferences in any shape that `data_prep/formats/registry.py` knows, puts a scalar head on
 the SFT model, and learns each ranking as one batch element. Writes the LoRA adapter with its head,
-`reward_head.json` (the bias that makes `--demonstrations` score 0 on average) and `metrics.json`
-(held-out rankings) to `--output_dir`;
-`instruct.models.load_reward` reads it. Run again it continues from its last checkpoint.
+`reward_head.json` (the bias that makes `--demonstrations` score 0 on average), `metrics.json`
+(held-out rankings) and their scores (`held_out_scores.jsonl`: the evaluation takes them) to
+`--output_dir`; `instruct.models.load_reward` reads it. Run again it continues from its last
+checkpoint.
 With `--score FILE` the model in `--output_dir` scores prompt-completion rows instead:
 
     python -m recipes.reward --output_dir outputs/demo/reward --score rows.jsonl \\
@@ -196,7 +197,7 @@ def main(
     # Evaluate and save
     ################
     # by all processes together, so before `finish`, whose extras are written by one
-    metrics = {} if eval_dataset is None else held_out_metrics(trainer)
+    metrics, scored = ({}, None) if eval_dataset is None else held_out_metrics(trainer)
     bias = 0.0
     if demonstrations is not None:
         columns = template_columns(demonstrations)
@@ -206,7 +207,7 @@ def main(
 
     ids = {"pad_token_id": tokenizer.pad_token_id, END: end_token(tokenizer)}
     head = {"bias": bias, **ids, **base}
-    finish(trainer, lambda output_dir: save_head(output_dir, head, metrics))
+    finish(trainer, lambda output_dir: save_head(output_dir, head, metrics, scored))
 
 
 @command

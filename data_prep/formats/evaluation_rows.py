@@ -11,16 +11,21 @@ from instruct.evaluation.modes import FEW_SHOT, Asked, draw_examples, question_o
 from instruct.tokens import FOR_TEMPLATE
 
 
-def held_out_prompts(source: str, limit: int, seed: int, **shape) -> list[dict]:
+def held_out_prompts(
+    source: str, limit: int, seed: int, **shape
+) -> tuple[list[dict], dict[str, int]]:
     """`limit` rows of `source`, drawn with `seed`: prompt_id, user_id, prompt [messages].
+
+    And {n, of, seed}: how many of how many these are.
 
     Args:
         shape: `format` and `columns` of the rows, see `data_prep.formats.reader.read`.
     """
     rows = read(source, "prompts", "test", **shape).to_list()
+    total = len(rows)
     # drawn, not the first: files are often sorted by user
     rows = random.Random(seed).sample(rows, min(limit, len(rows)))
-    return [
+    drawn = [
         {
             "prompt_id": identifier_of(row, "id", source) or str(i),
             # without users every prompt is a cluster of its own
@@ -31,6 +36,7 @@ def held_out_prompts(source: str, limit: int, seed: int, **shape) -> list[dict]:
         }
         for i, row in enumerate(rows)
     ]
+    return drawn, {"n": len(drawn), "of": total, "seed": seed}
 
 
 def rankings_in(source: str, split: str, **shape) -> list[dict]:

@@ -9,7 +9,7 @@ from instruct.checks.score_functions import name_of, scores_of
 from instruct.errors import UserError
 from instruct.evaluation.kept_steps import KeptSteps
 from instruct.evaluation.panel import Judge
-from instruct.hashes import hash_of
+from instruct.evaluation.scores_beside import scores_left, text_key
 from instruct.processes import is_main_process
 from instruct.tokens import FOR_TEMPLATE
 
@@ -23,7 +23,8 @@ def kept_scores(
     """The score of each row (`prompt`, `completion`, and what its template takes).
 
     Whole steps are kept or none, so that a run that is killed and goes on asks in the same batches:
-    its numbers are the same to the last bit.
+    its numbers are the same to the last bit. Scores that the reward step has left beside its model
+    are taken as they are.
 
     Args:
         what: the task and what the texts are, in a message.
@@ -35,9 +36,16 @@ def kept_scores(
     file = args.output_dir / FOLDER / f"{name_of(judge.score)}-{judge.key[:12]}.jsonl"
     kept = KeptSteps(file, judge.key, args.overwrite_output_dir)
     known = {key: score for step in kept.done.values() for key, score in step}
-    keys = [_key(row) for row in rows]
+    keys = [text_key(row) for row in rows]
     # each text once
     new = {key: row for key, row in zip(keys, rows, strict=True) if key not in known}
+    # but where all are to be asked anew
+    if new and not args.overwrite_output_dir and (left := scores_left(judge, new)):
+        if is_main_process():
+            print(f"{what}: {len(left)} of {len(rows)} scores are those of the reward step's end")
+        kept.add(f"left {len(kept.done)}", [[key, score] for key, score in left.items()])
+        known.update(left)
+        new = {key: row for key, row in new.items() if key not in left}
     bar = tqdm(total=len(new), desc=what, disable=not new or not is_main_process())
     with bar:
         for start in range(0, len(new), AT_ONCE):
@@ -63,11 +71,6 @@ def _asked(judge: Judge, rows: list[Mapping], what: str) -> list[float]:
         )
     except UserError as error:
         raise UserError(f"{what}: {error}") from error
-
-
-def _key(row: Mapping) -> str:
-    asked = [row["prompt"], row["completion"], *(row.get(key) for key in FOR_TEMPLATE)]
-    return hash_of(asked)[:20]
 
 
 def let_go(judge: Judge) -> None:

@@ -125,14 +125,18 @@ def fit_judge(path: str) -> Judge:
     return _judge(FIT, f"{FIT}:{path}", fit, path)
 
 
-def reward_judge(path: str) -> Judge:
+def reward_judge(path: str, load: bool = True) -> Judge:
     """The reward model at `path`, in a column of its own beside the judges.
+
+    Args:
+        load: whether to look if it is one, else at its first call.
 
     Raises:
         UserError: no trained reward model there, in the words of every command that loads one.
     """
     reward = RewardJudge(path)
-    reward.check()
+    if load:
+        reward.check()
     return _judge(REWARD, f"{REWARD}:{path}", reward, path)
 
 

@@ -7,6 +7,7 @@ from instruct.evaluation.tables import (
     counted,
     models_table,
     people_tables,
+    prompts_asked,
     rates_table,
     table_lines,
     time_table,
@@ -89,9 +90,11 @@ def _steps_section(report: dict) -> list[str]:
 
 def _comparison_section(report: dict) -> list[str]:
     """Models and their win rates, by each judge."""
+    asked = report.get("asked")
     return [
         "## Comparison on users never seen in training",
         "",
+        *([f"Asked: {prompts_asked(asked)}.", ""] if asked else []),
         f"Gold: {markdown_text(report['judge'])}. {HOW_COMPARED}",
         "",
         *_named(models_table(report)),

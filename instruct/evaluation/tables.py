@@ -28,6 +28,25 @@ def against(pair: str) -> str:
     return pair.replace("_vs_", " against ")
 
 
+def of_all(n: int, total: int | None, what: str, seed: int | None = None) -> str:
+    """How many of how many were asked: `40 of 1627 prompts, drawn with seed 0`.
+
+    Args:
+        total: None in a report of an earlier version, which did not say.
+        seed: of the draw, where there was one.
+    """
+    if total is None:
+        return f"{n} {what}"
+    if n == total:
+        return f"all {n} {what}"
+    return f"{n} of {total} {what}" + (f", drawn with seed {seed}" if seed is not None else "")
+
+
+def prompts_asked(found: dict, count: str = "n") -> str:
+    """`of_all` of what a task says of its prompts; `count` is the key of how many."""
+    return of_all(found[count], found.get("of"), "prompts", found.get("seed"))
+
+
 def counted(counts: dict) -> str:
     """Rows in = kept (by split, where they are) + removed, and why."""
     removed, kept = counts["removed"], counts["kept"]

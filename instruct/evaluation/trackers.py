@@ -66,6 +66,23 @@ def answers_table(report: dict, answers: dict[str, list[dict]]) -> list[list[str
     return [["prompt", *answers], *told]
 
 
+def markdown_table(table: list[list]) -> str:
+    """A table, header first, for what has no tables and renders Markdown; cells are text there."""
+    return "\n".join(table_lines([[markdown_text(_cell(c)) for c in row] for row in table]))
+
+
+def _cell(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def trackio_table(table: list[list]):
+    """A table, header first, as trackio's own."""
+    import pandas
+    import trackio
+
+    return trackio.Table(dataframe=pandas.DataFrame(table[1:], columns=table[0]))
+
+
 def track(
     report: dict, answers: dict[str, list[dict]], names: list[str], output_dir: Path, project: str
 ) -> None:
@@ -84,22 +101,17 @@ def _tensorboard(figures: dict, table: list[list[str]], output_dir: Path, projec
     tracker.start()
     tracker.log(figures, step=0)
     if table:
-        # it has no tables, and renders Markdown
-        text = table_lines([[markdown_text(cell) for cell in row] for row in table])
-        tracker.log({TABLE: "\n".join(text)}, step=0)
+        tracker.log({TABLE: markdown_table(table)}, step=0)
     tracker.finish()
 
 
 def _trackio(figures: dict, table: list[list[str]], output_dir: Path, project: str) -> None:
-    import pandas
-    import trackio
     from accelerate.tracking import TrackioTracker
 
     tracker = TrackioTracker(project)
     tracker.start()
     if table:
-        rows = pandas.DataFrame(table[1:], columns=table[0])
-        figures = {**figures, TABLE: trackio.Table(dataframe=rows)}
+        figures = {**figures, TABLE: trackio_table(table)}
     tracker.log(figures)
     tracker.finish()
 

@@ -48,14 +48,15 @@ UNRECORDED = (
 # What the recipes and Trainer write into an output folder; also in its sub-folders below.
 WRITES_FILES = (
     "README.md", "run.json", "finished.json", "pushed.json", "metrics.json", "reward_head.json",
-    "selected_by_reward.json", "samples.jsonl", "trainer_state.json", "training_args.bin",
-    "all_results.json", "train_results.json", "eval_results.json", "ppo_state.json",
-    "adapter_config.json", "adapter_model*.safetensors", "value_head.safetensors",
-    "model*.safetensors", "model.safetensors.index.json", "ema.safetensors", "config.json",
-    "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json",
-    "vocab.txt", "merges.txt", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state*.pth",
-    "scaler.pt", "latest", "zero_to_fp32.py", "pytorch_model*", "files.json", "carried.json",
+    "held_out_scores.jsonl", "selected_by_reward.json", "samples.jsonl", "trainer_state.json",
+    "training_args.bin", "all_results.json", "train_results.json", "eval_results.json",
+    "ppo_state.json", "adapter_config.json", "adapter_model*.safetensors",
+    "value_head.safetensors", "model*.safetensors", "model.safetensors.index.json",
+    "ema.safetensors", "config.json", "generation_config.json", "tokenizer.json",
+    "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt", "optimizer.pt",
+    "optimizer.bin", "scheduler.pt", "rng_state*.pth", "scaler.pt", "latest", "zero_to_fp32.py",
+    "pytorch_model*", "files.json", "carried.json",
     ".written",
 )  # fmt: skip
 WRITES_FOLDERS = ("checkpoint-*", "merged", "value")

@@ -1,14 +1,20 @@
 """What a trained reward model says of held-out rankings."""
 
-import numpy as np
+from collections import Counter
 
-from instruct.evaluation.ranking_metrics import labeler_agreement, ranking_metrics
+import numpy as np
+import torch
+
+from instruct.evaluation.ranking_metrics import PAD, labeler_agreement, ranking_metrics
+from instruct.evaluation.scores_beside import Scored
 from instruct.ranking import key_of
+from instruct.tokens import FOR_TEMPLATE
 from instruct.trainers.ranked_reward import RankedRewardTrainer
 
 
-def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
-    """`ranking_metrics` of the held-out rankings, and what to read them against.
+def held_out_metrics(trainer: RankedRewardTrainer) -> tuple[dict, Scored | None]:
+    """`ranking_metrics` of the held-out rankings, and what to read them against. And the scores,
+    None where these may not be the numbers of the model as it is loaded.
 
     `agreement`: between labelers of the same prompt, the ceiling of any reward model.
     `held_out_labelers`: accuracy on rankings by labelers that were never trained on (the paper's
@@ -34,4 +40,34 @@ def held_out_metrics(trainer: RankedRewardTrainer) -> dict:
                 "labelers": new,
                 **{name: found[name] for name in wanted},
             }
-    return metrics
+    return metrics, _scored(trainer, scores, ranks, prompt_keys)
+
+
+def _scored(
+    trainer: RankedRewardTrainer, scores: np.ndarray, ranks: np.ndarray, keys: np.ndarray
+) -> Scored | None:
+    args, rows = trainer.args, trainer.eval_dataset
+    in_half = args.bf16 or args.fp16 or args.tf32
+    # in fewer bits, they would be others
+    if in_half or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or any(
+        parameter.dtype != torch.float32 for parameter in trainer.model.parameters()
+    ):  # fmt: skip
+        return None
+    there = ["prompt", "completions", "ranks", "prompt_key"]
+    there += [key for key in FOR_TEMPLATE if key in rows.column_names]
+    rankings = rows.select_columns(there).to_list()
+    asked = [(row["prompt_key"], *row["ranks"]) for row in rankings]
+    # by what they are: handed back by length, and by several processes in any order
+    answered = [(key, *given[given != PAD]) for key, given in zip(keys, ranks, strict=True)]
+    counts, place = Counter(asked), {key: i for i, key in enumerate(answered)}
+    texts, found = [], []
+    for row, key in zip(rankings, asked, strict=True):
+        # two rankings of a prompt, ranked alike: nobody can say which is which
+        if counts[key] > 1:
+            continue
+        columns = {name: row[name] for name in FOR_TEMPLATE if row.get(name) is not None}
+        given = scores[place[key]]
+        for text, score in zip(row["completions"], given.tolist(), strict=False):
+            texts.append({"prompt": row["prompt"], "completion": text, **columns})
+            found.append(score)
+    return Scored(texts, found)

@@ -8,8 +8,9 @@ from conftest import make_model, save_model
 
 from instruct.arguments import ModelConfig
 from instruct.errors import UserError
-from instruct.generation import DrawToken, generate_ids
+from instruct.generation import DrawToken, generate, generate_ids
 from instruct.models import load_causal_lm
+from instruct.prompt_cache import MIN_SHARED
 from instruct.tokens import encode_prompt
 
 
@@ -51,12 +52,14 @@ KINDS = dict.fromkeys(("llama", "gpt2", "opt", "gpt_neox", "qwen2", "mistral", "
 KINDS |= {"gpt_neo": LOCAL}
 
 
-@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize(("copies", "min_rows"), [(1, 4), (2, 4), (2, 1)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_long_beginning_of_all_prompts_is_computed_once(
-    tmp_path, tokenizer, monkeypatch, kind, copies
+    tmp_path, tokenizer, monkeypatch, kind, copies, min_rows
 ):
     """Examples before a question, say: the same answers for fewer tokens."""
+    # the rest of each with those of similar length
+    monkeypatch.setattr("instruct.prompt_cache.MIN_ROWS", min_rows)
     # large weights: what is said depends on all that was asked
     path = save_model(tmp_path / "m", kind, initializer_range=0.3, **KINDS[kind])
     model = load_causal_lm(ModelConfig(model_name_or_path=path))
@@ -77,6 +80,31 @@ def test_a_long_beginning_of_all_prompts_is_computed_once(
     saved = sum(tokens) - once
     # a window of its own length keeps no whole beginning
     assert saved >= (0 if kind == "mistral" else 2 * len(examples) - 20), saved
+
+
+def test_a_beginning_that_is_shared_leaves_rows_with_those_of_their_length(tmp_path, tokenizer):
+    """A long prompt among short ones pads nobody; how long a beginning must be can be said."""
+    path = save_model(tmp_path / "m", initializer_range=0.3)
+    model = load_causal_lm(ModelConfig(model_name_or_path=path))
+    told = tokenizer("Be polite and fair to all. ")["input_ids"]
+    texts = ["Hi there", "x y z", "why not", "It is", "a long one " * 9, "one more " * 9, "a " * 20]
+    prompts = [told + tokenizer(text)["input_ids"] for text in [*texts, "so " * 20]]
+    assert 8 <= len(told) < MIN_SHARED
+    tokens = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+
+    def computed(**how) -> tuple[list, int]:
+        tokens.clear()
+        ids = generate(model, tokenizer, prompts, 4, 0.0, **how).ids
+        return ids, sum(tokens)
+
+    plain, before = computed()
+    shared, after = computed(shared_from=8)
+    assert shared == plain
+    # of 8 rows it is computed once
+    assert before - after >= 7 * len(told)
 
 
 def test_generation_equals_sampling_from_the_models_own_probabilities(tmp_path, tokenizer):

@@ -26,7 +26,7 @@ def arguments(tiny_model, tmp_path):
 
 def test_rows_without_an_id_or_user_are_told_apart(tmp_path):
     rows = [{"prompt": "a"}, {"prompt": "b", "id": 0, "user_id": 0}, {"prompt": "c"}]
-    found = evaluate.held_out_prompts(write_jsonl(tmp_path / "p.jsonl", rows), 9, 0)
+    found, _ = evaluate.held_out_prompts(write_jsonl(tmp_path / "p.jsonl", rows), 9, 0)
     named = {row["prompt"][0]["content"]: (row["prompt_id"], row["user_id"]) for row in found}
     # user 0 is a user; two rows without one are no cluster
     assert named["b"] == ("0", "0") and len({user for _, user in named.values()}) == 3

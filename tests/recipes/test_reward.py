@@ -23,7 +23,11 @@ from transformers import (
 from trl import TrlParser
 
 from instruct.arguments import ModelConfig
+from instruct.evaluation.panel import reward_judge
+from instruct.evaluation.scores_beside import text_key
+from instruct.files import read_jsonl
 from instruct.models import load_reward
+from instruct.tokens import as_messages
 from instruct.trainers.ranked_reward import RankedRewardConfig
 from recipes.reward import ScriptArguments, cli
 
@@ -61,7 +65,7 @@ def test_files_metrics_and_what_is_learned(
         "adapter_config.json", "adapter_model.safetensors",
         "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
         "reward_head.json", "metrics.json", "finished.json", "README.md", "run.json",
-        "trainer_state.json", "training_args.bin",
+        "trainer_state.json", "training_args.bin", "held_out_scores.jsonl",
         "checkpoint-3", "checkpoint-6", "checkpoint-9", "checkpoint-12",
     }  # fmt: skip
     config = json.loads((out / "adapter_config.json").read_text())
@@ -69,6 +73,14 @@ def test_files_metrics_and_what_is_learned(
     assert config["base_model_name_or_path"] == tiny_model
     head = json.loads((out / "reward_head.json").read_text())
     assert head["base"] == tiny_model and head["pad_token_id"] == 0
+    # what the evaluation would ask of it, as it is loaded
+    first, *left = read_jsonl(out / "held_out_scores.jsonl")
+    assert first == {"asked": reward_judge(str(out)).key}
+    pairs = [(row, text) for row in comparisons[9:] for text in row["completions"]]
+    texts = [{"prompt": as_messages(row["prompt"]), "completion": text} for row, text in pairs]
+    scores = load_reward(str(out)).score([t["prompt"] for t in texts], [t for _, t in pairs])
+    expected = dict(zip(map(text_key, texts), scores, strict=True))
+    assert {e["text"]: e["score"] for e in left} == pytest.approx(expected, abs=1e-4)
     metrics = metrics_of(out)
     assert metrics["n_pairs"] == sum(
         a < b for row in comparisons[9:] for a in row["ranks"] for b in row["ranks"]

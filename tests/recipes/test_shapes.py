@@ -61,7 +61,7 @@ def test_sft_takes_names_and_leaves_out_what_does_not_fit(trained_on, capsys):
 def test_ppo_and_evaluate_ask_the_users_last_turn(tmp_path, capsys):
     rows = [{"messages": [USER, ANSWER]}, {"messages": [ANSWER]}]
     file = write_jsonl(tmp_path / "chats.jsonl", rows)
-    (asked,) = evaluate.held_out_prompts(file, 5, 0)
+    (asked,), _ = evaluate.held_out_prompts(file, 5, 0)
     assert asked["prompt"] == [USER]
     args = ppo.ScriptArguments(dataset_name=str(tmp_path / "none"), eval_dataset=file)
     assert ppo.held_out_prompts(args)["prompt"][:] == [[USER]]

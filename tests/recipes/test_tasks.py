@@ -57,6 +57,22 @@ def test_all_tasks_are_one_report(arguments, tmp_path, monkeypatch):
     assert {**again, "seconds": None} == {**found, "seconds": None}
 
 
+def test_a_report_says_how_many_rows_of_how_many_each_task_asked(arguments, tmp_path):
+    few = ["--limit", "2", "--seed", "3", "--harmless_limit", "1"]
+    more = [{"prompt": "You are"}, {"prompt": "They are"}, {"prompt": "We are"}]
+    file = write_jsonl(tmp_path / "more.jsonl", more)
+    tasks = ["--tasks", "helpful", "truthful", "harmless", "tax", "--harmless_input", file]
+    evaluate.main([*arguments, *tasks, *few])
+    found = report_of(tmp_path)
+    assert found["asked"] == {"n": 2, "of": 5, "seed": 3}
+    text = (tmp_path / "report" / "report.md").read_text()
+    page = (tmp_path / "report" / "report.html").read_text()
+    for count in ("2 of 5 prompts", "2 of 4 items", "1 of 3 prompts"):
+        assert f"{count}, drawn with seed 3" in text, count
+        assert f"{count}, drawn with seed 3" in page, count
+    assert "all 1 items" in text and "all 1 items" in page
+
+
 def test_a_task_alone_needs_no_prompts(arguments, tmp_path):
     at = arguments.index("--input")
     evaluate.main([*arguments[:at], *arguments[at + 2 :], "--tasks", "truthful"])

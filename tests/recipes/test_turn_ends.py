@@ -266,5 +266,5 @@ def test_tools_and_template_arguments_reach_every_step(with_tools, tmp_path, mon
         assert model.score(asked, [row["completion"]]) != pytest.approx([score], abs=1e-6)
 
     # 4. Evaluation
-    (kept,) = evaluate.held_out_prompts(prompts, 1, 0)
+    (kept,), _ = evaluate.held_out_prompts(prompts, 1, 0)
     assert encode_prompt(tokenizer, **{k: kept[k] for k in ROW}) == wanted

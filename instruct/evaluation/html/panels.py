@@ -11,7 +11,9 @@ from instruct.evaluation.tables import (
     HOW_COMPARED,
     interval,
     models_table,
+    of_all,
     people_tables,
+    prompts_asked,
     rates_table,
     time_table,
 )
@@ -127,7 +129,10 @@ def _comparison(report: dict) -> Panel | None:
             for name, group in groups.items()
         ]
         tables.append(Table(f"By {header[0]}", [header, *rows], folded=True))
-    return Panel("Comparison on users never seen in training", [("How", HOW_COMPARED)], [], tables)
+    points = [("How", HOW_COMPARED)]
+    if asked := report.get("asked"):
+        points.insert(0, ("Asked", f"{prompts_asked(asked)}."))
+    return Panel("Comparison on users never seen in training", points, [], tables)
 
 
 def _people(report: dict) -> Panel | None:
@@ -152,8 +157,9 @@ def _harmless(report: dict) -> Panel | None:
         if isinstance(entry, dict) and "mean" in entry
     ]
     points = [
-        ("How", f"{found['n_prompts']} prompts, {found['samples']} samples each, scored by "
-         f"{found['scorer']}; 0 is harmless, 1 toxic.")
+        ("How", f"{found['samples']} samples of each, scored by {found['scorer']}; 0 is harmless, "
+         "1 toxic."),
+        ("Asked", f"{prompts_asked(found, 'n_prompts')}.")
     ]  # fmt: skip
     return Panel("Harmless", points, [], [Table("Toxicity", [header, *rows])])
 
@@ -177,7 +183,8 @@ def _choices(name: str, title: str) -> Callable[[dict], Panel | None]:
                 for model, values in one["models"].items()
             ]
             header = ["model", *(key.replace("_", " ") for key in keys)]
-            tables.append(Table(f"{file} ({one['n']} items)", [header, *rows]))
+            asked = of_all(one["n"], one.get("of"), "items", found.get("seed"))
+            tables.append(Table(f"{file} ({asked})", [header, *rows]))
         return Panel(title, [], [], tables)
 
     return panel

@@ -3,7 +3,7 @@
 from instruct.evaluation.html import figures
 from instruct.evaluation.html.parts import Panel, Table
 from instruct.evaluation.run_files import GOLD_KEYS, PPO_TITLES
-from instruct.evaluation.tables import counted, interval
+from instruct.evaluation.tables import counted, interval, of_all, prompts_asked
 
 # why a row of the log or of the answers was left out, in words
 REASONS = {
@@ -70,7 +70,9 @@ def reward(report: dict) -> Panel | None:
     if ranked_by := report.get("ranked_by"):
         points.append(("Went in", f"Rankings by {ranked_by}."))
     found = "{:.1f} % [{:.1f}, {:.1f}]".format(*accuracy)
-    rankings = f" of {reward['n_rankings']} rankings" if "n_rankings" in reward else ""
+    rankings = ""
+    if "n_rankings" in reward:
+        rankings = f" of {of_all(reward['n_rankings'], reward.get('n_rows'), 'rankings')}"
     points.append(
         ("Came out", f"Right in {found} of {reward['n_pairs']} held-out pairs{rankings}.")
     )
@@ -137,4 +139,8 @@ def overoptimisation(report: dict) -> Panel | None:
         "Both rise at first. Where the learned reward goes on rising and the gold score turns, the "
         "policy learns the reward model's mistakes (Gao et al. 2022)."
     )
-    return Panel("Over-optimisation", [("Look at", look)], drawn)
+    points = [("Look at", look)]
+    if found.get("n_prompts"):
+        asked = f"{found['n_outputs']} outputs for each of {prompts_asked(found, 'n_prompts')}."
+        points.insert(0, ("Best of n", asked))
+    return Panel("Over-optimisation", points, drawn)

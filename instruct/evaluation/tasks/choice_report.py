@@ -1,6 +1,6 @@
 """What `multiple_choice.measure` found, as a section of `report.md`."""
 
-from instruct.evaluation.tables import table_lines
+from instruct.evaluation.tables import of_all, table_lines
 from instruct.plain_text import markdown_code, markdown_text
 
 HEADERS = {
@@ -29,8 +29,8 @@ def lines(title: str, found: dict) -> list[str]:
     text = [f"## {title}", "", f"Log-likelihoods of choices after their prompt, {how}; intervals "]
     text[-1] += "are 95 % bootstrap over items, those of differences of the same items."
     for name, file in found["files"].items():
-        count = str(file["n"]) if file["n"] == file["of"] else f"{file['n']} of {file['of']}"
-        said = f"{markdown_code(file['source'])}, read as {file['shape']}: {count} items."
+        count = of_all(file["n"], file["of"], "items", found["seed"])
+        said = f"{markdown_code(file['source'])}, read as {file['shape']}: {count}."
         text += ["", f"### {markdown_text(name)}", "", said, "", *_table("model", file["models"])]
         if file["difference"]:
             first = f"against {reference}"

@@ -11,6 +11,7 @@ from instruct.evaluation.tasks.choice_values import (
     Item,
     Place,
     choices_of,
+    each_once,
     filled,
     index_of,
     marks_of,
@@ -65,6 +66,7 @@ def truthful_targets(row: dict, place: Place) -> Item:
             targets = {"choices": list(marked), "labels": list(marked.values())}
         choices = choices_of(targets["choices"], f"{key!r}", place)
         marks = marks_of(targets.get("labels"), f"{key!r}, 'labels',", len(choices), place)
+        choices, marks = each_once(choices, marks, f"{key!r}", place)
         if name == "mc1" and sum(marks) != 1:
             raise UserError(f"{place}: {key!r} marks {sum(marks)} choices as the best, expected 1")
         asked[name] = dict(zip(choices, marks, strict=True))
@@ -125,8 +127,9 @@ def hellaswag(row: dict, place: Place) -> Item:
     if isinstance(endings, list) and all(isinstance(ending, str) for ending in endings):
         endings = [_without_brackets(ending) for ending in endings]
     choices = choices_of(endings, "'endings'", place)
-    right = index_of(row, "label", len(choices), place)
-    return Item(place, _without_brackets(context), choices, only(right, len(choices)))
+    labels = only(index_of(row, "label", len(choices), place), len(choices))
+    choices, labels = each_once(choices, labels, "'endings'", place)
+    return Item(place, _without_brackets(context), choices, {"answer": labels})
 
 
 def _without_brackets(text: str) -> str:
@@ -145,7 +148,7 @@ def rte(row: dict, place: Place) -> Item:
     right = known.get(str(said).strip().lower())
     if right is None:
         right = index_of(row, "label", 2, place)
-    return Item(place, prompt, ["True", "False"], only(right, 2))
+    return Item(place, prompt, ["True", "False"], {"answer": only(right, 2)})
 
 
 def wsc(row: dict, place: Place) -> Item:
@@ -166,7 +169,7 @@ def wsc(row: dict, place: Place) -> Item:
     right = {"false": 0, "true": 1}.get(str(row.get("label")).strip().lower())
     if right is None:
         right = index_of(row, "label", 2, place)
-    return Item(place, prompt, ["no", "yes"], only(right, 2))
+    return Item(place, prompt, ["no", "yes"], {"answer": only(right, 2)})
 
 
 def _joined_again(text: str) -> str:
@@ -185,9 +188,12 @@ def mmlu(row: dict, place: Place) -> Item:
     letters = list(LETTERS[: len(choices)])
     listed = "".join(f"{a}. {text}\n" for a, text in zip(letters, choices, strict=True))
     about = str(row.get("subject") or "").replace("_", " ")
+    labels = only(right, len(letters))
+    # letters tell equal texts apart, and the right one has to be one of them
+    each_once(choices, labels, "'choices'", place)
     system = f"The following are multiple choice questions (with answers) about {about}.\n\n"
     prompt = f"{word_of(row, 'question', place).strip()}\n{listed}Answer:"
-    return Item(place, prompt, letters, only(right, len(letters)), system=system if about else "")
+    return Item(place, prompt, letters, {"answer": labels}, system=system if about else "")
 
 
 def _by_letter(row: dict, name: str, choices: list[str], place: Place) -> int:
@@ -228,7 +234,8 @@ def arc(row: dict, place: Place) -> Item:
             raise UserError(f"{place}: {name!r} {said!r} must be one of the labels {list(marks)}")
         right = list(marks).index(said)
     prompt = f"Question: {word_of(row, 'question', place)}\nAnswer:"
-    return Item(place, prompt, choices, only(right, len(choices)))
+    choices, labels = each_once(choices, only(right, len(choices)), "'choices'", place)
+    return Item(place, prompt, choices, {"answer": labels})
 
 
 def bigbench(row: dict, place: Place) -> Item:
@@ -246,6 +253,7 @@ def bigbench(row: dict, place: Place) -> Item:
         found, marks = (filled(row, name, place) for name in names)
     choices = choices_of(found, "the answers", place)
     labels = marks_of(marks, "the answers' scores", len(choices), place)
+    choices, labels = each_once(choices, labels, "the answers", place)
     prompt = word_of(row, "input" if row.get("input") is not None else "inputs", place)
     return Item(place, prompt, choices, {"answer": [*labels]})
 
@@ -257,7 +265,7 @@ def preference(row: dict, place: Place) -> Item:
     """The better and the worse of two answers, after the conversation that they are given in."""
     with named(place):
         turns, texts, _ = pair_of(row)
-    choices = choices_of(texts, "'chosen' and 'rejected'", place)
+    choices = _pair(texts, "'chosen' and 'rejected'", place)
     before = "".join(
         f"\n\n{SPOKEN[turn['role']]}: {turn.get('content') or ''}"
         if turn["role"] in SPOKEN
@@ -265,7 +273,12 @@ def preference(row: dict, place: Place) -> Item:
         for turn in turns
     )
     prompt = f"{before}\n\nAssistant:".lstrip("\n")
-    return Item(place, prompt, choices, only(0, 2), turns=turns)
+    return Item(place, prompt, choices, {"answer": only(0, 2)}, turns=turns)
+
+
+def _pair(texts: list[str], what: str, place: Place) -> list[str]:
+    """Two texts, the first of which is the one that is asked for; they are not equal."""
+    return each_once(choices_of(texts, what, place), only(0, 2), what, place)[0]
 
 
 ################
@@ -275,7 +288,7 @@ def preference(row: dict, place: Place) -> Item:
 
 def crows(row: dict, place: Place) -> Item:
     sentences = [word_of(row, "sent_more", place), word_of(row, "sent_less", place)]
-    choices = choices_of(sentences, "'sent_more' and 'sent_less'", place)
+    choices = _pair(sentences, "'sent_more' and 'sent_less'", place)
     return Item(place, "", choices, {}, delimiter="", group=row.get("bias_type") or None)
 
 
@@ -298,7 +311,7 @@ def winogender(rows: Iterable[tuple[Place, dict]]) -> list[Item]:
             if gender not in pair:
                 raise UserError(f"{place}: {number!r} has no {gender} sentence")
         both = [pair[gender][1] for gender in ("male", "female")]
-        choices = choices_of(both, "the two sentences", place)
+        choices = _pair(both, "the two sentences", place)
         items.append(Item(place, "", choices, {}, delimiter=""))
     return items
 

@@ -82,19 +82,35 @@ def word_of(row: dict, name: str, place: Place) -> str:
 
 
 def choices_of(values: Any, what: str, place: Place) -> list[str]:
-    """Two texts or more, all of them others: of two equal ones a model can choose neither."""
+    """Two texts or more; equal ones are for `each_once`."""
     if not isinstance(values, list | tuple):
         raise UserError(f"{place}: {what} is {kind_of(values)}, expected a list of texts")
     texts = [text_of(value, f"{what}, number {n},", place) for n, value in enumerate(values, 1)]
     if len(texts) < 2:
         raise UserError(f"{place}: {what} holds {len(texts)} choices; two or more are needed")
-    for n, text in enumerate(texts):
-        if text in texts[:n]:
-            raise UserError(
-                f"{place}: {what}, numbers {texts.index(text) + 1} and {n + 1} are equal "
-                f"({text[:60]!r}); leave one of them, or the row, out"
-            )
     return texts
+
+
+def each_once(
+    choices: list[str], labels: list[int], what: str, place: Place
+) -> tuple[list[str], list[int]]:
+    """Choices and their labels, of equal ones the first: they are one answer, as likely as it is.
+
+    Which choice is the likeliest, and whether it is right, stays the same; in MC2 the probability
+    of an answer counts once, however often it is listed.
+
+    Raises:
+        UserError: equal ones of two labels, which no model can tell apart.
+    """
+    label_of: dict[str, int] = {}
+    for n, (text, label) in enumerate(zip(choices, labels, strict=True), 1):
+        if label_of.setdefault(text, label) != label:
+            raise UserError(
+                f"{place}: {what}, numbers {choices.index(text) + 1} and {n} are equal "
+                f"({text[:60]!r}) and count as different answers; leave one of them, or the row, "
+                "out"
+            )
+    return list(label_of), list(label_of.values())
 
 
 def marks_of(values: Any, what: str, count: int, place: Place) -> list[int]:
@@ -127,6 +143,6 @@ def index_of(row: dict, name: str, count: int, place: Place) -> int:
     return number
 
 
-def only(index: int, count: int) -> dict[str, list[int | None]]:
-    """The labels of a row with one answer."""
-    return {"answer": [int(i == index) for i in range(count)]}
+def only(index: int, count: int) -> list[int]:
+    """The labels of `count` choices with one right one."""
+    return [int(i == index) for i in range(count)]

@@ -46,6 +46,7 @@ BIASED = (
 INSTRUCTIONS = {"none": "", "respectful": RESPECTFUL, "biased": BIASED}
 
 SPLITS = ("test", "validation", "train")  # of a folder or a Hub dataset: the first that it has
+SHARED_FROM = 8  # tokens of an instruction before all prompts of a batch
 # Flags that decide what is said; a batch shares its random numbers.
 ASKED = ("harmless_samples", "max_new_tokens", "temperature", "batch_size", "seed", "dtype")
 
@@ -55,10 +56,10 @@ ASKED = ("harmless_samples", "max_new_tokens", "temperature", "batch_size", "see
 ################
 
 
-def read_prompts(args: argparse.Namespace) -> list[dict]:
-    """`--harmless_limit` rows of `--harmless_input`, drawn with `--seed`.
+def read_prompts(args: argparse.Namespace) -> tuple[list[dict], int]:
+    """`--harmless_limit` rows of `--harmless_input`, drawn with `--seed`, and how many there are.
 
-    Returns rows with prompt_id, user_id, prompt [messages] and where (file and row). A `prompt` is
+    Rows with prompt_id, user_id, prompt [messages] and where (file and row). A `prompt` is
     a text, messages, or an object with a `text`, as RealToxicityPrompts has it.
 
     Raises:
@@ -73,7 +74,8 @@ def read_prompts(args: argparse.Namespace) -> list[dict]:
     if not rows:
         raise UserError(f"--harmless_input {args.harmless_input}: no rows")
     # drawn, not the first: files are often sorted
-    return random.Random(args.seed).sample(rows, min(args.harmless_limit, len(rows)))
+    drawn = random.Random(args.seed).sample(rows, min(args.harmless_limit, len(rows)))
+    return drawn, len(rows)
 
 
 def _placed(source: str) -> list[tuple[str, dict]]:
@@ -338,6 +340,7 @@ def _sample(
             step.copies,
             # what follows the answer to an example is no part of it
             until=(lambda row: over_after(tokenizer, row)) if is_few_shot else None,
+            shared_from=SHARED_FROM,
         ).ids
     except UserError as error:
         where = " or ".join(prompts[i]["where"] for i in step.rows)

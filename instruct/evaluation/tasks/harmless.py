@@ -20,6 +20,7 @@ from instruct.errors import UserError
 from instruct.evaluation.kept_steps import KeptSteps
 from instruct.evaluation.modes import Asked
 from instruct.evaluation.statistics import cluster_bootstrap
+from instruct.evaluation.tables import prompts_asked
 from instruct.evaluation.tasks.continuations import (
     INSTRUCTIONS,
     NAME,
@@ -80,7 +81,7 @@ def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
             f"--harmless_samples {args.harmless_samples} with --temperature 0: a model would say "
             "the same every time; give --harmless_samples 1, or a temperature"
         )
-    prompts = read_prompts(args)
+    prompts, _ = read_prompts(args)
     scorer_of(args)
     check_models(models, prompts, args)
 
@@ -88,16 +89,17 @@ def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
 def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
     """Asks every model, scores what it said, and says how toxic that is.
 
-    Returns {"scorer", "samples", "temperature", "max_new_tokens", "n_prompts", "models": {name:
-    {instruction: numbers}}, "differences": {name: {instruction: numbers}}}. Numbers are intervals
-    {"mean", "low", "high"} of `NUMBERS`; those of a model hold `tokens` (of a continuation, on
-    average), `empty` (continuations without a word, left out of all else) and `first_empty` (the
-    row of the first), too. A difference is that from no instruction, on the same prompts.
+    Returns {"scorer", "samples", "temperature", "max_new_tokens", "n_prompts", "of" (how many there
+    are), "seed", "models": {name: {instruction: numbers}}, "differences": {name: {instruction:
+    numbers}}}. Numbers are intervals {"mean", "low", "high"} of `NUMBERS`; those of a model hold
+    `tokens` (of a continuation, on average), `empty` (continuations without a word, left out of all
+    else) and `first_empty` (the row of the first), too. A difference is that from no instruction,
+    on the same prompts.
 
     Raises:
         UserError: names model, task and row.
     """
-    prompts, scorer = read_prompts(args), scorer_of(args)
+    (prompts, total), scorer = read_prompts(args), scorer_of(args)
     asked = [model_of(name, one, prompts, args) for name, one in models.items()]
     # every model before any scorer: one of them is loaded at a time
     said = all_said(asked, prompts, args)
@@ -110,6 +112,8 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
         "temperature": args.temperature,
         "max_new_tokens": args.max_new_tokens,
         "n_prompts": len(prompts),
+        "of": total,
+        "seed": args.seed,
         "models": {},
         "differences": {},
     }
@@ -244,7 +248,8 @@ def lines(found: dict) -> list[str]:
     told = [
         "## Harmless: told nothing, to be respectful, to be biased",
         "",
-        f"{k} continuation{'s' * (k > 1)} each of {found['n_prompts']} prompts at temperature "
+        f"{k} continuation{'s' * (k > 1)} each of "
+        f"{prompts_asked(found, 'n_prompts')}, at temperature "
         f"{found['temperature']:g}, of at most {found['max_new_tokens']} tokens, scored from 0 to "
         f"1 by {markdown_text(found['scorer'])}; toxic is {TOXIC} or more. Intervals are 95 % "
         "bootstrap over users.",

@@ -309,9 +309,9 @@ def measure(
 ) -> dict:
     """What each model knows of each file, beside the first model or `--reference`.
 
-    Returns {"reference", "chat", "files": {name: {"source", "shape", "kind", "n", "of", "models":
-    {name: {measure: interval}}, "difference": {name: {measure: interval}}}}}; of pairs `groups`,
-    too. Differences are item by item.
+    Returns {"reference", "chat", "seed", "files": {name: {"source", "shape", "kind", "n", "of",
+    "models": {name: {measure: interval}}, "difference": {name: {measure: interval}}}}}; of pairs
+    `groups`, too. Differences are item by item.
 
     Raises:
         UserError: a model cannot be loaded or asked: model, task and row.
@@ -327,6 +327,7 @@ def measure(
     reference = args.reference if args.reference in models else next(iter(models))
     return {
         "reference": reference,
+        "seed": args.seed,
         "chat": [name for name, asked in models.items() if args.task_chat and asked.is_chat],
         "files": {
             file.name: _of_file(

@@ -30,7 +30,7 @@ from instruct.evaluation.modes import Asked
 from instruct.evaluation.panel import Judge, panel_of, reward_judge
 from instruct.evaluation.scripted import scripted_reward
 from instruct.evaluation.statistics import cluster_bootstrap
-from instruct.evaluation.tables import table_lines
+from instruct.evaluation.tables import prompts_asked, table_lines
 from instruct.evaluation.tasks.reward_model import COMPARISONS, clusters_of, reward_path
 from instruct.files import load_rows, split_files
 from instruct.generation import generate_ids, own_random_state
@@ -104,7 +104,7 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
         ppo: [{step, kl, sqrt_kl, reward, gold}], see `overoptimisation.ppo_curve`.
         checkpoints: the same on held-out prompts, with intervals; empty without the flag.
         best_of_n: see `overoptimisation.best_of_n_curve`; empty where there are no outputs.
-        n_prompts, n_outputs: what best-of-n rests on.
+        n_prompts, of, seed, n_outputs: what best-of-n rests on, and of how many prompts.
 
     Raises:
         UserError: names the task, the model and the row.
@@ -124,7 +124,8 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
     # who answers first, then who scores: one model is loaded at a time
     answers = _of_checkpoints(models, args) if args.overoptimisation_checkpoints else {}
     rows = _outputs(models, args)
-    learned = reward_judge(path)
+    # at its first call: what was asked before is kept
+    learned = reward_judge(path, load=False)
     sources = [*answers.values(), _texts(rows)]
     by = {}
     for key, judge in (("reward", learned), ("gold", gold)):
@@ -137,7 +138,7 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
         counts = len(rows[0]["completions"])
         grids = (_grid(by[key][-1], counts) for key in ("reward", "gold"))
         found["best_of_n"] = best_of_n_curve(*grids, clusters_of(rows))
-        found |= {"n_prompts": len(rows), "n_outputs": counts}
+        found |= {"n_prompts": len(rows), "n_outputs": counts, **_of_prompts(args)}
     return found
 
 
@@ -263,6 +264,13 @@ def _outputs(models: dict[str, Asked], args: argparse.Namespace) -> list[dict]:
     return drawn_for_ranking(source, models, args) if source is not None else []
 
 
+def _of_prompts(args: argparse.Namespace) -> dict:
+    """How many prompts there are: held-out ones, or those whose outputs were ranked."""
+    if args.best_of_n:
+        return {key: args.asked[key] for key in ("of", "seed")}
+    return {"of": len(load_rows(_samples_of(args), columns=("prompt",)))}
+
+
 def _draw(asked: Asked, args: argparse.Namespace) -> list[dict]:
     """The prompts of `args.prompts`, each with `--best_of_n` outputs of the reference."""
     rows = args.prompts
@@ -382,7 +390,7 @@ def lines(found: dict) -> list[str]:
     if found["best_of_n"]:
         out += [
             f"Best of n, by the learned reward, of {found['n_outputs']} outputs of the reference "
-            f"for each of {found['n_prompts']} prompts (KL = log n - (n - 1) / n):",
+            f"for each of {prompts_asked(found, 'n_prompts')} (KL = log n - (n - 1) / n):",
             *_table("n", found["best_of_n"]),
         ]
     for key, title in (("ppo", "PPO, as it was logged:"), ("checkpoints", "PPO's checkpoints:")):

@@ -23,7 +23,7 @@ from instruct.evaluation.kept_scores import kept_scores, let_go
 from instruct.evaluation.modes import Asked
 from instruct.evaluation.panel import Judge, reward_judge
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics
-from instruct.evaluation.tables import interval, table_lines
+from instruct.evaluation.tables import interval, of_all, table_lines
 from instruct.files import placed_source, split_files
 from instruct.plain_text import markdown_text
 from instruct.ranking import as_ranking, key_of, why_no_preference
@@ -79,6 +79,7 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
     """What a report says of the reward model, under `reward`.
 
     Returns `ranking_metrics` of the held-out rankings, clustered by user where users are known, and
+        n_rows: rankings that were read, those without a preference among them.
         by_labeler: {labeler: accuracy with interval, and whether it was `trained_on`}.
         held_out_labelers: the same of all labelers that it never learned from; None: of none.
         calibration: see `calibration.calibration`.
@@ -232,6 +233,7 @@ def of_rankings(
     longer = _metrics(rows, lengths)
     return {
         **_metrics(rows, scores),
+        "n_rows": len(rows),
         "by_labeler": by_labeler,
         "held_out_labelers": new,
         "calibration": calibration(pairs.gaps, pairs.wins, clusters[pairs.rankings]),
@@ -295,7 +297,8 @@ def _ranking_lines(found: dict) -> list[str]:
     for distance, entry in found["by_rank_distance"].items():
         rows.append([distance, f"{100 * entry['accuracy']:.1f} %", str(entry["n_pairs"])])
     return [
-        f"Of {found['n_pairs']} pairs of {found['n_rankings']} held-out rankings it orders "
+        f"Of {found['n_pairs']} pairs of "
+        f"{of_all(found['n_rankings'], found.get('n_rows'), 'held-out rankings')} it orders "
         f"{_accuracy(found)} as the labeler did; choosing the longer answer orders "
         f"{_accuracy(found['length_accuracy'])}. Intervals are 95 % bootstrap over users (or "
         "prompts).",

@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
+from transformers.trainer_callback import CallbackHandler
 
 from instruct.checks.finite import CAUSE
 from instruct.errors import UserError
 from instruct.evaluation.diagnosis.bounds import BOUNDS, FIRST, Bound
 from instruct.files import atomic_file
 from instruct.trainers.ppo.rollout import Rollout
+from instruct.trainers.ppo.sample_trackers import track_samples
 
 # ---- watchdog ------------------------------------------------------------------------------------
 
@@ -140,20 +142,23 @@ class PolicyAverage(TrainerCallback):
 
 
 class SampleTable:
-    """`samples.jsonl`: a few responses of every `every`-th rollout, the first included.
+    """`samples.jsonl`, and the same in the trackers of `--report_to`: a few responses of every
+    `every`-th rollout, the first included.
 
     Args:
         file: where the rows go.
         every: rollouts between two tables; 0: none.
         rows: responses of a table.
         show: print the first two of each as well.
+        handler: the trainer's callbacks, the trackers among them.
     """
 
-    def __init__(self, file: Path, every: int, rows: int, show: bool):
+    def __init__(self, file: Path, every: int, rows: int, show: bool, handler: CallbackHandler):
         self.file = file
         self.every = every
         self.rows = rows
         self.show = show
+        self.handler = handler
 
     def add(self, rollout: Rollout, number: int, step: int) -> None:
         """Adds rollout `number` (from 0), sampled at optimizer step `step`."""
@@ -161,22 +166,26 @@ class SampleTable:
             return
         # per response, where the log has the mean
         kl = ((rollout.logprobs - rollout.ref_logprobs) * rollout.mask).sum(1)
+        rows = [
+            {
+                "step": step,
+                "prompt": rollout.asked[i],
+                "completion": rollout.texts[i],
+                "ended": rollout.ended[i].item(),
+                "score": rollout.scores[i].item(),
+                "kl": kl[i].item(),
+                **{f"rewards/{name}": s[i].item() for name, s in rollout.rewards.items()},
+            }
+            for i in range(min(self.rows, len(rollout.texts)))
+        ]
         # appended and closed each time: a killed run leaves what it showed
         with self.file.open("a", encoding="utf-8") as table:
-            for i in range(min(self.rows, len(rollout.texts))):
-                row = {
-                    "step": step,
-                    "prompt": rollout.asked[i],
-                    "completion": rollout.texts[i],
-                    "ended": rollout.ended[i].item(),
-                    "score": rollout.scores[i].item(),
-                    "kl": kl[i].item(),
-                }
-                row |= {f"rewards/{name}": s[i].item() for name, s in rollout.rewards.items()}
-                table.write(json.dumps(row, ensure_ascii=False) + "\n")
-                if self.show and i < 2:
-                    asked, answered = str(row["prompt"])[-60:], row["completion"][:100]
-                    print(f"[{row['score']:+.2f}] {asked!r} -> {answered!r}")
+            table.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        for row in rows[:2] if self.show else []:
+            asked, answered = str(row["prompt"])[-60:], row["completion"][:100]
+            print(f"[{row['score']:+.2f}] {asked!r} -> {answered!r}")
+        if rows:
+            track_samples(rows, step, self.handler.callbacks)
 
     def drop_from(self, step: int) -> None:
         """Drops rows of `step` and later, which a resumed run writes again, and lines that are no

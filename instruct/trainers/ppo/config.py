@@ -111,7 +111,9 @@ class SharedBasePPOConfig(RunDefaults, _BaseConfig):
 
     # ---- what is kept and shown
     best_max_kl: float = flag(10.0, "A checkpoint above this held-out KL is never the best one.")
-    sample_every: int = flag(5, "Write a sample table every so many rollouts (0: never).")
+    sample_every: int = flag(
+        5, "Write a sample table every so many rollouts, also to --report_to (0: never)."
+    )
     sample_rows: int = flag(8, "Rows of a sample table.")
 
     # ---- watchdog (causes and remedies: `diagnosis.bounds`)

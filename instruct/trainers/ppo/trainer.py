@@ -162,6 +162,7 @@ class SharedBasePPOTrainer(FiniteRun, Resumable, OwnValueRate, PlainPPOParent):
             every=args.sample_every,
             rows=args.sample_rows,
             show=not args.disable_tqdm,
+            handler=self.callback_handler,
         )
 
     # ---- 1. prompts ------------------------------------------------------------------------------

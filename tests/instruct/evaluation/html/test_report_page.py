@@ -68,6 +68,7 @@ def report(said: str = "fine", judge: str = "labeler") -> tuple[dict, dict]:
         "ranked_by": said,
         "reward": {
             "accuracy": 0.758, "accuracy_low": 0.716, "accuracy_high": 0.797, "n_pairs": 812,
+            "n_rankings": 99, "n_rows": 104,
             "by_rank_distance": {"1": {"accuracy": 0.68, "n_pairs": 400}},
             "calibration": {
                 "bins": [{"predicted": 0.3, "observed": 0.35, "n": 4},
@@ -84,6 +85,7 @@ def report(said: str = "fine", judge: str = "labeler") -> tuple[dict, dict]:
         "overoptimisation": {
             "ppo": [{"sqrt_kl": n / 3, "reward": n / 5, "gold": n / 9} for n in range(5)],
             "best_of_n": [{"sqrt_kl": n / 9, "reward": n / 5, "gold": n / 9} for n in range(5)],
+            "n_prompts": 7, "n_outputs": 6, "of": 30,
         },
         "diagnosis": [
             {"rule": "one_phrase", "step": "ppo", "found": f"one phrase {said}",
@@ -92,6 +94,7 @@ def report(said: str = "fine", judge: str = "labeler") -> tuple[dict, dict]:
         "diagnosis_rules": {"checked": ["one_phrase"], "not_checked": {"kl_ran_away": "no log"}},
         "made_by": {"sft": {"base": said, "seed": 0, "hardware": "cpu", "versions": {"trl": "1.12"},
                             "flags": {"learning_rate": 3e-4}}},
+        "asked": {"n": 9, "of": 30, "seed": 3},
         "seconds": {"sft": 447.0},
     }  # fmt: skip
     return found, answers
@@ -122,11 +125,13 @@ def test_it_says_what_the_report_says():
         "100.0 % [100.0, 100.0]",  # each of its answers is one point better
         "9 in = 7 kept (7 train) + 2 removed (2 pii).",
         "4.043 → 3.239",
-        "75.8 % [71.6, 79.7] of 812 held-out pairs",
+        "75.8 % [71.6, 79.7] of 812 held-out pairs of 99 of 104 rankings.",
+        "6 outputs for each of 7 of 30 prompts.",
         "calibration error 0.031",
         "KL 1.67 nats per response at the last step",
         "one phrase fine. Remedy: raise --kl_coef.",
         "kl ran away",
+        "9 of 30 prompts, drawn with seed 3.",
         "2 of 9 prompts, drawn with seed 3",
         "temperature 0.5, easier to read",
         "calm answer 4 of ppo fine",

@@ -102,6 +102,51 @@ def test_the_words_of_the_harness(tmp_path):
     assert (found.prompt, found.choices) == ("Question: Up?\nAnswer:", ["sky", "soil"])
 
 
+TWICE = {"choices": ["A star.", "A lamp.", "A star.", "A lamp.", "A cake."]}
+LISTED = [
+    # equal ones of one label are one answer
+    ({**TRUTHFUL, "mc1_targets": {**TARGETS, "choices": ["A star.", "A cake.", "A cake."]}},
+     ["A star.", "A cake."], {"mc1": [1, 0]}),
+    ({**TRUTHFUL, "mc1_targets": {**TWICE, "labels": [1, 0, 1, 0, 0]}},
+     ["A star.", "A lamp.", "A cake."], {"mc1": [1, 0, 0]}),
+    ({**TRUTHFUL, "mc2_targets": {**TWICE, "labels": [1, 0, 1, 0, 1]}, "mc1_targets": None},
+     ["A star.", "A lamp.", "A cake."], {"mc2": [1, 0, 1]}),
+    ({**HELLASWAG, "endings": ["eats it.", "eats [x]it.", "waits."], "label": 2},
+     ["eats it.", "waits."], {"answer": [0, 1]}),
+    ({**ARC, "choices": {"text": ["soil", "soil", "sky"], "label": ["A", "B", "C"]},
+      "answerKey": "C"}, ["soil", "sky"], {"answer": [0, 1]}),
+    ({"input": "Hello?", "targets": {"choices": ["Hi.", "Hi.", "No."], "labels": [1, 1, 0]}},
+     ["Hi.", "No."], {"answer": [1, 0]}),
+    # of letters each is asked for
+    ({**MMLU, "choices": ["three", "three", "four"], "answer": "C"},
+     ["A", "B", "C"], {"answer": [0, 0, 1]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "choices", "labels"), LISTED)
+def test_equal_choices_of_one_label_are_one_answer(tmp_path, row, choices, labels):
+    (found,) = read(tmp_path, row)[1]
+    assert (found.choices, found.labels) == (choices, labels)
+
+
+APART = [
+    ({**TRUTHFUL, "mc1_targets": {**TARGETS, "choices": ["A star.", "A lamp.", "A star."]}},
+     "'mc1_targets', numbers 1 and 3"),
+    ({**HELLASWAG, "endings": ["a", "b", "b"]}, "'endings', numbers 2 and 3"),
+    ({**ARC, "choices": {"text": ["sky", "sky"], "label": ["A", "B"]}}, "'choices', numbers 1"),
+    ({**MMLU, "choices": ["four", "four"]}, "'choices', numbers 1 and 2"),
+    ({"input": "Hello?", "targets": {"choices": ["Hi.", "No.", "Hi."], "labels": [1, 0, 0]}},
+     "the answers, numbers 1 and 3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "where"), APART)
+def test_a_right_and_a_wrong_choice_of_one_text_are_refused(tmp_path, row, where):
+    with pytest.raises(UserError, match=r"f\.jsonl, line 1: .*different answers; leave") as error:
+        read(tmp_path, row)
+    assert f"{where}" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("label", "right"),
     [("entailment", 0), ("not_entailment", 1), (True, 0), (False, 1), ("1", 1), (0, 0)],

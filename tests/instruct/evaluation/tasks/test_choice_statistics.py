@@ -17,7 +17,7 @@ from instruct.evaluation.tasks.choice_statistics import (
     mc1,
     mc2,
 )
-from instruct.evaluation.tasks.choice_values import Item
+from instruct.evaluation.tasks.choice_values import Item, each_once
 
 
 def random_items(random, count, labelled, prompt="q"):
@@ -115,6 +115,25 @@ def test_entropy_is_one_bit_of_equal_sentences_and_none_of_far_ones():
 def test_answers_that_are_too_unlikely_for_a_float_still_have_shares():
     # lm-evaluation-harness divides 0 by 0 here
     assert mc2([-2000.0, -2001.0], [1, 0]) == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+def test_an_answer_that_is_listed_twice_counts_once():
+    """The likeliest is the same; in MC2 its probability would count twice."""
+    rng = random.Random(0)
+    for _ in range(200):
+        count = rng.randint(2, 6)
+        texts = [f"answer {i}" for i in range(count)]
+        label_of = dict(zip(texts, [1, 0, *(rng.randint(0, 1) for _ in texts[2:])], strict=True))
+        score_of = {text: rng.uniform(-5, 0) for text in texts}
+        listed = [*texts, *rng.choices(texts, k=3)]
+        choices, labels = each_once(listed, [label_of[text] for text in listed], "x", "y")
+        assert choices == texts and labels == [label_of[text] for text in texts]
+        scores = [score_of[text] for text in choices]
+        whole = [score_of[text] for text in listed]
+        assert mc1(scores, labels) == mc1(whole, [label_of[text] for text in listed])
+        probability = {text: math.exp(score) for text, score in score_of.items()}
+        true = sum(p for text, p in probability.items() if label_of[text])
+        assert mc2(scores, labels) == pytest.approx(true / sum(probability.values()))
 
 
 def test_of_equal_scores_the_first_counts():

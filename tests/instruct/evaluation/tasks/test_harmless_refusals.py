@@ -27,7 +27,7 @@ def generated(monkeypatch):
 
 
 def prompts_at(tmp_path, source, **changes) -> list[dict]:
-    return read_prompts(arguments(tmp_path, harmless_input=str(source), **changes))
+    return read_prompts(arguments(tmp_path, harmless_input=str(source), **changes))[0]
 
 
 def test_prompts_in_every_shape(tmp_path, monkeypatch):

@@ -203,6 +203,14 @@ def test_a_file_is_told_as_it_is_read_and_limited(tiny_model, tmp_path, capsys):
     assert (len(file.items), file.total) == (7, 40)
     again = multiple_choice.read_files(args.task_file, args)[0]
     assert again == file
+    # drawn with the seed, and the report says so
+    args.seed = 1
+    assert multiple_choice.read_files(args.task_file, args)[0].items != file.items
+    found = tax.measure({"m": Asked(tiny_model)}, args)
+    assert "7 of 40 items, drawn with seed 1." in "\n".join(tax.lines(found))
+    args.limit = 40
+    found = tax.measure({"m": Asked(tiny_model)}, args)
+    assert "CrowS-Pairs: all 40 items." in "\n".join(tax.lines(found))
 
 
 def test_a_report_shows_models_side_by_side(tiny_model, tmp_path):

@@ -67,7 +67,7 @@ def arguments(run, tmp_path):
             reward=None, run_dir=run, output_dir=tmp_path / "out", overwrite_output_dir=False,
             dtype="float32", judge=["scripted"], judge_name=None, reference="sft", prompts=rows,
             batch_size=8, seed=0, max_new_tokens=4, temperature=0.7, show_temperature=0.5,
-            input="held-out", limit=5,
+            input="held-out", limit=5, asked={"n": 5, "of": 9, "seed": 0},
         )  # fmt: skip
         vars(args).update(changes)
         return args
@@ -81,6 +81,7 @@ def test_best_of_n_of_the_outputs_that_were_ranked_and_of_unseen_prompts(argumen
     found = task.measure({}, args)
     json.dumps(found, allow_nan=False)
     assert found["n_prompts"] == 8 and found["n_outputs"] == 4
+    assert "for each of 8 of 12 prompts (KL" in "\n".join(task.lines(found))
     model, learned, gold = load_reward(str(run / "reward")), [], []
     for line in (run / "samples.jsonl").read_text().splitlines()[4:]:
         row = json.loads(line)
@@ -96,7 +97,7 @@ def test_best_of_n_of_the_outputs_that_were_ranked_and_of_unseen_prompts(argumen
         (2, 0.2, 0.3),
     ]
     said = "\n".join(task.lines(found))
-    assert "8 prompts" in said and said.count("| step |") == 1 and "√KL" in said
+    assert "8 of 12 prompts" in said and said.count("| step |") == 1 and "√KL" in said
 
 
 def test_the_gold_score_is_his_whom_ppo_watched(arguments, tiny_model):
@@ -138,6 +139,7 @@ def test_new_outputs_are_drawn_in_steps_and_kept(arguments, tiny_model, monkeypa
     models, args = {"sft": Asked(tiny_model)}, arguments("--best_of_n", "6")
     task.check(models, args)
     found = task.measure(models, args)
+    assert "each of 5 of 9 prompts, drawn with seed 0 (KL" in "\n".join(task.lines(found))
     assert found["n_prompts"] == 5 and [p["n"] for p in found["best_of_n"]] == [1, 2, 3, 4, 5, 6]
     file = args.output_dir / "overoptimisation" / "sft.jsonl"
     whole = file.read_text()

@@ -1,18 +1,22 @@
 """What is said of a reward model: on random rankings by plain loops, and by the whole task."""
 
 import json
-from argparse import ArgumentParser
+import shutil
+from argparse import ArgumentParser, Namespace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import write_jsonl
+from safetensors.torch import load_file, save_file
 
 from instruct.errors import UserError
 from instruct.evaluation import kept_scores
+from instruct.evaluation.scores_beside import FILE, TRIED, leave_scores, text_key
 from instruct.evaluation.tasks import reward_model as reward
-from instruct.models import load_reward
+from instruct.files import write_json
+from instruct.models import RewardModel, load_reward
 
 LABELERS = ("ada", "<b>", "cyd")
 
@@ -134,6 +138,81 @@ def test_the_task_scores_each_text_once_and_says_the_same_again(
     assert reward.measure({}, args) == found and not asked
     said = "\n".join(reward.lines(found))
     assert "| hhh |" in said and "expected calibration error" in said and "<b>" not in said
+
+
+def texts_of(rows: list[dict]) -> list[dict]:
+    return [
+        {"prompt": row["prompt"], "completion": text} for row in rows for text in row["completions"]
+    ]
+
+
+def counted(monkeypatch) -> list:
+    """Fills with the texts that the reward model computes."""
+    asked, score_ids = [], RewardModel.score_ids
+
+    def spy(self, ids, *more):
+        asked.extend(ids)
+        return score_ids(self, ids, *more)
+
+    monkeypatch.setattr(RewardModel, "score_ids", spy)
+    return asked
+
+
+def test_scores_that_the_reward_step_left_are_taken(
+    arguments, rows, reward_model, tmp_path, monkeypatch, capsys
+):
+    path = shutil.copytree(reward_model, tmp_path / "reward")
+    args = arguments("--rankings", str(tmp_path / "rankings.jsonl"), reward=str(path))
+    plain = reward.measure({}, args)
+    texts, model = texts_of(rows), load_reward(str(path))
+    given = model.score([t["prompt"] for t in texts], [t["completion"] for t in texts])
+    # as computed with a shared prompt: rounding apart
+    some = texts[: len(texts) // 2]
+    leave_scores(path, some, [s + 1e-6 for s in given[: len(some)]])
+    left = len({text_key(text) for text in some})
+    asked = counted(monkeypatch)
+    args.output_dir = tmp_path / "taken"
+    found = reward.measure({}, args)
+    assert len(asked) == TRIED + len({text_key(text) for text in texts}) - left
+    assert f"{left} of {len(texts)} scores are those of the reward step" in capsys.readouterr().out
+    for key in ("accuracy", "n_pairs", "kendall_tau", "by_labeler", "length_accuracy"):
+        assert found[key] == plain[key]
+    assert found["calibration"]["ece"] == pytest.approx(plain["calibration"]["ece"], abs=1e-5)
+    # the same once more, from what the report keeps
+    asked.clear()
+    assert reward.measure({}, args) == found and not asked
+    # to ask anew is to ask anew
+    anew = {**vars(args), "overwrite_output_dir": True, "output_dir": tmp_path / "anew"}
+    assert reward.measure({}, Namespace(**anew)) == plain
+    assert len(asked) == len({text_key(text) for text in texts})
+
+
+@pytest.mark.parametrize("change", ["weights", "bias", "numbers", "torn"])
+def test_scores_of_another_model_are_not_taken(
+    arguments, rows, reward_model, tmp_path, monkeypatch, change
+):
+    path = shutil.copytree(reward_model, tmp_path / "reward")
+    write_json(path / "reward_head.json", {"bias": 0.5})
+    args = arguments("--rankings", str(tmp_path / "rankings.jsonl"), reward=str(path))
+    texts = texts_of(rows)
+    leave_scores(path, texts, [float(i) for i in range(len(texts))])
+    file = path / FILE
+    if change == "weights":
+        weights = load_file(path / "model.safetensors")
+        weights["score.weight"] *= -1
+        save_file(weights, path / "model.safetensors", {"format": "pt"})
+    elif change == "bias":
+        write_json(path / "reward_head.json", {"bias": 0.25})
+    elif change == "torn":
+        file.write_text(file.read_text()[:-9])
+    asked = counted(monkeypatch)
+    found = reward.measure({}, args)
+    count = len({text_key(text) for text in texts})
+    # what only the numbers tell, a few texts tell
+    assert len(asked) == count + (TRIED if change == "numbers" else 0)
+    file.unlink()
+    args.output_dir = tmp_path / "plain"
+    assert reward.measure({}, args) == found
 
 
 def test_a_run_says_which_labelers_were_learned_from(arguments, rows, reward_model, tmp_path):
