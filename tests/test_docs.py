@@ -24,7 +24,7 @@ RECIPES = (
 )
 # flags of accelerate launch and of other programs, and those that every parser adds
 OTHERS = {"help", "config", "config_file", "num_processes", "machine_rank", "main_process_ip"}
-OTHERS |= {"help_all", "cpu", "pid", "outfile", "model_args"}
+OTHERS |= {"help_all", "cpu", "pid", "outfile", "model_args", "flavor", "timeout", "secrets"}
 
 
 def flags_named(page) -> set[str]:
