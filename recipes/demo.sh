@@ -72,5 +72,5 @@ M=$D/embedded/model
 run evaluate "$D/report/answers.jsonl" python recipes/evaluate.py --models "gpt=$M:raw" "prompted=$M:few_shot=$D/demonstrations" \
     "instruct=$M" "sft=$D/sft/merged" "ppo=$D/ppo" --judge "scripted:$M" "logprob:$M" --judge_name labeler likelihood \
     --fit_model "$M" --reward "$D/reward" --input "$D/prompts/test.parquet" --run_dir "$D" --output_dir "$D/report" \
-    --tasks helpful harmless reward overoptimisation --harmless_input "$D/prompts/test.parquet" --harmless_limit 40 --harmless_samples 1 \
+    --tasks helpful harmless:gpt,sft,ppo reward overoptimisation --harmless_input "$D/prompts/test.parquet" --harmless_limit 40 --harmless_samples 1 \
     --limit 200 --max_new_tokens 24 --batch_size 100 --seed "$SEED"

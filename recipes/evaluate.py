@@ -37,7 +37,13 @@ from instruct.evaluation.modes import Asked, described, parse_asked
 from instruct.evaluation.panel import Judge, add_scores, fit_judge, panel_of, reward_judge
 from instruct.evaluation.report import write_report
 from instruct.evaluation.report_text import SHOWN_ANSWERS
-from instruct.evaluation.tasks.task_list import HELPFUL, add_tasks, check_tasks, measure_tasks
+from instruct.evaluation.tasks.task_list import (
+    HELPFUL,
+    add_tasks,
+    check_tasks,
+    measure_tasks,
+    parse_tasks,
+)
 from instruct.evaluation.trackers import check_trackers, track
 from instruct.run.data_runs import add_overwrite
 from instruct.run.folders import claim
@@ -106,7 +112,7 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
     """`--models`, and that what is measured is there to be measured.
 
     Raises:
-        UserError: a mode that there is not, or held-out rows as examples.
+        UserError: a mode or a task that there is not, or held-out rows as examples.
     """
     models = parse_asked(args.models)
     for asked in models.values():
@@ -117,6 +123,8 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
         if name is not None and name not in models:
             raise UserError(f"--{flag} {name}: is none of --models ({', '.join(models)})")
         setattr(args, flag, name or usual)
+    args.task_models = parse_tasks(args.tasks, models)
+    args.tasks = list(args.task_models)
     if HELPFUL in args.tasks and not args.input:
         raise UserError("--input is missing: the held-out prompts that every model answers")
     run = args.run_dir

@@ -37,7 +37,7 @@ def write_run_record(models: dict[str, Asked], args: argparse.Namespace) -> None
     examples = {m.file: data_identity(m.file, "train") for m in models.values() if m.file}
     given = ("judge_prompt", "judgements")
     more = {name: data_identity(value) for name in given if (value := getattr(args, name, None))}
-    read = ("prompts", "read_rankings", "examples_of")  # no flags, but of them
+    read = ("prompts", "asked", "read_rankings", "examples_of")  # no flags, but of them
     left_out = ("models", "input", "output_dir", "overwrite_output_dir", *given, *read)
     flags = {name: value for name, value in vars(args).items() if name not in left_out}
     record = {

@@ -73,6 +73,18 @@ def test_a_report_says_how_many_rows_of_how_many_each_task_asked(arguments, tmp_
     assert "all 1 items" in text and "all 1 items" in page
 
 
+def test_a_task_of_some_of_the_models(arguments, tmp_path):
+    evaluate.main([*arguments, "--tasks", "tax", "harmless:ppo", "truthful:ppo,sft"])
+    found = report_of(tmp_path)
+    assert found["tasks"] == ["tax", "harmless", "truthful"]
+    assert list(found["harmless"]["models"]) == ["ppo"]
+    assert list(found["truthful"]["files"]["truths"]["models"]) == ["sft", "ppo"]
+    assert list(found["tax"]["files"]["texts"]["models"]) == ["sft", "ppo"]
+    flags = json.loads((tmp_path / "report" / "run.json").read_text())["flags"]
+    assert flags["task_models"]["harmless"] == ["ppo"]
+    assert not (tmp_path / "report" / "harmless" / "sft.jsonl").exists()
+
+
 def test_a_task_alone_needs_no_prompts(arguments, tmp_path):
     at = arguments.index("--input")
     evaluate.main([*arguments[:at], *arguments[at + 2 :], "--tasks", "truthful"])
@@ -89,6 +101,9 @@ def test_what_is_missing_is_told_before_anything_is_asked(arguments, tmp_path, c
     for given, sentence in (
         ([*arguments, "--tasks", "honest"], "--tasks honest: no such task; there are helpful, tr"),
         (without, "--input is missing"),
+        ([*arguments, "--tasks", "tax:sft,base"], "--tasks tax:sft,base: 'base' is none of --mode"),
+        ([*arguments, "--tasks", "helpful:sft"], "--tasks helpful:sft: helpful is not asked of mo"),
+        ([*arguments, "--tasks", "tax", "tax:sft"], "--tasks tax:sft: tax is given twice, of oth"),
         ([*arguments, "--tasks", "reward"], "--tasks reward needs a reward model"),
         ([*arguments, "--tasks", "overoptimisation"], "--tasks overoptimisation needs"),
     ):
