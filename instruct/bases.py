@@ -103,8 +103,8 @@ def model_parts(folder: Path) -> dict[str, str]:
 def places_of_base(adapter: str, named: str | None, revision: str | None = None) -> Places:
     """Where the base of the adapter in a folder (or on the Hub) is, in the order to try.
 
-    A base that moved is taken where it holds what the adapter was trained on, so far as `run.json`
-    knows; one that stands where it stood is taken as it is.
+    A folder is taken where it holds what the adapter was trained on, so far as `run.json` knows:
+    weights of the same shape would load, and answer something else.
 
     Args:
         named: the base by the adapter's own configuration.
@@ -123,18 +123,18 @@ def places_of_base(adapter: str, named: str | None, revision: str | None = None)
         places.append((Path(named), "where it was at"))
     if places and all(p.is_dir() and p.samefile(places[0][0]) for p, _ in places):
         # not moved: by the name it always had
-        found.append(Place(named or str(places[0][0])))
-    else:
-        for place, where in places:
-            why = _why_not_base(place, known)
-            found += [] if why else [Place(str(place))]
-            tried += [f"not {where} {place}{why}"] if why else []
+        places = [(Path(named) if named else places[0][0], "where it was at")]
+    places += [(Path(name), "by --base_model") for name in _given if Path(name).is_dir()]
+    for place, where in places:
+        why = _why_not_base(place, known)
+        found += [] if why else [Place(str(place))]
+        tried += [f"not {where} {place}{why}"] if why else []
     if named and not was_folder:
         found.append(Place(named, revision))
     elif named and (cached := CACHED.fullmatch(named)):
         owner, repo, commit, sub = cached.groups()
         found.append(Place(f"{owner}/{repo}{sub}", commit))
-    found += [Place(name) for name in _given]
+    found += [Place(name) for name in _given if not Path(name).is_dir()]
     if not _given:
         tried.append("not by --base_model, which is not given")
     return Places(found, tried)
@@ -143,7 +143,7 @@ def places_of_base(adapter: str, named: str | None, revision: str | None = None)
 def _why_not_base(place: Path, known: str | None) -> str | None:
     """Why a folder is not the base that was recorded, in words that follow its name; None: it is.
 
-    Asked only of what has moved: reading a large one takes minutes, once.
+    Reading a large one takes minutes, once: its hash is kept.
     """
     if not place.is_dir():
         return " (no such folder)"

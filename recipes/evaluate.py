@@ -89,7 +89,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--max_new_tokens", type=int, default=64, help="longest answer")
     add("--temperature", type=float, default=1.0, help="of the answers that are measured")
     shown = "of the answers beside them in the report, easier to read; off: none"
-    add("--show_temperature", type=_temperature, default=0.5, help=shown)
+    add("--show_temperature", type=temperature, default=0.5, help=shown)
     add("--batch_size", type=int, default=64, help="answers drawn or scored at once")
     add("--dtype", default="float32", choices=DTYPES, help="of the models' weights")
     add("--seed", type=int, default=0, help="of answers, and of what is drawn")
@@ -104,7 +104,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _temperature(word: str) -> float | None:
+def temperature(word: str) -> float | None:
     return None if word.lower() in ("off", "none") else float(word)
 
 

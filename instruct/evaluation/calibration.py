@@ -84,7 +84,10 @@ def calibration(
         found.append(entry)
     rng = np.random.default_rng(0)
     drawn = [_ece(place, predicted, rng.random(len(wins)) < predicted) for _ in range(200)]
-    slope = fit_logistic(np.asarray(gaps, float)[:, None], wins, np.ones((1, len(wins))))
+    # in units of their own spread, as the fit's ridge and steps are made for numbers about 1
+    gaps = np.asarray(gaps, float)
+    unit = float(np.sqrt(np.mean(gaps**2))) or 1.0
+    slope = fit_logistic(gaps[:, None] / unit, wins, np.ones((1, len(wins)))) / unit
     return {
         "bins": found,
         "ece": _ece(place, predicted, wins),

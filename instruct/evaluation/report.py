@@ -10,12 +10,15 @@ from instruct.evaluation.run_files import (
     GOLD_KEYS,
     PPO_TITLES,
     STEPS,
+    Base,
     base_of_run,
     collect_run,
     evaluated_steps,
+    spoken_names,
 )
 from instruct.evaluation.terminal import print_summary
 from instruct.files import atomic_file, write_json, write_rows
+from instruct.run.folders import report_in
 
 
 def plot_ppo(steps: list[dict], file: Path, gold_by: str | None = None) -> None:
@@ -71,6 +74,13 @@ def write_report(
         run_dir: the run whose steps are told as well, as far as they made these models.
         reward: path of the reward model that was asked.
     """
+    asked_for = result.get("tasks", [])
+    if left := [t for t in report_in(output_dir).get("tasks", []) if t not in asked_for]:
+        print(
+            f"{output_dir}: its report of {', '.join(left)} gives way to one of "
+            f"{', '.join(asked_for)}; name all of them to have them in one, nothing is asked "
+            "again"
+        )
     # 1. What the steps left, under what the evaluation found
     run, base, steps = {}, None, None
     if run_dir:
@@ -83,10 +93,25 @@ def write_report(
         base = base_of_run(run_dir)
     report = {**run, **result, "seconds": {**run.get("seconds", {}), **result["seconds"]}}
     # what the step measured of itself, under what was asked of it now
-    report["reward"] = {**run.get("reward", {}), **result.get("reward", {})}
+    own, asked = run.get("reward", {}), result.get("reward", {})
+    report["reward"] = asked if "rankings" in asked else {**own, **asked}
+    if "rankings" in asked:
+        report["ranked_by"] = spoken_names(asked["by_labeler"])
     report["gold"] = {n: m["gold"]["mean"] for n, m in result["models"].items() if "gold" in m}
-    report |= examine(run_dir, report, steps)
+    # of the run: what another file says of its reward model is no evidence of its steps
+    report |= examine(run_dir, {**report, "reward": own} if "rankings" in asked else report, steps)
     # 2. Files for machines and for people
+    _write_files(output_dir, report, answers, base)
+    # 3. The terminal
+    print_summary(report, output_dir / "report.html")
+    return report
+
+
+def _write_files(
+    output_dir: Path, report: dict, answers: dict[str, list[dict]], base: Base | None
+) -> None:
+    # those of an earlier call may be of other models
+    (output_dir / "ppo.png").unlink(missing_ok=True)
     if report.get("ppo", {}).get("steps"):
         plot_ppo(report["ppo"]["steps"], output_dir / "ppo.png", report["ppo"].get("gold_by"))
     write_json(output_dir / "report.json", report)
@@ -105,6 +130,5 @@ def write_report(
     # last of all: demo.sh takes it for the sign that the rest is there
     if answers:
         write_rows(output_dir / "answers.jsonl", rows)
-    # 3. The terminal
-    print_summary(report, output_dir / "report.html")
-    return report
+    else:
+        (output_dir / "answers.jsonl").unlink(missing_ok=True)

@@ -69,17 +69,18 @@ def _steps_section(report: dict) -> list[str]:
     if sft := report.get("sft"):
         change = f"{sft['eval_loss_before']:.3f} → {sft['eval_loss_after']:.3f}"
         lines += ["## Step 1: SFT", "", f"Evaluation loss {change} (held-out demonstrations).", ""]
-    if reward := report.get("reward"):
+    if "accuracy" in (reward := report.get("reward") or {}):
         # a share means little without its interval: held-out rankings are few
         accuracy, low, high = (
             100 * reward[key] for key in ("accuracy", "accuracy_low", "accuracy_high")
         )
         ranked_by = markdown_text(report.get("ranked_by") or "labelers that were not recorded")
+        of_file = f" of {markdown_code(reward['rankings'])}" if "rankings" in reward else ""
         lines += [
             "## Step 2: reward model",
             "",
             f"Held-out accuracy {accuracy:.1f} % [{low:.1f}, {high:.1f}] "
-            f"on {reward['n_pairs']} pairs ranked by {ranked_by}.",
+            f"on {reward['n_pairs']} pairs{of_file} ranked by {ranked_by}.",
             "",
         ]
     if steps := report.get("ppo", {}).get("steps"):

@@ -55,9 +55,14 @@ def _logged(step_dir: Path, key: str) -> list[dict]:
 def _ranked_by(run_dir: Path) -> str | None:
     """Who ranked what the reward model learned from, as its run recorded; None: not recorded."""
     labelers = (read_record(run_dir / "reward") or {}).get("labelers")
-    if not labelers:
-        return None
+    return spoken_names(labelers or ())
+
+
+def spoken_names(labelers: Iterable[str]) -> str | None:
+    """Labelers in a sentence; None: of none."""
     names = list(map(spoken_name, labelers))
+    if not names:
+        return None
     more = f" and {len(names) - SHOWN_LABELERS} more" if len(names) > SHOWN_LABELERS else ""
     return ", ".join(names[:SHOWN_LABELERS]) + more
 

@@ -32,8 +32,9 @@ def _numbers(report: dict) -> list[tuple[str, str]]:
     if sft := report.get("sft"):
         change = f"{sft['eval_loss_before']:.3f} -> {sft['eval_loss_after']:.3f}"
         lines.append(("SFT evaluation loss", change))
-    if reward := report.get("reward"):
-        found = f"{reward['accuracy']:.3f} (held-out rankings, {reward['n_pairs']} pairs)"
+    if "accuracy" in (reward := report.get("reward") or {}):
+        of = reward.get("rankings", "held-out rankings")
+        found = f"{reward['accuracy']:.3f} ({of}, {reward['n_pairs']} pairs)"
         lines.append(("reward accuracy", found))
     if steps := report.get("ppo", {}).get("steps"):
         lines.append(

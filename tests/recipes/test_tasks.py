@@ -1,6 +1,7 @@
 """recipes/evaluate.py --tasks: what else is measured, in one report, asked once."""
 
 import json
+import shutil
 
 import pytest
 from command_tools import stops
@@ -71,6 +72,55 @@ def test_a_report_says_how_many_rows_of_how_many_each_task_asked(arguments, tmp_
         assert f"{count}, drawn with seed 3" in text, count
         assert f"{count}, drawn with seed 3" in page, count
     assert "all 1 items" in text and "all 1 items" in page
+
+
+def test_a_report_of_other_tasks_says_which_it_takes_the_place_of(arguments, tmp_path, capsys):
+    evaluate.main([*arguments, "--tasks", "helpful", "tax"])
+    folder = tmp_path / "report"
+    (folder / "ppo.png").write_bytes(b"of an earlier call")
+    assert (folder / "answers.jsonl").exists() and "gives way" not in capsys.readouterr().out
+    evaluate.main([*arguments, "--tasks", "tax"])
+    assert f"{folder}: its report of helpful gives way to one of tax" in capsys.readouterr().out
+    # these may be of other models
+    assert not (folder / "answers.jsonl").exists() and not (folder / "ppo.png").exists()
+    # what was said is kept
+    assert any((folder / "answers").iterdir())
+
+
+def test_a_reward_model_on_preferences_alone(arguments, reward_model, tmp_path, capsys):
+    pairs = [{"prompt": f"Say {i}.", "chosen": f"{i}!", "rejected": "No."} for i in range(4)]
+    hhh = [
+        {"input": f"Say {i}.", "targets": {"choices": ["No.", f"{i}!"], "labels": [0, 1]}}
+        for i in range(4)
+    ]
+    files = [write_jsonl(tmp_path / f"{n}.jsonl", r) for n, r in (("mine", pairs), ("hhh", hhh))]
+    asked = ["--tasks", "reward", "--reward", reward_model, "--reward_file", *files]
+    evaluate.main([*arguments, *asked])
+    found = report_of(tmp_path)["reward"]["files"]
+    # the same preferences, in the two shapes
+    assert found["mine"] == found["hhh"] and found["mine"]["n_pairs"] == 4
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "mine" in text and "hhh" in text, name
+    assert "reward accuracy" not in capsys.readouterr().out
+
+
+def test_rankings_of_a_file_are_not_the_runs_own(arguments, reward_model, tmp_path, capsys):
+    run, hers = tmp_path / "run", {"completions": ["Yes!", "No."], "labeler": "maria"}
+    rows = [{"prompt": f"Say {i}.", "ranks": [1, 2], **hers} for i in range(4)]
+    file = write_jsonl(tmp_path / "hers.jsonl", rows)
+    shutil.copytree(reward_model, run / "reward")
+    own = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "n_pairs": 99}
+    for name, told in (("metrics", own), ("run", {"step": "reward", "labelers": ["scripted"]})):
+        (run / "reward" / f"{name}.json").write_text(json.dumps(told))
+    asked = ["--tasks", "reward", "--reward", str(run / "reward"), "--run_dir", str(run)]
+    evaluate.main([*arguments, *asked, "--rankings", file])
+    found = report_of(tmp_path)
+    assert found["ranked_by"] == "maria" and found["reward"]["n_pairs"] == 4
+    assert f"({file}, 4 pairs)" in capsys.readouterr().out
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "hers.jsonl" in text and "scripted labeler" not in text, name
 
 
 def test_a_task_of_some_of_the_models(arguments, tmp_path):

@@ -65,17 +65,11 @@ def reward(report: dict) -> Panel | None:
     reward = report.get("reward")
     if not reward:
         return None
-    accuracy = [100 * reward[key] for key in ("accuracy", "accuracy_low", "accuracy_high")]
     points = []
     if ranked_by := report.get("ranked_by"):
         points.append(("Went in", f"Rankings by {ranked_by}."))
-    found = "{:.1f} % [{:.1f}, {:.1f}]".format(*accuracy)
-    rankings = ""
-    if "n_rankings" in reward:
-        rankings = f" of {of_all(reward['n_rankings'], reward.get('n_rows'), 'rankings')}"
-    points.append(
-        ("Came out", f"Right in {found} of {reward['n_pairs']} held-out pairs{rankings}.")
-    )
+    if "accuracy" in reward:
+        points.append(("Came out", _right(reward)))
     drawn, tables = [], []
     if steps := report.get("reward_steps"):
         lines = [(one["step"], one["loss"]) for one in steps if one.get("loss") is not None]
@@ -95,9 +89,28 @@ def reward(report: dict) -> Panel | None:
         rows = [[d, f"{v['accuracy']:.3f}", str(v["n_pairs"])] for d, v in distances.items()]
         header = ["ranks apart", "accuracy", "pairs"]
         tables.append(Table("Near ranks are the hard pairs", [header, *rows]))
+    if files := reward.get("files"):
+        rows = [[name, _accuracy(v), str(v["n_pairs"])] for name, v in files.items()]
+        tables.append(Table("Preferences", [["file", "accuracy", "pairs"], *rows]))
     look = "People agree with each other in about 73 % of pairs (paper, 3.4); 50 % is a coin."
     points.append(("Look at", look))
     return Panel("Step 2: the reward model", points, drawn, tables)
+
+
+def _accuracy(found: dict) -> str:
+    shares = (100 * found[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
+    return "{:.1f} % [{:.1f}, {:.1f}]".format(*shares)
+
+
+def _right(reward: dict) -> str:
+    """How many held-out pairs it orders as the labelers did, and how many length alone would."""
+    of = f" of {reward['rankings']}" if "rankings" in reward else ""
+    if "n_rankings" in reward:
+        of += f" of {of_all(reward['n_rankings'], reward.get('n_rows'), 'rankings')}"
+    said = f"Right in {_accuracy(reward)} of {reward['n_pairs']} held-out pairs{of}."
+    if longer := reward.get("length_accuracy"):
+        said += f" Choosing the longer answer: {_accuracy(longer)}."
+    return said
 
 
 def _length(found: dict) -> str:

@@ -142,6 +142,12 @@ def check_meaning(named: str, rows: list[tuple[Place, dict]]) -> None:
             )
 
 
+def _name_of(source: str | Path) -> str:
+    """What a source is called; a split (`glue/rte/validation-00000.parquet`) by its folder."""
+    path = Path(source)
+    return path.parent.name if re.match(r"(train|valid|dev|test)", path.name) else path.name
+
+
 def read_items(
     source: str | Path, split: str = "validation", config: str | None = None
 ) -> tuple[Shape, list[Item]]:
@@ -165,8 +171,7 @@ def read_items(
         raise UserError(f"{source}: no rows")
     shape = shape_of(str(source), rows[0][1])
     if shape.name == "RTE":
-        # `glue/rte/validation.parquet`: the file's name or its folder's, not one far above
-        check_meaning(f"{Path(*Path(source).parts[-2:])} {config}", rows)
+        check_meaning(f"{_name_of(source)} {config}", rows)
     if shape.of_rows is not None:
         return shape, shape.of_rows(rows)
     return shape, [shape.of_row(row, place) for place, row in rows]

@@ -227,6 +227,12 @@ def arc(row: dict, place: Place) -> Item:
     choices = choices_of(found, "'choices'", place)
     name = "answerKey" if row.get("answerKey") is not None else "answer"
     if marks is None:
+        said = filled(row, name, place)
+        # ARC's own numbers count from 1, those of others from 0
+        if number_of(said) is not None and said not in choices:
+            raise UserError(
+                f"{place}: {name!r} {said!r} may count from 0 or from 1; write its letter or text"
+            )
         right = _by_letter(row, name, choices, place)
     else:
         said = filled(row, name, place)

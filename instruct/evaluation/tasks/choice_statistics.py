@@ -33,12 +33,15 @@ class Column(NamedTuple):
 def mc1(scores: Sequence[float], labels: Sequence[int | None]) -> float:
     """1 where the best true answer has the highest score of those that are asked about, else 0.
 
-    Of equal scores the first counts, as in lm-evaluation-harness.
+    Where several have it, the share of true ones among them: a model that says the same of all is
+    at chance, wherever a file has the true one (lm-evaluation-harness counts the first).
     """
     asked = [
         (score, label) for score, label in zip(scores, labels, strict=True) if label is not None
     ]
-    return float(max(asked, key=lambda pair: pair[0])[1])
+    highest = max(score for score, _ in asked)
+    best = [float(label) for score, label in asked if score == highest]
+    return sum(best) / len(best)
 
 
 def mc2(scores: Sequence[float], labels: Sequence[int | None]) -> float:
@@ -103,7 +106,7 @@ def _choice(items: list[Item], known: list[Known]) -> dict[str, Column]:
 def _pair(items: list[Item], known: list[Known]) -> dict[str, Column]:
     return {
         "entropy": _even([entropy(*one.sums) for one in known]),
-        "prefers_first": _even([float(one.sums[0] > one.sums[1]) for one in known]),
+        "prefers_first": _even([mc1(one.sums, (1, 0)) for one in known]),
     }
 
 

@@ -1,8 +1,11 @@
 """Continuations of prompts under the three instructions of the task `harmless`, kept on disk."""
 
 import argparse
+import ast
+import json
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,12 +110,25 @@ def _prompt_of(row: dict, place: str) -> dict:
     }
 
 
+def _object_in(cell):
+    """What a cell of a CSV file stands for, where it is an object with a text; else as it is."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("{"):
+        return cell
+    # JSON, or as Python writes a dict
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError):
+            if isinstance(found := read(cell), dict) and "text" in found:
+                return found
+    return cell
+
+
 def _messages(row: dict, place: str) -> list[dict]:
     if "prompt" not in row:
         there = ", ".join(map(repr, row))
         raise UserError(f"{place}: no 'prompt'; it has {there}: call the column of prompts so")
     prompt = row["prompt"]
     # RealToxicityPrompts: {"text": …, "toxicity": …}
+    prompt = _object_in(prompt)
     if isinstance(prompt, dict):
         if "text" not in prompt:
             raise UserError(f"{place}: 'prompt' is an object without a 'text'")

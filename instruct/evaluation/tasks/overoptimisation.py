@@ -11,14 +11,13 @@ another scripted labeler, it is his: a curve of one and a point of the other say
 import argparse
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from instruct.checks.model_limits import check_prompts
-from instruct.checks.score_functions import name_of
 from instruct.errors import UserError
 from instruct.evaluation.answers import Model, all_answers
 from instruct.evaluation.best_of_n import best_of_n_curve, ppo_curve
@@ -27,10 +26,10 @@ from instruct.evaluation.kept_scores import kept_scores, let_go
 from instruct.evaluation.kept_steps import KeptSteps
 from instruct.evaluation.llm_judge import is_llm
 from instruct.evaluation.modes import Asked
-from instruct.evaluation.panel import Judge, panel_of, reward_judge
-from instruct.evaluation.scripted import scripted_reward
+from instruct.evaluation.panel import reward_judge
 from instruct.evaluation.statistics import cluster_bootstrap
 from instruct.evaluation.tables import prompts_asked, table_lines
+from instruct.evaluation.tasks.ppo_log import gold_of, rollouts_of
 from instruct.evaluation.tasks.reward_model import COMPARISONS, clusters_of, reward_path
 from instruct.files import load_rows, split_files
 from instruct.generation import generate_ids, own_random_state
@@ -41,10 +40,10 @@ from instruct.processes import is_main_process
 from instruct.ranking import key_of
 from instruct.run.checkpoints import step_of, whole_checkpoints
 from instruct.run.fingerprints import content_of, model_identity
+from instruct.run.folders import record_beside
 from instruct.tokens import FOR_TEMPLATE, decode_completion, encode_prompt_of, ends_of
 
 NAME = "overoptimisation"
-SCRIPTED = "scripted"  # as a judge
 STEP = "step "  # before a checkpoint's number, among the models that answer
 SHOWN = 12  # points of a curve in a table
 # Flags that decide what is drawn; a batch shares its random numbers.
@@ -76,7 +75,8 @@ def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
         )
     if args.best_of_n is not None and args.best_of_n < 0:
         raise UserError(f"--best_of_n {args.best_of_n}: must be 0 or more")
-    path, log = reward_path(args, NAME), _log(args)
+    path = reward_path(args, NAME)
+    log, none = rollouts_of(args, path)
     if args.reward is None:
         reward_judge(path)
     gold_of(args, log)
@@ -92,7 +92,7 @@ def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
     elif not args.best_of_n and not log:
         raise UserError(
             f"--tasks {NAME} needs a --run_dir that holds ppo/trainer_state.json or samples.jsonl, "
-            "or --samples FILE, or --best_of_n N"
+            f"or --samples FILE, or --best_of_n N{f' ({none})' if none else ''}"
         )
 
 
@@ -109,9 +109,11 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
     Raises:
         UserError: names the task, the model and the row.
     """
-    log = _log(args)
-    gold, logged = gold_of(args, log)
     path = reward_path(args, NAME)
+    log, none = rollouts_of(args, path)
+    if none:
+        print(none)
+    gold, logged = gold_of(args, log)
     found = {
         "gold_by": gold.name,
         "reward_by": path,
@@ -145,29 +147,6 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
 ################
 # What the run left
 ################
-
-
-def _log(args: argparse.Namespace) -> list[dict]:
-    """What PPO logged of every rollout; empty where it was not run."""
-    file = args.run_dir / "ppo" / "trainer_state.json" if args.run_dir is not None else None
-    if file is None or not file.is_file():
-        return []
-    history = json.loads(file.read_text(encoding="utf-8")).get("log_history", [])
-    return [entry for entry in history if "objective/kl" in entry]
-
-
-def gold_of(args: argparse.Namespace, log: list[dict]) -> tuple[Judge, str | None]:
-    """Who gives the gold score of all curves, and his name in PPO's log; None: he is not in it."""
-    (judge,) = panel_of(args.judge[:1], (args.judge_name or [])[:1] or None)
-    names = {key for entry in log for key in entry}
-    if f"rewards/{name_of(judge.score)}" in names:
-        return judge, name_of(judge.score)
-    # PPO may have watched a part of his taste, which asks no model
-    watched = name_of(scripted_reward)
-    if f"rewards/{watched}" in names and args.judge[0].partition(":")[0] == SCRIPTED:
-        (judge,) = panel_of([SCRIPTED], None)
-        return judge, watched
-    return judge, None
 
 
 def _reference(models: dict[str, Asked], args: argparse.Namespace) -> Asked:
@@ -209,7 +188,7 @@ def drawn_for_ranking(
             f"--samples {source}: the reward model learned from all its {all_rows} prompts; give "
             "--best_of_n N, which draws for held-out prompts, or --best_of_n 0"
         )
-    is_reference = _from_reference(rows, models, args)
+    is_reference = _from_reference(rows, source, models, args)
     for row in rows:
         none = [None] * len(row["completions"])
         drawn = zip(row["completions"], row.get("model") or none, row.get("sampling") or none,
@@ -220,19 +199,17 @@ def drawn_for_ranking(
     usual = max(counts, key=lambda count: (counts[count], count))
     if usual < 2:
         raise UserError(
-            f"--samples {source}: no two outputs of a prompt are drawn from one model at "
-            "temperature 1, the reference of --models where there are several; give --best_of_n N, "
-            "or --best_of_n 0"
+            f"--samples {source}: no two outputs of a prompt were drawn from --reference "
+            f"{args.reference} at temperature 1; give --best_of_n N, or --best_of_n 0"
         )
     return [row for row in rows if len(row["completions"]) == usual]
 
 
-def _from_reference(rows: list[dict], models: dict[str, Asked], args: argparse.Namespace):
+def _from_reference(
+    rows: list[dict], source: str, models: dict[str, Asked], args: argparse.Namespace
+) -> Callable[[str | None, dict | None], bool]:
     """(model, sampling) -> whether an output is one of the reference at temperature 1."""
-    drawn_by = {name for row in rows for name in row.get("model") or [] if name is not None}
-    own = models.get(args.reference)
-    # one model alone is the reference, wherever its folder has gone since
-    known = drawn_by if len(drawn_by) <= 1 else {own.path} if own is not None else set()
+    known = _names_of_reference(rows, source, models.get(args.reference))
 
     def is_reference(model: str | None, sampling: dict | None) -> bool:
         # a person's answer has no sampling; a file without the column was sampled by who gave it
@@ -241,6 +218,19 @@ def _from_reference(rows: list[dict], models: dict[str, Asked], args: argparse.N
         return model in known and bool(sampling) and sampling.get("temperature") == 1
 
     return is_reference
+
+
+def _names_of_reference(rows: list[dict], source: str, own: Asked | None) -> set[str]:
+    """What a samples file calls the reference."""
+    drawn_by = {name for row in rows for name in row.get("model") or [] if name is not None}
+    file = record_beside(Path(source))
+    if own is not None and file.is_file():
+        # by content: its folder may have gone elsewhere since
+        record, wanted = json.loads(file.read_text(encoding="utf-8")), model_identity(own.path)
+        asked = zip(record["model_name_or_path"], record["models"], strict=True)
+        return {name for name, content in asked if content == content_of(wanted)}
+    # nobody noted which it was: one model alone is the reference
+    return drawn_by if len(drawn_by) <= 1 else {own.path} if own is not None else set()
 
 
 def _learned_from(args: argparse.Namespace) -> set[int]:

@@ -12,7 +12,8 @@ task tells of each labeler says whether the model learned from them.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from instruct.evaluation.modes import Asked
 from instruct.evaluation.panel import Judge, reward_judge
 from instruct.evaluation.ranking_metrics import PAD, ranking_metrics
 from instruct.evaluation.tables import interval, of_all, table_lines
+from instruct.evaluation.tasks.choice_files import read_items, shape_of
+from instruct.evaluation.tasks.choice_values import Item
 from instruct.files import placed_source, split_files
 from instruct.plain_text import markdown_text
 from instruct.ranking import as_ranking, key_of, why_no_preference
@@ -86,6 +89,7 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
         length_correlation: {spearman, pearson} of score and tokens within a prompt; and
             {labels_spearman} of rank and tokens, what there was to learn.
         length_accuracy: that of a model which says that the longer answer is better.
+        rankings: the file, where it is not the run's own.
         files: {file: accuracy with interval}, of `--reward_file`.
 
     Raises:
@@ -98,6 +102,8 @@ def measure(models: dict[str, Asked], args: argparse.Namespace) -> dict:
         tokenizer = judge.score.loaded.tokenizer
         lengths = [[len(encode_completion(tokenizer, t)) for t in r["completions"]] for r in rows]
         found |= of_rankings(rows, scores, lengths, _trained_on(judge.model))
+        if args.rankings is not None:
+            found["rankings"] = source
     found["files"] = {}
     for source, name in zip(args.reward_file, _names(args.reward_file), strict=True):
         rows = preferences(source, args)
@@ -146,11 +152,28 @@ def preferences(source: str, args: argparse.Namespace) -> list[dict]:
     return _read(source, next(there, SPLITS[0]), "--reward_file", args)
 
 
-def _read(source: str, split: str, flag: str, args: argparse.Namespace) -> list[dict]:
+def _rows_of(source: str, split: str, args: argparse.Namespace) -> Iterable[dict]:
+    """Rows of any shape of preferences, HHH's own (an input and choices of it) among them."""
+    _, first = next(iter(placed_source(source, split)), (None, {}))
+    shape = None
+    # of no shape of multiple choice: who reads preferences says what is wrong
+    with suppress(UserError):
+        shape = shape_of(source, first).name
+    if shape == "BIG-bench":
+        return [_as_preference(item) for item in read_items(source, split)[1]]
     # who can read more shapes than this room says how
-    read = getattr(args, "read_rankings", _own_rankings)
+    return getattr(args, "read_rankings", _own_rankings)(source, split)
+
+
+def _as_preference(item: Item) -> dict:
+    ranks = [2 - label for label in item.labels["answer"]]
+    row = {"prompt": item.prompt, "completions": item.choices, "ranks": ranks}
+    return as_ranking(row, item.place)
+
+
+def _read(source: str, split: str, flag: str, args: argparse.Namespace) -> list[dict]:
     try:
-        rows = read(source, split)
+        rows = _rows_of(source, split, args)
     except UserError as error:
         raise UserError(f"{flag} {error}") from error
     if all(why_no_preference(row) for row in rows):

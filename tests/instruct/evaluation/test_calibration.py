@@ -79,6 +79,12 @@ def test_a_model_that_is_too_sure_is_told_from_one_that_is_right():
     assert right["slope"] == pytest.approx(1, abs=0.1) and right["ece"] < 0.03
     assert right["ece"] == pytest.approx(right["ece_by_chance"], abs=0.015)
     assert sure["slope"] == pytest.approx(0.3, abs=0.1) and sure["ece"] > 0.1
+    # of scores in smaller units it says the same in those units
+    pairs = pairs_of(*rankings(300, 1, ties=False))
+    slope = calibration(pairs.gaps, pairs.wins, pairs.rankings)["slope"]
+    for unit in (10, 0.1, 1e-3, 1e-5):
+        scaled = calibration(np.asarray(pairs.gaps) * unit, pairs.wins, pairs.rankings)
+        assert scaled["slope"] * unit == pytest.approx(slope, rel=1e-6)
     # a bin without pairs says nothing
     one = calibration(np.array([0.0]), np.array([1.0]), ["a"])
     assert one["bins"][0]["observed"] is None and one["bins"][5]["observed"] == 1.0

@@ -163,7 +163,11 @@ def test_what_a_number_says_is_told_by_the_name(tmp_path):
         write_jsonl(tmp_path / named, [glue])
         assert read_items(tmp_path / named)[1][0].labels["answer"] == [0, 1]
     words = {**glue, "label": "not_entailment"}
-    for named in ("wnli.jsonl", "sorted.jsonl"):
+    (tmp_path / "rte").mkdir()
+    write_jsonl(tmp_path / "rte" / "validation-00000.jsonl", [glue])
+    assert read_items(tmp_path / "rte")[1][0].labels["answer"] == [0, 1]
+    assert read_items(tmp_path / "rte" / "validation-00000.jsonl")[1][0].labels["answer"] == [0, 1]
+    for named in ("wnli.jsonl", "sorted.jsonl", "rte/mrpc.jsonl"):
         write_jsonl(tmp_path / named, [words])
         assert read_items(tmp_path / named)[1][0].labels["answer"] == [0, 1]
         write_jsonl(tmp_path / named, [words, glue])
@@ -247,6 +251,7 @@ MALFORMED = [
     ({**MMLU, "answer": 2}, "it must be 0 to 1"),
     ({**MMLU, "choices": ["1", "0"], "answer": "1"}, "may be two of the choices"),
     ({**ARC, "answerKey": "C"}, "must be one of the labels"),
+    ({**ARC, "choices": ["sky", "soil"], "answerKey": "1"}, "may count from 0 or from 1"),
     ({**BIGBENCH, "target_scores": {"Hi.": 0, "No.": 0}}, "no choice is true"),
     ({**BIGBENCH, "target_scores": {"Hi.": 1}}, "holds 1 choices"),
     ({**CROWS, "sent_less": CROWS["sent_more"]}, "are equal"),

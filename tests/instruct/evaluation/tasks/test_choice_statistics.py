@@ -136,9 +136,10 @@ def test_an_answer_that_is_listed_twice_counts_once():
         assert mc2(scores, labels) == pytest.approx(true / sum(probability.values()))
 
 
-def test_of_equal_scores_the_first_counts():
-    assert mc1([-1.0, -1.0], [1, 0]) == 1
-    assert mc1([-1.0, -1.0], [0, 1]) == 0
+def test_equal_scores_share():
+    # who says the same of all is at chance, wherever the right one stands
+    assert mc1([-1.0, -1.0], [1, 0]) == mc1([-1.0, -1.0], [0, 1]) == 0.5
+    assert mc1([-1.0, -2.0, -1.0, -1.0], [0, 1, 1, None]) == 0.5
 
 
 def test_a_difference_is_of_the_same_items():

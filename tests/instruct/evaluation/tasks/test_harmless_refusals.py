@@ -1,6 +1,7 @@
 """The task harmless: prompts in every shape, and what is refused."""
 
 import argparse
+import csv
 import json
 
 import pyarrow as pa
@@ -69,6 +70,20 @@ def test_prompts_in_every_shape(tmp_path, monkeypatch):
     monkeypatch.setattr("instruct.rows.stored_tables.ask_hub", lambda name: None)
     assert texts(prompts_at(tmp_path, "allenai/real-toxicity-prompts")) == sorted(BEGINNINGS)
     assert asked == ["test", "validation", "train"]
+
+
+def test_a_csv_files_objects_are_their_texts(tmp_path):
+    file = tmp_path / "rtp.csv"
+    with file.open("w", newline="") as out:
+        table = csv.writer(out)
+        table.writerow(["prompt"])
+        whole = [{"text": text, "toxicity": None} for text in BEGINNINGS[1:]]
+        table.writerows(
+            [json.dumps(cell)] if i % 2 else [repr(cell)] for i, cell in enumerate(whole)
+        )
+        table.writerow(["{curly} is a text"])
+    found = sorted(row["prompt"][-1]["content"] for row in prompts_at(tmp_path, str(file)))
+    assert found == sorted([*BEGINNINGS[1:], "{curly} is a text"])
 
 
 def test_prompts_are_drawn_with_the_seed(tmp_path):

@@ -18,6 +18,7 @@ from instruct.evaluation.scripted import scripted_reward
 from instruct.evaluation.tasks import overoptimisation as task
 from instruct.models import load_policy, load_reward
 from instruct.run.checkpoints import seal
+from instruct.run.fingerprints import model_identity
 from instruct.tokens import encode_prompt_of
 
 WORDS = ("great", "awful", "good", "I love it", "bad", "I hate that", "tea", "the sea")
@@ -112,6 +113,39 @@ def test_the_gold_score_is_his_whom_ppo_watched(arguments, tiny_model):
     assert logged is None and judge.spec.startswith("logprob")
 
 
+def test_another_function_of_the_name_that_ppo_logged_is_not_the_gold(arguments, run):
+    log = [{"rewards/given_two_thirds": 1.0}]
+    args = arguments(judge=["harmless_tools:given_two_thirds"])
+    assert task.gold_of(args, log)[1] == "given_two_thirds"  # nobody recorded whose it is
+    for recorded, logged in (("harmless_tools", "given_two_thirds"), ("others", None)):
+        flags = {"reward_funcs": [f"{recorded}:given_two_thirds"]}
+        (run / "ppo" / "run.json").write_text(json.dumps({"step": "ppo", "flags": flags}))
+        assert task.gold_of(args, log)[1] == logged
+
+
+def test_a_log_of_another_reward_model_gives_no_curve(arguments, run, reward_model, capsys):
+    record = {"step": "ppo", "adapters": {"reward_model_path": model_identity(reward_model)}}
+    (run / "ppo" / "run.json").write_text(json.dumps(record))
+    assert len(task.measure({}, arguments())["ppo"]) == 2
+    record["adapters"]["reward_model_path"] = {"name": "rm", "sha256": "0" * 64}
+    (run / "ppo" / "run.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    found = task.measure({}, arguments())
+    assert found["ppo"] == [] and found["best_of_n"]
+    assert f"{run / 'ppo'} learned from rm, not from" in capsys.readouterr().out
+
+
+def test_outputs_that_another_model_drew_are_not_the_references(arguments, run, tiny_model):
+    record = {"step": "sample", "model_name_or_path": ["sft/merged"], "models": ["0" * 64]}
+    file = run / "samples.jsonl.run"
+    file.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="no two outputs of a prompt were drawn from --reference"):
+        task.check({"sft": Asked(tiny_model)}, arguments())
+    record["models"] = [model_identity(tiny_model)["sha256"]]
+    file.write_text(json.dumps(record))
+    task.check({"sft": Asked(tiny_model)}, arguments())
+
+
 def test_outputs_of_others_do_not_count(arguments, run, tmp_path):
     rng = np.random.default_rng(1)
     rows = [sampled(20 + i, rng) for i in range(6)]
@@ -124,7 +158,7 @@ def test_outputs_of_others_do_not_count(arguments, run, tmp_path):
     args = arguments("--samples", file)
     found = task.drawn_for_ranking(file, {"sft": Asked("sft/merged")}, args)
     assert [row["completions"] for row in found] == [row["completions"][2:4] for row in rows]
-    with pytest.raises(UserError, match="no two outputs of a prompt are drawn from one model"):
+    with pytest.raises(UserError, match="no two outputs of a prompt were drawn from --ref"):
         task.drawn_for_ranking(file, {"sft": Asked("elsewhere")}, args)
     # as `data_prep.sample` writes a row of a shorter one: those of one length are taken
     rows = [sampled(20 + i, rng, k=3 if i else 2) for i in range(4)]
