@@ -152,7 +152,7 @@ def test_a_scorer_that_fails_is_told_with_model_task_and_row(function, said, tin
 def says(texts):
     """A model that says these, in turn."""
 
-    def generate(model, tokenizer, prompts, max_new_tokens, temperature, copies, until):
+    def generate(model, tokenizer, prompts, max_new_tokens, temperature, copies, **more):
         rows = [tokenizer(next(texts))["input_ids"] for _ in range(len(prompts) * copies)]
         return argparse.Namespace(ids=[[*row, 2] for row in rows])
 
