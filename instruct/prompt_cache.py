@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from functools import partial
 
 import torch
 from torch.nn.functional import pad as pad_last
@@ -88,6 +89,23 @@ def cache_argument(model: PreTrainedModel) -> str | None:
     return "past_key_values" if takes_any else None
 
 
+def _filled(
+    model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache
+) -> DynamicCache:
+    """The cache with the columns of `ids` that it does not hold yet."""
+    # the body alone: a prompt's logits [P, V] are not needed
+    base = base_of(model)
+    body = getattr(base, base.base_model_prefix)
+    new = ids.shape[1] - cache.get_seq_length()
+    # counted over real tokens, so a row's padding changes nothing
+    positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
+    takes_positions = "position_ids" in inspect.signature(body.forward).parameters
+    given = {"position_ids": positions} if takes_positions else {}
+    given[cache_argument(body)] = cache
+    body(input_ids=ids[:, -new:], attention_mask=mask, use_cache=True, **given)
+    return cache
+
+
 def prompt_cache(
     model: PreTrainedModel,
     ids: torch.Tensor,
@@ -105,19 +123,7 @@ def prompt_cache(
         share: whether a beginning of all may be computed apart.
         at_least: as of `shared_start`.
     """
-    # the body alone: a prompt's logits [P, V] are not needed
-    base = base_of(model)
-    body = getattr(base, base.base_model_prefix)
-    takes_positions = "position_ids" in inspect.signature(body.forward).parameters
-
-    def filled(ids: torch.Tensor, mask: torch.Tensor, cache: DynamicCache) -> DynamicCache:
-        new = ids.shape[1] - cache.get_seq_length()
-        # counted over real tokens, so a row's padding changes nothing
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -new:]
-        given = {"position_ids": positions} if takes_positions else {}
-        given[cache_argument(body)] = cache
-        body(input_ids=ids[:, -new:], attention_mask=mask, use_cache=True, **given)
-        return cache
+    base, filled = base_of(model), partial(_filled, model)
 
     def empty() -> DynamicCache:
         return DynamicCache(config=base.config)
