@@ -162,6 +162,21 @@ def test_another_file_of_the_same_name_is_asked_anew(tiny_model, tmp_path):
     assert tax.measure(models, args)["files"] != second["files"]
 
 
+@pytest.mark.parametrize("changes", [{"task_chat": True}, {"dtype": "bfloat16"}])
+def test_asked_in_another_way_in_the_same_folder_it_is_asked_anew(tiny_model, tmp_path, changes):
+    models, source = {"m": Asked(tiny_model)}, first_rows(tmp_path, "hhh", 4)
+
+    def asked(folder, **more):
+        args = arguments(tmp_path / folder, "--task_file", source, **more)
+        tax.measure(models, args)
+        steps = (tmp_path / folder / "tax" / "m.jsonl").read_text().splitlines()[1:]
+        return json.loads(steps[-1])["rows"]
+
+    first = asked("out")
+    again = asked("out", **changes)
+    assert again == asked("other", **changes) and again != first
+
+
 def test_what_is_not_finite_names_model_task_and_row(tiny_model, tmp_path, monkeypatch):
     from instruct.evaluation.likelihoods import LogLikelihood
 
