@@ -15,7 +15,7 @@ import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from conftest import REPO, TOPICS, write_jsonl
-from notebook_tools import CELLS, CODE, Colab, Player, Stubs, bare_copy, nobody_asked
+from notebook_tools import CELLS, CODE, MACHINE, RUN, Colab, Player, Stubs, bare_copy, nobody_asked
 
 from instruct.arguments import ModelConfig, parse
 from recipes import ppo, reward, sft
@@ -148,6 +148,12 @@ def run_here(*words) -> None:
     (getattr(module, "cli", None) or module.main)(words[1:])
 
 
+def answering(said: str) -> SimpleNamespace:
+    """In the place of `subprocess`: peft and torch are not asked again, and nothing is drawn."""
+    answer = SimpleNamespace(stdout=said, stderr="", returncode=0)
+    return SimpleNamespace(run=lambda *words, **options: answer, PIPE=subprocess.PIPE)
+
+
 def test_after_a_disconnect_it_goes_on_where_it_was(chain, monkeypatch):
     """The same folder, another machine; it was lost while PPO ran."""
     out = chain.out
@@ -157,7 +163,8 @@ def test_after_a_disconnect_it_goes_on_where_it_was(chain, monkeypatch):
     kept = {name: (out / name).stat().st_mtime_ns for name in files}
     monkeypatch.setattr("builtins.input", nobody_asked)
     player = Player(monkeypatch, REPO / "notebooks", **chain.settings | {"output_dir": str(out)})
-    player.play(after={"def run(": lambda scope: scope.update(run=run_here)})
+    instead = {"run": run_here, "subprocess": answering("")}
+    player.play(after={RUN: lambda scope: scope.update(instead)})
     assert kept == {name: (out / name).stat().st_mtime_ns for name in files}
     ran = [line[3:] for line in "".join(player.printed).splitlines() if line.startswith("$$")]
     assert ran == ["recipes.ppo", "recipes.evaluate", "recipes.chat"]
@@ -183,21 +190,19 @@ def on_gpu(chain) -> dict[str, list[str]]:
     """{step: its command} where torch sees a GPU."""
     commands = {}
 
-    def answered(words, **options):
-        if "get_device_name" in words[-1]:
-            return SimpleNamespace(stdout="Tesla T4\n", stderr="", returncode=0)
-        return real(words, **options)
-
     def note(name, result, *words):
         commands[name] = [str(word) for word in words]
 
-    real = subprocess.run
     settings = {**chain.settings, "output_dir": str(chain.out), "base_model": None}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, "run", answered)
         player = Player(patch, REPO / "notebooks", **settings)
         instead = {"step": note, "run": lambda *words: None}
-        player.play(after={"def step(": lambda scope: scope.update(instead)})
+        player.play(
+            after={
+                RUN: lambda scope: scope.update(subprocess=answering("Tesla T4\n")),
+                MACHINE: lambda scope: scope.update(instead),
+            }
+        )
     assert "Tesla T4" in "".join(player.printed)
     return commands
 
