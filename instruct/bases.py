@@ -237,7 +237,9 @@ def there(name: str | None, wanted: str) -> str | None:
     if said := why_not(name, wanted):
         raise UserError(f"{name}: {said}")
     found = hub_folder(name)
-    if found == name and _is_folder_name(name) and not Path(name).expanduser().exists():
+    # what is no reward model has a sentence of its own
+    gone = _is_folder_name(name) and not Path(name).expanduser().exists()
+    if found == name and gone and wanted != "reward":
         raise UserError(f"{name}: no such folder; has the step that writes it been run?")
     return found
 

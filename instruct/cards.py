@@ -36,7 +36,7 @@ TITLES = {
 LOADING = {
     "sft": """from transformers import AutoModelForCausalLM, AutoTokenizer
 
-# merged/ is a plain model; the top folder is the LoRA adapter
+# merged/ is a plain model{beside}
 tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="merged")
 model = AutoModelForCausalLM.from_pretrained("{name}", subfolder="merged")""",
     "adapter": """from peft import AutoPeftModelForCausalLM
@@ -44,7 +44,11 @@ from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoPeftModelForCausalLM.from_pretrained("{name}")""",
-    "reward": """# adapter, head and bias; see reward_head.json
+    "whole": """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForCausalLM.from_pretrained("{name}")""",
+    "reward": """# with its head and bias; see reward_head.json
 from instruct.models import load_reward
 
 reward = load_reward("{name}")
@@ -56,6 +60,15 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoPeftModelForCausalLM.from_pretrained("{name}")""",
 }
+
+
+def _loading(step: str, merged: bool, is_adapter: bool) -> str:
+    """The code that loads what a step left."""
+    if step == "reward" or (step == "sft" and merged):
+        return LOADING[step]
+    if not is_adapter:
+        return LOADING["whole"]
+    return LOADING["ppo" if step == "ppo" else "adapter"]
 
 
 def exact_command() -> str:
@@ -124,6 +137,7 @@ def write_model_card(
     folder = Path(output_dir)
     # inside quotes, in code that is pasted
     called = json.dumps(plain(name or folder.name), ensure_ascii=False)[1:-1]
+    beside = "; the top folder is the LoRA adapter" if is_adapter else ""
     fence = "````" if "```" in command else "```"
     text = f"""---
 {data.to_yaml()}
@@ -147,7 +161,7 @@ Made by {TITLES[step]} with instruct-recipes.
 ## Use
 
 ```python
-{LOADING[step if merged else "adapter"].format(name=called)}
+{_loading(step, merged, is_adapter).format(name=called, beside=beside)}
 ```
 """
     # a run killed while it writes leaves the card before

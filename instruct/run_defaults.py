@@ -46,10 +46,10 @@ class Batches(NamedTuple):
     def said(self, name: str) -> str:
         """A flag's help."""
         return {
-            "train": f"Rows of a micro-batch; default {self.train}. 8, as for TRL, where "
-            "--gradient_accumulation_steps is given.",
+            "train": f"Rows of a micro-batch; default {self.train}. Eight, as for TRL, "
+            "where --gradient_accumulation_steps is given.",
             "evaluation": f"Rows of a batch in evaluation; default {self.evaluation}.",
-            "accumulation": f"Micro-batches of a step; default {self.accumulation}. 1, as for "
+            "accumulation": f"Micro-batches of a step; default {self.accumulation}. One, as for "
             "TRL, where --per_device_train_batch_size is given.",
         }[name]
 
@@ -147,15 +147,16 @@ def settle_rate(parsed: Namespace, kinds: Iterable[type]) -> None:
     """Puts the default learning rate into what was parsed, and says so.
 
     Args:
-        parsed: flags of a recipe; `use_peft` is among them.
+        parsed: flags of a recipe, `use_peft` among them; without it, LoRA is trained.
         kinds: the recipe's dataclasses.
     """
     rates = next((kind.RATES for kind in kinds if issubclass(kind, RunDefaults)), None)
     if rates is None or parsed.learning_rate is not None:
         return
-    parsed.learning_rate = rates.lora if parsed.use_peft else rates.full
+    lora = getattr(parsed, "use_peft", True)
+    parsed.learning_rate = rates.lora if lora else rates.full
     # what is asked of a finished run trains nothing
     trains = not any(getattr(parsed, flag, None) for flag in ("score", "select_by_reward"))
     if trains and is_main_process():
-        of = "LoRA" if parsed.use_peft else "all weights"
+        of = "LoRA" if lora else "all weights"
         print(f"--learning_rate {shown(parsed.learning_rate)}, the default for training {of}")

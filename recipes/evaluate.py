@@ -37,6 +37,7 @@ from instruct.evaluation.modes import Asked, described, parse_asked
 from instruct.evaluation.panel import Judge, add_scores, fit_judge, panel_of, reward_judge
 from instruct.evaluation.report import write_report
 from instruct.evaluation.report_text import SHOWN_ANSWERS
+from instruct.evaluation.scripted import SCRIPTED_TIE
 from instruct.evaluation.tasks.task_list import (
     HELPFUL,
     add_tasks,
@@ -79,7 +80,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     people = "what people said of these answers, by data_prep.label --kind judgements"
     add("--judgements", metavar="FILE", help=people)
     add("--fit_model", help="the model that says how well answers fit their prompts")
-    add("--tie", type=float, default=0.3, help="gold scores closer than this are a tie")
+    tie = (
+        f"gold scores closer than this are a tie; default {SCRIPTED_TIE} of the scripted labeler, "
+    )
+    add("--tie", type=float, help=tie + "0 of others, whose points are other ones")
     add("--reference", help="the model that others are measured from; default sft")
     win = "the model whose win against --reference is to be proven; default ppo"
     add("--policy", help=win)
@@ -123,6 +127,8 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
         if name is not None and name not in models:
             raise UserError(f"--{flag} {name}: is none of --models ({', '.join(models)})")
         setattr(args, flag, name or usual)
+    if args.tie is None:
+        args.tie = SCRIPTED_TIE if args.judge[0].partition(":")[0] == "scripted" else 0.0
     args.task_models = parse_tasks(args.tasks, models)
     args.tasks = list(args.task_models)
     if HELPFUL in args.tasks and not args.input:

@@ -4,6 +4,8 @@ import argparse
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass
+from types import NoneType, UnionType
+from typing import Union, get_args, get_origin
 
 from instruct.errors import UserError
 
@@ -123,6 +125,17 @@ def check_ranges(values: dict) -> None:
                 raise UserError(f"--{flag} {shown(value)}: must be {range_}")
 
 
+def _number_kind(action: argparse.Action, field) -> type | None:
+    """int or float, where a flag takes that, or that or nothing; else None."""
+    if action.type in (int, float):
+        return action.type
+    # a flag that may be nothing has a parser's own function for a type
+    told = getattr(field, "type", None)
+    one_of = get_origin(told) in (Union, UnionType)
+    kinds = (set(get_args(told)) if one_of else {told}) - {NoneType}
+    return kinds.pop() if len(kinds) == 1 and kinds <= {int, float} else None
+
+
 def check_types(values: dict, actions: Iterable[argparse.Action], fields: dict) -> None:
     """Refuses what a YAML file gives where a number belongs: argparse looks at text alone.
 
@@ -135,10 +148,10 @@ def check_types(values: dict, actions: Iterable[argparse.Action], fields: dict) 
         UserError: names the flag and its value.
     """
     for action in actions:
-        given, kind = values.get(action.dest), action.type
-        if kind not in (int, float):
+        given, field = values.get(action.dest), fields.get(action.dest)
+        kind = _number_kind(action, field)
+        if kind is None:
             continue
-        field = fields.get(action.dest)
         optional = field is None or field.default in (None, MISSING)
         if given is None and optional:
             continue

@@ -114,6 +114,9 @@ def collapse_of(
         return None
     ours, theirs = models[policy], models[reference]
     fits = [(model.get("fit") or {}).get("mean") for model in (ours, theirs)]
+    if fits[1] is not None and theirs["fit"].get("low", fits[1]) <= 0:
+        # a share of what may be nothing says nothing
+        fits[1] = 0.0
     return {
         "policy": policy,
         "reference": reference,

@@ -17,6 +17,7 @@ from instruct.tokens import as_messages, as_text
 
 # who ranked, as rows and records have it: no path of a machine is in it
 SCRIPTED, READER = "scripted", "scripted that reads the prompt"
+SCRIPTED_TIE = 0.3  # of his points: two answers that are closer, nobody would call unequal
 LABELERS = (SCRIPTED, READER)
 
 FIT_PER_NAT = 0.1  # how much a nat of fit counts; a point is VADER's from neutral to delighted

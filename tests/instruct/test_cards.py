@@ -110,6 +110,20 @@ def test_a_token_is_left_out_of_the_command(monkeypatch):
         assert exact_command() == "accelerate launch recipes/sft.py --a 1 --b 2"
 
 
+@pytest.mark.parametrize("step", ["sft", "reward", "ppo"])
+def test_a_card_loads_what_is_there(step, tmp_path):
+    def card(**changes) -> str:
+        write_model_card(tmp_path, "base", [], {}, "x", step, **changes)
+        return (tmp_path / "README.md").read_text()
+
+    for merged in (True, False):
+        text = card(merged=merged)
+        assert "dapter" not in text.partition("## Use")[2] and "Peft" not in text
+        assert step == "reward" or "AutoModelForCausalLM.from_pretrained" in text
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert step == "reward" or "the LoRA adapter" in card() or "policy's LoRA adapter" in card()
+
+
 def test_hub_ids_become_metadata(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setattr(sys, "argv", ["recipes/sft.py", "--output_dir", "a b"])

@@ -115,6 +115,22 @@ def test_same_model_has_no_kl_and_answers_are_not_asked_twice(
     assert {**again, "seconds": None} == {**first, "seconds": None}
 
 
+def test_a_tie_has_a_width_of_its_own_for_the_scripted_labeler_alone(
+    arguments, tmp_path, tiny_model
+):
+    nats = f"logprob:{tiny_model}"  # of a token: hardly ever 0.3 apart
+    for given, width in (
+        (["--judge", nats], 0.0),
+        (["--judge", "scripted"], 0.3),
+        (["--judge", nats, "--tie", "0.7"], 0.7),
+    ):
+        evaluate.main([*arguments, *given])
+        report = json.loads((tmp_path / "report" / "report.json").read_text())
+        flags = json.loads((tmp_path / "report" / "run.json").read_text())["flags"]
+        ties = report["win_rate"]["ppo_vs_sft"]["ties"]
+        assert flags["tie"] == width and (ties == 0 if width == 0.0 else ties > 0)
+
+
 def test_mistakes_are_one_sentence(arguments, capsys):
     for change, sentence in [
         (("--judge", "nowhere:f"), "no such module:function"),

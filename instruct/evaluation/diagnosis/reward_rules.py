@@ -9,11 +9,20 @@ from instruct.evaluation.ranking_metrics import PAD, ranking_metrics
 from instruct.run.fingerprints import data_identity, is_same
 
 CHANCE = 0.5  # of two answers
+ENOUGH = 5  # held-out pairs: of fewer, a bootstrap has hardly anything to draw from
+
+
+def check_enough(found: dict) -> None:
+    """Raises: NoData: too few held-out pairs."""
+    # what a run of an older version or of others does not say, is no reason
+    if (pairs := found.get("n_pairs", ENOUGH)) < ENOUGH:
+        raise NoData(f"too few held-out pairs to say: {pairs}; hold out more (--validation)")
 
 
 def reward_at_chance(run: Run) -> Finding | None:
     """Its accuracy on held-out rankings has chance in its interval, or is below it."""
     found = run.reward
+    check_enough(found)
     accuracy, low, high = (found[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
     if low > CHANCE:
         return None
@@ -31,6 +40,7 @@ def reward_no_better_than_length(run: Run) -> Finding | None:
     """Who looks at nothing but the length of an answer orders as many held-out pairs right."""
     # not the report's, which may be on other rankings
     accuracy = run.metrics["accuracy"]
+    check_enough(run.metrics)
     held_out = run.place("comparisons", "validation.jsonl")
     trained = run.place("comparisons", "train.jsonl")
     if not (held_out.is_file() and trained.is_file()):

@@ -197,5 +197,5 @@ def test_without_the_package_a_sentence_says_which(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(UserError, match="pip install 'instruct-recipes"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[label\]'"):
         agreement.report([said(1, "ada", [1, 2]), said(1, "bob", [1, 2])])

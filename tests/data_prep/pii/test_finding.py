@@ -113,6 +113,6 @@ def test_megabyte_prompts_cost_seconds_not_minutes(unit):
 def test_a_missing_library_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "phonenumbers", None)
     libraries.library.cache_clear()
-    with pytest.raises(UserError, match=r"pip install 'instruct-recipes\[pii\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[pii\]'"):
         find_pii("call +1 415 555 2671")
     libraries.library.cache_clear()

@@ -83,8 +83,11 @@ def test_every_command_asks_before_it_reads(main, argv, said, capsys, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("given", ["learning_rate: [1]", "lora_r: 1.5", "max_steps: true",
-                                   "learning_rate: null", "a: [", "lora_alpha: x"])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    ["learning_rate: [1]", "lora_r: 1.5", "max_steps: true", "lora_r: null", "a: [",
+     "lora_alpha: x", "save_steps: x"],
+)  # fmt: skip
 def test_a_yaml_file_is_asked_as_well(given, capsys, tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text(given + "\n")

@@ -63,6 +63,12 @@ def test_ratios_are_of_the_reference():
         found = collapse_of(models, "ppo", "sft", none)
         assert found["fit_ratio"] is None and found["distinct2_ratio"] is None
         assert "fit no better than others" in found["fit_missing"]
+    # nor of one whose interval holds nothing at all
+    models["sft"]["fit"] = {"mean": 0.06, "low": -0.06, "high": 0.17}
+    found = collapse_of(models, "ppo", "sft", none)
+    assert found["fit_ratio"] is None and "fit no better than others" in found["fit_missing"]
+    models["sft"]["fit"] = {"mean": 0.5, "low": 0.1, "high": 0.9}
+    assert collapse_of(models, "ppo", "sft", none)["fit_ratio"] == 2.0
     for policy, reference in (("x", "sft"), ("ppo", "x"), ("sft", "sft")):
         assert collapse_of(models, policy, reference, none) is None
 
