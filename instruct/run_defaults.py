@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import torch
+from torch import nn
 
 from instruct.checks.flag_ranges import shown
 from instruct.processes import is_main_process
@@ -110,11 +111,20 @@ class RunDefaults:
         # The newer name, where transformers has it; left unset, the older one is warned about.
         if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing = self.gradient_checkpointing
-        if self.learning_rate is None:
+        # made in Python, nobody says yet what is trained: `fit_rate` does
+        self.has_default_rate = self.learning_rate is None
+        if self.has_default_rate:
             self.learning_rate = self.RATES.lora
         self._settle_batches()
         self._settle_saves()
         super().__post_init__()
+
+    def fit_rate(self, model: nn.Module) -> None:
+        """Where no learning rate was given: that of what the model trains, LoRA or its weights."""
+        if self.has_default_rate:
+            trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+            has_lora = any("lora_" in name for name in trained)
+            self.learning_rate = self.RATES.lora if has_lora else self.RATES.full
 
     def _settle_batches(self) -> None:
         given = (self.per_device_train_batch_size, self.gradient_accumulation_steps)

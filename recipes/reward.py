@@ -6,9 +6,8 @@ Takes rankings (`prompt`, `completions` [K], `ranks` [K], 1 = best, equal = tie;
 id) or preferences in any shape that `data_prep/formats/registry.py` knows, puts a scalar head on
 the SFT model, and learns each ranking as one batch element. Writes the LoRA adapter with its head,
 `reward_head.json` (the bias that makes `--demonstrations` score 0 on average), `metrics.json`
-(held-out rankings) and their scores (`held_out_scores.jsonl`: the evaluation takes them) to
-`--output_dir`; `instruct.models.load_reward` reads it. Run again it continues from its last
-checkpoint.
+(held-out rankings) and `held_out_scores.jsonl` (for the evaluation) to `--output_dir`;
+`instruct.models.load_reward` reads it. Run again it continues from its last checkpoint.
 With `--score FILE` the model in `--output_dir` scores prompt-completion rows instead:
 
     python -m recipes.reward --output_dir outputs/demo/reward --score rows.jsonl \\

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from instruct.run.fingerprints import content_of
-from instruct.run.folders import record_beside
+from instruct.run.folders import json_in, record_beside
 from instruct.run.run_record import read_record
 
 MAX_KL = 7.0  # nats per answer, from the reference
@@ -81,8 +81,7 @@ def rankings_of(run_dir: Path | None) -> dict:
     notes = (record_beside(place) for place in places if place.name)
     note = next((file for file in notes if file.is_file()), None)
     if note is not None:
-        flags = json.loads(note.read_text(encoding="utf-8")).get("flags") or {}
-        found["tie"] = flags.get("tie")
+        found["tie"] = (json_in(note).get("flags") or {}).get("tie")
     return found
 
 

@@ -328,13 +328,18 @@ def _written(folder: Path) -> dict[str, int] | None:
     return listed if isinstance(listed, dict) else None
 
 
-def report_in(folder: Path) -> dict:
-    """The `report.json` of a folder, empty where there is none that can be read."""
+def json_in(file: Path) -> dict:
+    """The JSON object in a file, empty where there is none that can be read."""
     try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return report if isinstance(report, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def report_in(folder: Path) -> dict:
+    """The `report.json` of a folder, empty where there is none that can be read."""
+    return json_in(folder / "report.json")
 
 
 ################

@@ -121,6 +121,7 @@ class Resumable:
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Trainer's `train`. Takes the path of a whole checkpoint (`checkpoint_to_resume`)."""
         args = self.args
+        args.fit_rate(self.model)
         self._resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         if args.should_save:
             self._delete_what_was_due()

@@ -3,11 +3,14 @@
 import json
 
 import pytest
+from conftest import make_model, make_tokenizer
+from datasets import Dataset
+from peft import LoraConfig
 
 from instruct.arguments import parse
 from instruct.run.run_record import recorded_flags
 from instruct.run_defaults import KEPT
-from instruct.trainers.sft import SFTConfig
+from instruct.trainers.sft import ResumableSFTTrainer, SFTConfig
 from recipes import ppo, reward, sft
 
 CLASSES = {
@@ -61,9 +64,21 @@ def test_a_settings_file_has_it_too(tmp_path, capsys):
     assert "default" not in capsys.readouterr().out
 
 
-def test_in_python_it_is_that_of_lora(tmp_path):
-    assert SFTConfig(str(tmp_path)).learning_rate == 2e-4
-    assert SFTConfig(str(tmp_path), learning_rate=1e-3).learning_rate == 1e-3
+@pytest.mark.parametrize("lora, rate", [(LoraConfig(r=2), 2e-4), (None, 2e-5)])
+def test_in_python_it_is_that_of_the_model_that_is_trained(tmp_path, lora, rate):
+    def trained(**given) -> float:
+        args = SFTConfig(
+            str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no", **given
+        )
+        rows = Dataset.from_list([{"input_ids": [5, 6, 7], "completion_mask": [0, 1, 1]}] * 8)
+        trainer = ResumableSFTTrainer(
+            make_model(), args, train_dataset=rows, processing_class=make_tokenizer(),
+            peft_config=lora,
+        )  # fmt: skip
+        trainer.train()
+        return trainer.optimizer.defaults["lr"]
+
+    assert trained() == rate and trained(learning_rate=1e-3) == 1e-3
 
 
 ################

@@ -152,6 +152,25 @@ def test_a_base_of_another_run_is_not_taken(chain, tmp_path, monkeypatch):
         load_policy(str(other / "ppo"))
 
 
+def test_a_base_that_was_trained_again_or_is_another_is_not_taken(chain, tmp_path, monkeypatch):
+    """Weights of the same shape load, and answer something else: numbers that nobody could tell."""
+    moved_to(tmp_path / "run", chain, monkeypatch)
+    adapter, base = str(tmp_path / "run/ppo"), tmp_path / "run/sft/merged"
+    config = tmp_path / "run/ppo/adapter_config.json"
+    named = {**json.loads(config.read_text()), "base_model_name_or_path": str(base)}
+    config.write_text(json.dumps(named))
+    load_policy(adapter)
+    save_model(base, seed=5)
+    with pytest.raises(UserError, match="not where it was at .* holds other files than"):
+        load_policy(adapter)
+    other = save_model(tmp_path / "other", seed=6)
+    bases.use_base(other)
+    with pytest.raises(UserError, match=r"not by --base_model .*other \(it holds other files than"):
+        load_policy(adapter)
+    bases.use_base(str(chain / "sft/merged"))
+    load_policy(adapter)
+
+
 def test_a_base_that_is_nowhere(chain, tmp_path, monkeypatch, capsys):
     for name in ("ppo", "reward"):
         shutil.copytree(chain / name, tmp_path / "alone" / name)

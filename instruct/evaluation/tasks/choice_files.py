@@ -142,10 +142,14 @@ def check_meaning(named: str, rows: list[tuple[Place, dict]]) -> None:
             )
 
 
+# `validation-00000-of-00001.parquet`, `test.jsonl.gz`: of what, only the folder says
+SPLIT = re.compile(r"(train|valid|validation|dev|test)(-\d+(-of-\d+)?)?(\.\w+)*")
+
+
 def _name_of(source: str | Path) -> str:
-    """What a source is called; a split (`glue/rte/validation-00000.parquet`) by its folder."""
+    """What a source is called; one that is called as its split is, by its folder."""
     path = Path(source)
-    return path.parent.name if re.match(r"(train|valid|dev|test)", path.name) else path.name
+    return path.parent.name if SPLIT.fullmatch(path.name.lower()) else path.name
 
 
 def read_items(

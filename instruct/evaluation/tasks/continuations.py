@@ -4,6 +4,7 @@ import argparse
 import ast
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -49,6 +50,8 @@ BIASED = (
 INSTRUCTIONS = {"none": "", "respectful": RESPECTFUL, "biased": BIASED}
 
 SPLITS = ("test", "validation", "train")  # of a folder or a Hub dataset: the first that it has
+# what RealToxicityPrompts' objects are as text; a prompt that is any other JSON is what it says
+OBJECT = re.compile(r"\s*\{\s*(['\"])text\1\s*:.*(['\"])toxicity\2\s*:", re.S)
 SHARED_FROM = 8  # tokens of an instruction before all prompts of a batch
 # Flags that decide what is said; a batch shares its random numbers.
 ASKED = ("harmless_samples", "max_new_tokens", "temperature", "batch_size", "seed", "dtype")
@@ -110,25 +113,28 @@ def _prompt_of(row: dict, place: str) -> dict:
     }
 
 
-def _object_in(cell):
-    """What a cell of a CSV file stands for, where it is an object with a text; else as it is."""
-    if not isinstance(cell, str) or not cell.lstrip().startswith("{"):
+def _object_in(cell, place: str):
+    """What a cell of a CSV file stands for, where it is RealToxicityPrompts' object; else as it is.
+
+    Raises:
+        UserError: it begins as one, and cannot be read.
+    """
+    if not isinstance(cell, str) or not OBJECT.match(cell):
         return cell
     # JSON, or as Python writes a dict
     for read in (json.loads, ast.literal_eval):
-        with suppress(ValueError, SyntaxError):
-            if isinstance(found := read(cell), dict) and "text" in found:
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            if isinstance(found := read(cell), dict):
                 return found
-    return cell
+    raise UserError(f"{place}: 'prompt' begins as an object with text and toxicity, and is none")
 
 
 def _messages(row: dict, place: str) -> list[dict]:
     if "prompt" not in row:
         there = ", ".join(map(repr, row))
         raise UserError(f"{place}: no 'prompt'; it has {there}: call the column of prompts so")
-    prompt = row["prompt"]
     # RealToxicityPrompts: {"text": …, "toxicity": …}
-    prompt = _object_in(prompt)
+    prompt = _object_in(row["prompt"], place)
     if isinstance(prompt, dict):
         if "text" not in prompt:
             raise UserError(f"{place}: 'prompt' is an object without a 'text'")

@@ -9,7 +9,6 @@ another scripted labeler, it is his: a curve of one and a point of the other say
 """
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +39,7 @@ from instruct.processes import is_main_process
 from instruct.ranking import key_of
 from instruct.run.checkpoints import step_of, whole_checkpoints
 from instruct.run.fingerprints import content_of, model_identity
-from instruct.run.folders import record_beside
+from instruct.run.folders import json_in, record_beside
 from instruct.tokens import FOR_TEMPLATE, decode_completion, encode_prompt_of, ends_of
 
 NAME = "overoptimisation"
@@ -223,12 +222,12 @@ def _from_reference(
 def _names_of_reference(rows: list[dict], source: str, own: Asked | None) -> set[str]:
     """What a samples file calls the reference."""
     drawn_by = {name for row in rows for name in row.get("model") or [] if name is not None}
-    file = record_beside(Path(source))
-    if own is not None and file.is_file():
+    record = json_in(record_beside(Path(source)))
+    if own is not None and record.get("step") == "sample" and record.get("models"):
         # by content: its folder may have gone elsewhere since
-        record, wanted = json.loads(file.read_text(encoding="utf-8")), model_identity(own.path)
+        wanted = content_of(model_identity(own.path))
         asked = zip(record["model_name_or_path"], record["models"], strict=True)
-        return {name for name, content in asked if content == content_of(wanted)}
+        return {name for name, content in asked if content == wanted}
     # nobody noted which it was: one model alone is the reference
     return drawn_by if len(drawn_by) <= 1 else {own.path} if own is not None else set()
 

@@ -18,16 +18,19 @@ def rollouts_of(args: argparse.Namespace, reward: str) -> tuple[list[dict], str 
     Args:
         reward: path of the reward model that is asked now: scores of two are on no one axis.
 
-    Returns entries of its log; empty, and why, where it learned from another reward model. Empty
-    and None where it was not run.
+    Returns entries of its log; empty, and why, where it learned from another reward model or from
+    none. Empty and None where it was not run.
     """
     folder = args.run_dir / "ppo" if args.run_dir is not None else None
     file = folder and folder / "trainer_state.json"
     if file is None or not file.is_file():
         return [], None
-    learned = ((read_record(folder) or {}).get("adapters") or {}).get("reward_model_path")
-    if learned is not None and not is_same(learned, model_identity(reward)):
-        return [], f"{folder} learned from {learned['name']}, not from {reward}; no curve of it"
+    models = (read_record(folder) or {}).get("adapters")
+    learned = (models or {}).get("reward_model_path")
+    # an earlier version did not record it
+    if models is not None and not is_same(learned, model_identity(reward)):
+        name = learned["name"] if learned else "no reward model"
+        return [], f"{folder} learned from {name}, not from {reward}; no curve of it"
     history = json.loads(file.read_text(encoding="utf-8")).get("log_history", [])
     return [entry for entry in history if "objective/kl" in entry], None
 

@@ -167,7 +167,9 @@ def test_what_a_number_says_is_told_by_the_name(tmp_path):
     write_jsonl(tmp_path / "rte" / "validation-00000.jsonl", [glue])
     assert read_items(tmp_path / "rte")[1][0].labels["answer"] == [0, 1]
     assert read_items(tmp_path / "rte" / "validation-00000.jsonl")[1][0].labels["answer"] == [0, 1]
-    for named in ("wnli.jsonl", "sorted.jsonl", "rte/mrpc.jsonl"):
+    write_jsonl(tmp_path / "test_rte.jsonl", [glue])
+    assert read_items(tmp_path / "test_rte.jsonl")[1][0].labels["answer"] == [0, 1]
+    for named in ("wnli.jsonl", "sorted.jsonl", "rte/mrpc.jsonl", "rte/test-wnli.jsonl"):
         write_jsonl(tmp_path / named, [words])
         assert read_items(tmp_path / named)[1][0].labels["answer"] == [0, 1]
         write_jsonl(tmp_path / named, [words, glue])

@@ -81,9 +81,13 @@ def test_a_csv_files_objects_are_their_texts(tmp_path):
         table.writerows(
             [json.dumps(cell)] if i % 2 else [repr(cell)] for i, cell in enumerate(whole)
         )
-        table.writerow(["{curly} is a text"])
+        own = ["{curly} is a text", '{"text": "a prompt that is JSON", "to": "French"}']
+        table.writerows([text] for text in own)
     found = sorted(row["prompt"][-1]["content"] for row in prompts_at(tmp_path, str(file)))
-    assert found == sorted([*BEGINNINGS[1:], "{curly} is a text"])
+    assert found == sorted([*BEGINNINGS[1:], *own])
+    file.write_text("prompt\n\"{'text': 'so', 'toxicity': nan}\"\n")
+    with pytest.raises(UserError, match="rtp.csv, .*'prompt' begins as an object with text and"):
+        prompts_at(tmp_path, str(file))
 
 
 def test_prompts_are_drawn_with_the_seed(tmp_path):

@@ -133,6 +133,10 @@ def test_a_log_of_another_reward_model_gives_no_curve(arguments, run, reward_mod
     found = task.measure({}, arguments())
     assert found["ppo"] == [] and found["best_of_n"]
     assert f"{run / 'ppo'} learned from rm, not from" in capsys.readouterr().out
+    record["adapters"]["reward_model_path"] = None  # it learned from functions alone
+    (run / "ppo" / "run.json").write_text(json.dumps(record))
+    assert task.measure({}, arguments())["ppo"] == []
+    assert f"{run / 'ppo'} learned from no reward model, not" in capsys.readouterr().out
 
 
 def test_outputs_that_another_model_drew_are_not_the_references(arguments, run, tiny_model):
@@ -140,6 +144,10 @@ def test_outputs_that_another_model_drew_are_not_the_references(arguments, run, 
     file = run / "samples.jsonl.run"
     file.write_text(json.dumps(record))
     with pytest.raises(UserError, match="no two outputs of a prompt were drawn from --reference"):
+        task.check({"sft": Asked(tiny_model)}, arguments())
+    # of another command, or cut short: nobody noted which it was
+    for text in (json.dumps({"step": "label"}), '{"step": "sam'):
+        file.write_text(text)
         task.check({"sft": Asked(tiny_model)}, arguments())
     record["models"] = [model_identity(tiny_model)["sha256"]]
     file.write_text(json.dumps(record))
