@@ -110,13 +110,17 @@ def test_rankings_of_a_file_are_not_the_runs_own(arguments, reward_model, tmp_pa
     rows = [{"prompt": f"Say {i}.", "ranks": [1, 2], **hers} for i in range(4)]
     file = write_jsonl(tmp_path / "hers.jsonl", rows)
     shutil.copytree(reward_model, run / "reward")
-    own = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "n_pairs": 99}
+    own = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "n_pairs": 99, "own": 1}
     for name, told in (("metrics", own), ("run", {"step": "reward", "labelers": ["scripted"]})):
         (run / "reward" / f"{name}.json").write_text(json.dumps(told))
     asked = ["--tasks", "reward", "--reward", str(run / "reward"), "--run_dir", str(run)]
     evaluate.main([*arguments, *asked, "--rankings", file])
     found = report_of(tmp_path)
     assert found["ranked_by"] == "maria" and found["reward"]["n_pairs"] == 4
+    assert "own" not in found["reward"]
+    # whether the step failed is judged by what it held out itself
+    [chance] = [one for one in found["diagnosis"] if one["rule"] == "reward_at_chance"]
+    assert chance["evidence"]["n_pairs"] == 99
     assert f"({file}, 4 pairs)" in capsys.readouterr().out
     for name in ("report.md", "report.html"):
         text = (tmp_path / "report" / name).read_text()
