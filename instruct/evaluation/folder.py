@@ -6,6 +6,7 @@ from pathlib import Path
 
 from instruct.errors import UserError
 from instruct.evaluation.modes import Asked
+from instruct.evaluation.tasks.task_list import read_by_tasks
 from instruct.run.fingerprints import data_identity, model_identity
 from instruct.run.folders import report_in
 from instruct.run.run_record import check_step, read_record, versions, write_record
@@ -33,10 +34,11 @@ def check_folder(output_dir: Path) -> None:
 
 
 def write_run_record(models: dict[str, Asked], args: argparse.Namespace) -> None:
-    """`run.json`: which models, on which prompts, with which flags."""
+    """`run.json`: which models, on which prompts and other data, with which flags."""
     examples = {m.file: data_identity(m.file, "train") for m in models.values() if m.file}
     given = ("judge_prompt", "judgements")
-    more = {name: data_identity(value) for name in given if (value := getattr(args, name, None))}
+    more = read_by_tasks(args)
+    more |= {name: data_identity(value) for name in given if (value := getattr(args, name, None))}
     read = ("prompts", "asked", "read_rankings", "examples_of")  # no flags, but of them
     left_out = ("models", "input", "output_dir", "overwrite_output_dir", *given, *read)
     flags = {name: value for name, value in vars(args).items() if name not in left_out}

@@ -139,6 +139,21 @@ def test_a_task_of_some_of_the_models(arguments, tmp_path):
     assert not (tmp_path / "report" / "harmless" / "sft.jsonl").exists()
 
 
+def test_the_record_identifies_every_file_that_a_task_read(arguments, tmp_path):
+    data = []
+    for text in ("A text.", "Another one."):
+        write_jsonl(tmp_path / "texts.jsonl", [{"text": text}])
+        evaluate.main([*arguments, "--tasks", "truthful", "harmless", "tax"])
+        data.append(json.loads((tmp_path / "report" / "run.json").read_text())["data"])
+    first, then = data
+    for flag, name in (("truthful_file", "truths"), ("task_file", "texts")):
+        [of] = first[flag]
+        assert of["name"] == str(tmp_path / f"{name}.jsonl") and len(of["sha256"]) == 64
+    # of a task that was not asked for
+    assert "reward_file" not in first and "samples" not in first
+    assert [flag for flag in first if first[flag] != then[flag]] == ["task_file"]
+
+
 def test_a_task_alone_needs_no_prompts(arguments, tmp_path):
     at = arguments.index("--input")
     evaluate.main([*arguments[:at], *arguments[at + 2 :], "--tasks", "truthful"])

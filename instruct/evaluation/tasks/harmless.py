@@ -67,6 +67,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--toxicity_function", metavar="MODULE:FUNCTION", help=function)
 
 
+def sources(args: argparse.Namespace) -> dict[str, list[str]]:
+    """{flag: what it reads}."""
+    return {"harmless_input": [args.harmless_input]}
+
+
 def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
     """What cannot work, told before anything is asked.
 

@@ -60,6 +60,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--overoptimisation_checkpoints", action="store_true", help=kept)
 
 
+def sources(args: argparse.Namespace) -> dict[str, list[str]]:
+    """{flag: what it reads}, of `--run_dir` where that holds it."""
+    samples = _samples_of(args) if args.best_of_n is None else None
+    return {"samples": [samples] if samples else []}
+
+
 def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
     """What cannot work, told before anything is asked.
 

@@ -49,6 +49,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--reward_file", nargs="+", default=[], metavar="FILE", help=more)
 
 
+def sources(args: argparse.Namespace) -> dict[str, list[str]]:
+    """{flag: what it reads}, of `--run_dir` where that holds it."""
+    rankings = _rankings_of(args)
+    return {"rankings": [rankings] if rankings else [], "reward_file": args.reward_file}
+
+
 def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
     """What cannot work, told before anything is asked.
 

@@ -1,6 +1,7 @@
-"""The tasks of an evaluation beside `helpful`: a module each, with the same four functions.
+"""The tasks of an evaluation beside `helpful`: a module each, with the same five functions.
 
 add_flags(parser)           the task's own flags
+sources(args)               {flag: the files, folders or Hub ids that it reads}
 check(models, args)         what cannot work, told before anything is asked
 measure(models, args)       what `report.json` holds under the task's name
 lines(found)                its section of `report.md`
@@ -12,6 +13,7 @@ import time
 from instruct.errors import UserError
 from instruct.evaluation.modes import Asked
 from instruct.evaluation.tasks import harmless, overoptimisation, reward_model, tax, truthful
+from instruct.run.fingerprints import data_identity
 
 HELPFUL = "helpful"  # answers to held-out users' prompts, the evaluation itself
 TASKS = {task.NAME: task for task in (truthful, harmless, tax, reward_model, overoptimisation)}
@@ -68,6 +70,13 @@ def check_tasks(models: dict[str, Asked], args: argparse.Namespace) -> None:
     for name in args.tasks:
         if name in TASKS:
             TASKS[name].check(_asked_by(name, models, args), args)
+
+
+def read_by_tasks(args: argparse.Namespace) -> dict[str, list[dict]]:
+    """{flag: what identifies each source of it} of all that `--tasks` read, for `run.json`."""
+    tasks = [TASKS[name] for name in args.tasks if name in TASKS]
+    sources = {flag: given for task in tasks for flag, given in task.sources(args).items()}
+    return {flag: [data_identity(one) for one in given] for flag, given in sources.items() if given}
 
 
 def measure_tasks(models: dict[str, Asked], args: argparse.Namespace) -> tuple[dict, dict]:

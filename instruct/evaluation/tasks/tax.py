@@ -23,6 +23,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     multiple_choice.add_flags(group)
 
 
+def sources(args: argparse.Namespace) -> dict[str, list[str]]:
+    """{flag: what it reads}."""
+    return {"task_file": args.task_file}
+
+
 def _files(args: argparse.Namespace) -> list[TaskFile]:
     if not args.task_file:
         raise UserError(f"--tasks {NAME} needs --task_file FILE …: texts, or multiple choice")

@@ -22,6 +22,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--truthful_file", nargs="+", metavar="FILE", help=files)
 
 
+def sources(args: argparse.Namespace) -> dict[str, list[str]]:
+    """{flag: what it reads}."""
+    return {"truthful_file": args.truthful_file}
+
+
 def _files(args: argparse.Namespace) -> list[TaskFile]:
     if not args.truthful_file:
         raise UserError(
