@@ -38,6 +38,10 @@ def report_of(tmp_path) -> dict:
     return json.loads((tmp_path / "report" / "report.json").read_text())
 
 
+def record_of(tmp_path) -> dict:
+    return json.loads((tmp_path / "report" / "run.json").read_text())
+
+
 def test_all_tasks_are_one_report(arguments, tmp_path, monkeypatch):
     tasks = ["--tasks", "helpful", "truthful", "harmless", "tax"]
     evaluate.main([*arguments, *tasks])
@@ -97,6 +101,7 @@ def test_a_reward_model_on_preferences_alone(arguments, reward_model, tmp_path, 
     asked = ["--tasks", "reward", "--reward", reward_model, "--reward_file", *files]
     evaluate.main([*arguments, *asked])
     found = report_of(tmp_path)["reward"]["files"]
+    assert [one["name"] for one in record_of(tmp_path)["data"]["reward_file"]] == files
     # the same preferences, in the two shapes
     assert found["mine"] == found["hhh"] and found["mine"]["n_pairs"] == 4
     for name in ("report.md", "report.html"):
@@ -118,6 +123,7 @@ def test_rankings_of_a_file_are_not_the_runs_own(arguments, reward_model, tmp_pa
     found = report_of(tmp_path)
     assert found["ranked_by"] == "maria" and found["reward"]["n_pairs"] == 4
     assert "own" not in found["reward"]
+    assert [one["name"] for one in record_of(tmp_path)["data"]["rankings"]] == [file]
     # whether the step failed is judged by what it held out itself
     [chance] = [one for one in found["diagnosis"] if one["rule"] == "reward_at_chance"]
     assert chance["evidence"]["n_pairs"] == 99
@@ -134,7 +140,7 @@ def test_a_task_of_some_of_the_models(arguments, tmp_path):
     assert list(found["harmless"]["models"]) == ["ppo"]
     assert list(found["truthful"]["files"]["truths"]["models"]) == ["sft", "ppo"]
     assert list(found["tax"]["files"]["texts"]["models"]) == ["sft", "ppo"]
-    flags = json.loads((tmp_path / "report" / "run.json").read_text())["flags"]
+    flags = record_of(tmp_path)["flags"]
     assert flags["task_models"]["harmless"] == ["ppo"]
     assert not (tmp_path / "report" / "harmless" / "sft.jsonl").exists()
 
@@ -144,9 +150,13 @@ def test_the_record_identifies_every_file_that_a_task_read(arguments, tmp_path):
     for text in ("A text.", "Another one."):
         write_jsonl(tmp_path / "texts.jsonl", [{"text": text}])
         evaluate.main([*arguments, "--tasks", "truthful", "harmless", "tax"])
-        data.append(json.loads((tmp_path / "report" / "run.json").read_text())["data"])
+        data.append(record_of(tmp_path)["data"])
     first, then = data
-    for flag, name in (("truthful_file", "truths"), ("task_file", "texts")):
+    for flag, name in (
+        ("truthful_file", "truths"),
+        ("task_file", "texts"),
+        ("harmless_input", "harm"),
+    ):
         [of] = first[flag]
         assert of["name"] == str(tmp_path / f"{name}.jsonl") and len(of["sha256"]) == 64
     # of a task that was not asked for

@@ -139,6 +139,12 @@ def test_a_log_of_another_reward_model_gives_no_curve(arguments, run, reward_mod
     assert f"{run / 'ppo'} learned from no reward model, not" in capsys.readouterr().out
 
 
+def test_the_record_names_the_samples_that_are_read(arguments, run):
+    assert task.sources(arguments()) == {"samples": [str(run / "samples.jsonl")]}
+    # drawn anew, they are of no file
+    assert task.sources(arguments("--best_of_n", "2")) == {"samples": []}
+
+
 def test_outputs_that_another_model_drew_are_not_the_references(arguments, run, tiny_model):
     record = {"step": "sample", "model_name_or_path": ["sft/merged"], "models": ["0" * 64]}
     file = run / "samples.jsonl.run"
