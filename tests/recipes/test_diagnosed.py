@@ -38,6 +38,10 @@ def rows_of(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def reversed_ranks(row: dict) -> list[int]:
+    return [1 + max(row["ranks"]) - rank for rank in row["ranks"]]
+
+
 ################
 # Runs, a step each
 ################
@@ -239,7 +243,7 @@ def test_labelers_who_contradict_each_other(broken):
     rows = rows_of(broken / "rankings.jsonl")
     # of every second prompt the other way round: as often alike as not
     against = [
-        {**row, "labeler": "Bob", "ranks": [(1 + max(row["ranks"]) - r) for r in row["ranks"]]}
+        {**row, "labeler": "Bob", "ranks": reversed_ranks(row)}
         if i % 2
         else {**row, "labeler": "Bob"}
         for i, row in enumerate(rows)
@@ -252,8 +256,13 @@ def test_labelers_who_contradict_each_other(broken):
 
 def test_a_reward_model_that_learned_nothing(broken):
     run_comparisons(broken)
+    held_out = broken / "comparisons" / "validation.jsonl"
+    rows = rows_of(held_out)
+    # a random head may happen to know better; nobody knows better of what is held out both ways
+    write_jsonl(held_out, [*rows, *({**row, "ranks": reversed_ranks(row)} for row in rows)])
     run_reward(broken, str(broken / "sft" / "merged"), "--learning_rate", "1e-9")
-    assert_broken(broken, "reward_at_chance", "reward")
+    found = assert_broken(broken, "reward_at_chance", "reward")
+    assert found["evidence"]["accuracy"] == 0.5
 
 
 def test_a_reward_model_that_knows_length_alone(broken):
