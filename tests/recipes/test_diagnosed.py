@@ -19,7 +19,13 @@ from recipes import evaluate, ppo, reward, sft
 
 QUIET = ["--report_to", "none", "--use_cpu", "--disable_tqdm", "True", "--logging_steps", "1",
          "--save_strategy", "no", "--dtype", "float32"]  # fmt: skip
-SAYINGS = ("I love {}, it is great!", "I like {}.", "{} is fine.", "I hate {}, it is awful.")
+SAYINGS = (
+    "I love {}, it is great!",
+    "I like {}.",
+    "{} is fine.",
+    "I dislike {}.",
+    "I hate {}, it is awful.",
+)
 
 
 def prompt_of(topic: str) -> list[dict]:
@@ -79,8 +85,9 @@ def run_samples(folder: Path, model: str, limit: str = "16") -> None:
 
 
 def run_labeler(folder: Path, *more: str) -> None:
+    # no tie but between equals: how often a tiny model says nearly the same is the machine's own
     label.main([
-        "--input", str(folder / "samples.jsonl"), "--labeler", "scripted",
+        "--input", str(folder / "samples.jsonl"), "--labeler", "scripted", "--tie", "0",
         "--output", str(folder / "rankings.jsonl"), *more,
     ])  # fmt: skip
 
@@ -111,13 +118,14 @@ def run_ppo(folder: Path, model: str, **settings) -> None:
         "per_device_train_batch_size": 48,
         "gradient_accumulation_steps": 1,
         "num_ppo_epochs": 1,
-        "total_episodes": 576,
+        "total_episodes": 1152,
         "learning_rate": 3e-3,
         "response_length": 16,
         "kl_coef": 0.4,
         "eval_strategy": "no",
         "reward_funcs": ["data_prep.label:scripted_reward"],
-        "reward_weights": [1, 0],
+        # what counts, too: so few rankings teach a reward model little
+        "reward_weights": [1, 2],
     }
     ppo.cli(flags(setup, folder / "ppo", **{**usual, **settings}))
 
@@ -369,10 +377,11 @@ def test_a_reward_that_rises_while_gold_falls(trained):
     functions = [f"test_diagnosed:{one.__name__}" for one in (liked, scripted_reward)]
     run_ppo(
         trained, str(trained / "sft" / "merged"), reward_funcs=functions, reward_weights=[0, 1, 0],
-        kl_coef=0.0, learning_rate=6e-3, max_kl=1000.0,
+        kl_coef=0.0, learning_rate=6e-3, max_kl=1000.0, total_episodes=576,
     )  # fmt: skip
     report = collect_run(trained)
-    assert_broken(trained, "over_optimised", "ppo", report=report, maybe=["kl_ran_away"])
+    lost = ["kl_ran_away", "answers_never_end"]
+    assert_broken(trained, "over_optimised", "ppo", report=report, maybe=lost)
 
 
 def test_answers_that_are_nothing(setup, tmp_path):
