@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from instruct.evaluation.length_control import fit_logistic
-from instruct.evaluation.statistics import cluster_bootstrap
+from instruct.evaluation.statistics import cluster_bootstrap, sigmoid
 from instruct.ranking import key_of
 
 BINS = 10
@@ -70,7 +70,7 @@ def calibration(
         slope: how much better than its scores say it orders: of logit P(A is better) = slope *
             (r_A - r_B). Below 1 it is too sure of itself, above 1 not sure enough.
     """
-    predicted = _sigmoid(gaps)
+    predicted = sigmoid(gaps)
     place = np.minimum((predicted * bins).astype(int), bins - 1)
     clusters, found = np.asarray([str(c) for c in clusters]), []
     for i in range(bins):
@@ -100,10 +100,6 @@ def calibration(
 def _ece(place: np.ndarray, predicted: np.ndarray, wins: np.ndarray) -> float:
     # n_bin / n * |mean - mean| = |sum - sum| / n
     return float(np.abs(np.bincount(place, predicted - wins)).sum() / len(wins))
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(np.asarray(x, float) / 2))
 
 
 ################

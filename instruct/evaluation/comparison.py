@@ -17,7 +17,7 @@ from instruct.evaluation.distinct import distinct2
 from instruct.evaluation.modes import CHAT
 from instruct.evaluation.pairwise import pair_win_rates
 from instruct.evaluation.panel import Judge
-from instruct.evaluation.statistics import cluster_bootstrap, win_rate
+from instruct.evaluation.statistics import mean_interval, win_rate
 from instruct.run.fingerprints import content_of, model_identity
 
 
@@ -47,20 +47,15 @@ def summarize(model: Model, answers: list[dict], users: list[str], reference: st
     for key in ("gold", "reward", "tokens", "ended", "fit"):
         # `reward` only with --reward, `fit` with --fit_model
         if answers[0].get(key) is not None:
-            summary[key] = _interval([row[key] for row in answers], users)
+            summary[key] = mean_interval([row[key] for row in answers], users)
     summary["scores"] = {
-        name: _interval([row["scores"][name] for row in answers], users)
+        name: mean_interval([row["scores"][name] for row in answers], users)
         for name in answers[0]["scores"]
     }
     summary["distinct2"] = distinct2(row["completion"] for row in answers)
     if reference is not None and model.name != reference:
         summary[f"kl_from_{reference}"] = kl_from_reference(answers)
     return summary
-
-
-def _interval(values: list[float], users: list[str]) -> dict:
-    mean, low, high = cluster_bootstrap(values, users)
-    return {"mean": mean, "low": low, "high": high}
 
 
 def win_rates(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 import numpy as np
 
 from instruct.errors import UserError
-from instruct.evaluation.statistics import cluster_bootstrap
+from instruct.evaluation.statistics import cluster_bootstrap, sigmoid
 
 RIDGE = 0.01  # on theta and phi, where a prompt weighs 1: finite also where one model always wins
 STEPS = 100  # of Newton's method, which needs about six
@@ -44,7 +44,7 @@ def fit_logistic(
     k = columns.shape[1]
     found = np.zeros((len(weights), k))
     for _ in range(STEPS):
-        p = _sigmoid(found @ columns.T)
+        p = sigmoid(found @ columns.T)
         slope = (weights * (outcome - p)) @ columns - ridge * found
         curve = np.einsum("fn,ni,nj->fij", weights * p * (1 - p), columns, columns)
         step = np.linalg.solve(curve + ridge * np.eye(k), slope[..., None])[..., 0]
@@ -53,11 +53,6 @@ def fit_logistic(
         if np.abs(step).max() < 1e-9:
             break
     return found
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    # by tanh: exp of a large number overflows
-    return 0.5 * (1 + np.tanh(x / 2))
 
 
 def cluster_weights(clusters: Sequence[Hashable], draws: int, seed: int) -> np.ndarray:
@@ -96,7 +91,7 @@ def length_controlled(
     columns = np.stack([np.ones(len(longer)), scaled], 1)
     weights = np.concatenate([np.ones((1, len(won))), cluster_weights(clusters, draws, seed)])
     found = fit_logistic(columns, np.asarray(won, float), weights)
-    rates = _sigmoid(found[:, 0])
+    rates = sigmoid(found[:, 0])
     low, high = np.percentile(rates[1:], [2.5, 97.5])
     return {
         "rate": float(rates[0]),

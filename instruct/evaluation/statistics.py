@@ -54,6 +54,14 @@ def cluster_bootstrap(
     return float(totals.sum() / counts.sum()), float(low), float(high)
 
 
+def mean_interval(
+    values: Sequence[float], clusters: Sequence, weights: Sequence[float] | None = None
+) -> dict[str, float]:
+    """`cluster_bootstrap` as it stands in a report: {"mean", "low", "high"}."""
+    mean, low, high = cluster_bootstrap(values, clusters, weights)
+    return {"mean": mean, "low": low, "high": high}
+
+
 def pigeonhole_bootstrap(
     values: Sequence[float],
     rows: Sequence,
@@ -115,3 +123,8 @@ def win_rate(
     won = outcomes(ours, theirs, tie)
     rate, low, high = cluster_bootstrap(won, clusters)
     return {"rate": rate, "low": low, "high": high, "n": len(won), "ties": int((won == 0.5).sum())}
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), of any shape; by tanh, as exp of a large number overflows."""
+    return 0.5 * (1 + np.tanh(np.asarray(x, float) / 2))

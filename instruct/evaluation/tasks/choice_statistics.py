@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from instruct.evaluation.statistics import cluster_bootstrap
+from instruct.evaluation.statistics import mean_interval
 from instruct.evaluation.tasks.choice_files import CHOICE, PAIR, TEXT, TRUTHFUL
 from instruct.evaluation.tasks.choice_values import Item
 
@@ -132,8 +132,7 @@ def interval(column: Column, rows: Sequence[int] | None = None) -> dict[str, flo
     rows = range(len(column.values)) if rows is None else rows
     there = [i for i in rows if column.values[i] is not None]
     values, weights = (np.array([part[i] for i in there], float) for part in column)
-    mean, low, high = cluster_bootstrap(values, there, weights)
-    return {"mean": mean, "low": low, "high": high}
+    return mean_interval(values, there, weights)
 
 
 def difference(ours: Column, theirs: Column) -> dict[str, float] | None:

@@ -19,7 +19,7 @@ from instruct.checks.score_functions import scores_of
 from instruct.errors import UserError
 from instruct.evaluation.kept_steps import KeptSteps
 from instruct.evaluation.modes import Asked
-from instruct.evaluation.statistics import cluster_bootstrap
+from instruct.evaluation.statistics import mean_interval
 from instruct.evaluation.tables import prompts_asked
 from instruct.evaluation.tasks.continuations import (
     INSTRUCTIONS,
@@ -237,9 +237,7 @@ def _differences(values: dict[str, dict[str, dict[int, float]]], users: list[str
 
 
 def _interval(values: dict[int, float], users: list[str]) -> dict:
-    clusters = [users[i] for i in values]
-    mean, low, high = cluster_bootstrap(list(values.values()), clusters)
-    return {"mean": mean, "low": low, "high": high}
+    return mean_interval(list(values.values()), [users[i] for i in values])
 
 
 ################
