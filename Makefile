@@ -20,6 +20,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 .venv-newest/ready: EXTRA := dev
 .venv/demo .venv-newest/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	@echo 'installing into $(@D): some minutes, quiet until it is done'
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet "$$(grep '^torch==' $(filter %.txt,$^))"
 	$(@D)/bin/python -m pip install --quiet --constraint $(filter %.txt,$^) --editable '.[$(EXTRA)]'

@@ -48,6 +48,13 @@ NOT_PUSHED = (
     ".*", "*/.*",
 )  # fmt: skip
 
+# what each step's result is for
+NEXT = {
+    "sft": "--model_name_or_path of data_prep.sample, recipes/reward.py and recipes/ppo.py",
+    "reward": "--reward_model_path of recipes/ppo.py, or --score of recipes/reward.py",
+    "ppo": "--models ppo=… of recipes/evaluate.py and recipes/chat.py",
+}
+
 ################
 # Start
 ################
@@ -253,11 +260,20 @@ def finish(trainer: Trainer, save_extras: Callable[[Path], None] | None = None) 
             save_extras(output_dir)
         trainer.create_model_card()  # after the extras: it shows their numbers
         mark_finished(output_dir)
+        _say_what_for(output_dir)
 
     # on_main: what fails here must not leave the other processes waiting
     on_main(save_the_rest)
     if trainer.args.push_to_hub:
         push(trainer.args, trainer)
+
+
+def _say_what_for(folder: Path) -> None:
+    step = (read_record(folder) or {}).get("step")
+    merged = folder / "merged"
+    # an SFT of a base that is stored quantized has said that nothing follows
+    if step in NEXT and (step != "sft" or merged.is_dir()):
+        print(f"done: {merged if step == 'sft' else folder} is for {NEXT[step]}")
 
 
 ################

@@ -71,11 +71,12 @@ def run(tiny_model, tmp_path_factory) -> Path:
         "--input", write_jsonl(root / "answers.jsonl", answers), "--prompts", str(root / "prompts"),
         "--output_dir", str(root / "demonstrations"),
     ])  # fmt: skip
-    launch("sft", [
+    said = launch("sft", [
         "--model_name_or_path", tiny_model, "--dataset_name", root / "demonstrations",
         "--output_dir", root / "sft", "--learning_rate", "1e-2", "--num_train_epochs", "2",
         "--eval_strategy", "epoch", *SHARED,
     ])  # fmt: skip
+    assert f"done: {root / 'sft' / 'merged'} is for --model_name_or_path of" in said
     sample.main([
         "--model_name_or_path", str(root / "sft/merged"),
         "--input", str(root / "prompts/train.parquet"), "--limit", "24", "--num_outputs", "3",
@@ -90,12 +91,13 @@ def run(tiny_model, tmp_path_factory) -> Path:
         "--input", str(root / "rankings.jsonl"), "--output_dir", str(root / "comparisons"),
         "--validation", "0.3",
     ])  # fmt: skip
-    launch("reward", [
+    said = launch("reward", [
         "--model_name_or_path", root / "sft/merged", "--dataset_name", root / "comparisons",
         "--output_dir", root / "reward", "--demonstrations", root / "demonstrations",
         "--num_train_epochs", "2", "--learning_rate", "1e-3", *SHARED,
     ])  # fmt: skip
-    launch("ppo", [
+    assert f"done: {root / 'reward'} is for --reward_model_path of recipes/ppo.py" in said
+    said = launch("ppo", [
         "--model_name_or_path", root / "sft/merged", "--reward_model_path", root / "reward",
         "--dataset_name", root / "prompts/train.parquet", "--output_dir", root / "ppo",
         "--total_episodes", "16", "--per_device_train_batch_size", "8", "--num_ppo_epochs", "1",
@@ -103,6 +105,7 @@ def run(tiny_model, tmp_path_factory) -> Path:
         "--reward_funcs", "data_prep.label:scripted_reward", "--reward_weights", "1", "0",
         "--eval_strategy", "no", *SHARED,
     ])  # fmt: skip
+    assert f"done: {root / 'ppo'} is for --models ppo=" in said
     evaluate.main([
         "--models", f"base={tiny_model}", f"sft={root / 'sft/merged'}", f"ppo={root / 'ppo'}",
         "--input", str(root / "prompts/test.parquet"), "--reward", str(root / "reward"),
