@@ -9,6 +9,7 @@ Padding is always told by lengths, never by comparing ids with pad: pad = eos (G
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,7 @@ def load_tokenizer(
         _replace_template(tokenizer, chat_template_path)
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
+        _say_added(name_or_path)
     # by the template, so after it; pad may be what was eos until now
     settle_trained_end(tokenizer, eos_token)
     # without it, each step would settle pad in its own way
@@ -112,6 +114,16 @@ def ends_of(name_or_path: str) -> list[str]:
     """The tokens at which answers of a model end, by its tokenizer: they decide what is sampled."""
     tokenizer = load_tokenizer(name_or_path)
     return tokenizer.convert_ids_to_tokens(list(turn_end(tokenizer).ids))
+
+
+@cache  # a model may be loaded for several tasks
+def _say_added(name_or_path: str) -> None:
+    if is_main_process():
+        print(
+            f"{name_or_path}: it has no chat template, so '### User:' and '### Assistant:' stand "
+            "before the turns, now and in what is trained; --chat_template_path of the trainings "
+            "takes another"
+        )
 
 
 def _replace_template(tokenizer: PreTrainedTokenizerBase, source: str) -> None:

@@ -43,11 +43,14 @@ def test_pad_is_not_eos_where_the_vocabulary_allows(tmp_path):
     assert loaded.chat_template == CHATML
 
 
-def test_default_template_is_stored_with_the_model(tmp_path):
+def test_default_template_is_announced_and_stored_with_the_model(tmp_path, capsys):
     make_tokenizer(chat_template=None).save_pretrained(tmp_path / "a")
     first = load_tokenizer(str(tmp_path / "a"))
+    load_tokenizer(str(tmp_path / "a"))
+    assert capsys.readouterr().out.count(f"{tmp_path / 'a'}: it has no chat template") == 1
     first.save_pretrained(tmp_path / "b")
     assert load_tokenizer(str(tmp_path / "b")).chat_template == DEFAULT_CHAT_TEMPLATE
+    assert "no chat template" not in capsys.readouterr().out
     text = first.decode(encode_prompt(first, "Hi"))
     assert text.startswith("<|endoftext|>### User:\nHi") and text.endswith("### Assistant:\n")
 
