@@ -39,8 +39,7 @@ THEMES = {
     "SFT: the checkpoint picked by a reward model": """
         select_by_reward select_prompts select_max_new_tokens""",
     "reward model": """
-        share_prompt train_sampling_strategy center_rewards_coefficient early_stopping_patience
-        score score_output""",
+        share_prompt center_rewards_coefficient early_stopping_patience score score_output""",
     "PPO: rollouts": """
         total_episodes rollout_batch_size num_ppo_epochs num_mini_batches
         local_rollout_forward_batch_size response_length temperature rollout_weights""",
@@ -57,7 +56,7 @@ THEMES = {
     "optimisation": """
         learning_rate num_train_epochs max_steps per_device_train_batch_size
         per_device_eval_batch_size gradient_accumulation_steps lr_scheduler_type warmup_steps
-        seed""",
+        train_sampling_strategy seed""",
     "evaluation": "eval_strategy eval_steps eval_on_start best_max_kl",
     "saving and resuming": """
         output_dir overwrite_output_dir save_strategy save_steps save_total_limit save_merged
