@@ -37,6 +37,10 @@ class Rates(NamedTuple):
         return f"Peak learning rate; default {lora}, with --use_peft False {full}."
 
 
+class DefaultRate(float):
+    """A learning rate that nobody gave; a copy by `dataclasses.replace` still knows that."""
+
+
 class Batches(NamedTuple):
     """Rows per device and step in training and evaluation, and micro-batches per step."""
 
@@ -111,20 +115,26 @@ class RunDefaults:
         # The newer name, where transformers has it; left unset, the older one is warned about.
         if getattr(self, "activation_checkpointing", False) is None:
             self.activation_checkpointing = self.gradient_checkpointing
-        # made in Python, nobody says yet what is trained: `fit_rate` does
-        self.has_default_rate = self.learning_rate is None
-        if self.has_default_rate:
-            self.learning_rate = self.RATES.lora
+        if self.learning_rate is None:
+            # made in Python, nobody says yet what is trained: `fit_rate` does
+            self.learning_rate = DefaultRate(self.RATES.lora)
         self._settle_batches()
         self._settle_saves()
         super().__post_init__()
 
+    def rate_for(self, lora: bool) -> float:
+        """The learning rate that was given, else the default of LoRA or of all weights."""
+        if not isinstance(self.learning_rate, DefaultRate):
+            return self.learning_rate
+        return self.RATES.lora if lora else self.RATES.full
+
     def fit_rate(self, model: nn.Module) -> None:
-        """Where no learning rate was given: that of what the model trains, LoRA or its weights."""
-        if self.has_default_rate:
+        """Where no learning rate was given: that of what the model trains, which is said."""
+        if isinstance(self.learning_rate, DefaultRate):
             trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
-            has_lora = any("lora_" in name for name in trained)
-            self.learning_rate = self.RATES.lora if has_lora else self.RATES.full
+            lora = any("lora_" in name for name in trained)
+            self.learning_rate = self.rate_for(lora)
+            _say_rate(self.learning_rate, lora)
 
     def _settle_batches(self) -> None:
         given = (self.per_device_train_batch_size, self.gradient_accumulation_steps)
@@ -167,6 +177,11 @@ def settle_rate(parsed: Namespace, kinds: Iterable[type]) -> None:
     parsed.learning_rate = rates.lora if lora else rates.full
     # what is asked of a finished run trains nothing
     trains = not any(getattr(parsed, flag, None) for flag in ("score", "select_by_reward"))
-    if trains and is_main_process():
+    if trains:
+        _say_rate(parsed.learning_rate, lora)
+
+
+def _say_rate(rate: float, lora: bool) -> None:
+    if is_main_process():
         of = "LoRA" if lora else "all weights"
-        print(f"--learning_rate {shown(parsed.learning_rate)}, the default for training {of}")
+        print(f"--learning_rate {shown(rate)}, the default for training {of}")

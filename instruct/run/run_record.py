@@ -197,6 +197,8 @@ def record_of(
     """
     from accelerate import PartialState
 
+    from instruct.run_defaults import RunDefaults
+
     _, training_args, model_args = parsed
     output_dir = Path(training_args.output_dir)
     template = getattr(training_args, "chat_template_path", None)  # PPO has none
@@ -207,6 +209,9 @@ def record_of(
             base["revision"] = model_args.model_revision
         models = {flag: model_identity(name) for flag, name in (adapters or {}).items()}
         flags = recorded_flags(*parsed)
+        # of a config made in Python the rate is settled with the trainer, which comes later
+        if isinstance(training_args, RunDefaults):
+            flags["learning_rate"] = training_args.rate_for(lora=model_args.use_peft)
         # a split by its name is a flag; a file or folder is among the data, by its content
         if Path(str(flags.get("dataset_test_split"))).exists():
             del flags["dataset_test_split"]

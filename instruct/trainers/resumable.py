@@ -37,6 +37,7 @@ from instruct.run.checkpoints import (
     step_of,
 )
 from instruct.run.run_record import on_main
+from instruct.run_defaults import RunDefaults
 
 
 class RepeatableOrder(Sampler):
@@ -90,6 +91,12 @@ class Resumable:
 
     checkpoint_files: tuple[str, ...] = ()
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # TRL's own configs have their rate
+        if isinstance(self.args, RunDefaults):
+            self.args.fit_rate(self.model)
+
     def init_hf_repo(self, *args, **kwargs) -> None:
         """Raises: UserError: the Hub refuses, on every process; one that is away is said."""
         make = super().init_hf_repo
@@ -121,7 +128,6 @@ class Resumable:
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         """Trainer's `train`. Takes the path of a whole checkpoint (`checkpoint_to_resume`)."""
         args = self.args
-        args.fit_rate(self.model)
         self._resumed = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         if args.should_save:
             self._delete_what_was_due()

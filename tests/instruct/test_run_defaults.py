@@ -1,14 +1,16 @@
 """Defaults of a run that is started by hand: learning rates, batches, checkpoints."""
 
+import dataclasses
 import json
 
 import pytest
+import trl
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
 from peft import LoraConfig
 
 from instruct.arguments import parse
-from instruct.run.run_record import recorded_flags
+from instruct.run.run_record import record_of, recorded_flags
 from instruct.run_defaults import KEPT
 from instruct.trainers.sft import ResumableSFTTrainer, SFTConfig
 from recipes import ppo, reward, sft
@@ -64,21 +66,51 @@ def test_a_settings_file_has_it_too(tmp_path, capsys):
     assert "default" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("lora, rate", [(LoraConfig(r=2), 2e-4), (None, 2e-5)])
-def test_in_python_it_is_that_of_the_model_that_is_trained(tmp_path, lora, rate):
-    def trained(**given) -> float:
-        args = SFTConfig(
-            str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no", **given
-        )
-        rows = Dataset.from_list([{"input_ids": [5, 6, 7], "completion_mask": [0, 1, 1]}] * 8)
-        trainer = ResumableSFTTrainer(
-            make_model(), args, train_dataset=rows, processing_class=make_tokenizer(),
-            peft_config=lora,
-        )  # fmt: skip
-        trainer.train()
-        return trainer.optimizer.defaults["lr"]
+QUIET = {"max_steps": 1, "report_to": "none", "use_cpu": True, "save_strategy": "no"}
 
-    assert trained() == rate and trained(learning_rate=1e-3) == 1e-3
+
+def trained_at(args, lora: LoraConfig | None, then: float | None = None) -> float:
+    """The rate of a step of SFT; `then`: set on the trainer's arguments before it."""
+    rows = Dataset.from_list([{"input_ids": [5, 6, 7], "completion_mask": [0, 1, 1]}] * 8)
+    trainer = ResumableSFTTrainer(
+        make_model(), args, train_dataset=rows, processing_class=make_tokenizer(), peft_config=lora
+    )
+    trainer.args.learning_rate = then or trainer.args.learning_rate
+    trainer.train()
+    return trainer.optimizer.defaults["lr"]
+
+
+@pytest.mark.parametrize("lora, rate", [(LoraConfig(r=2), 2e-4), (None, 2e-5)])
+def test_in_python_it_is_that_of_the_model_that_is_trained(tmp_path, lora, rate, capsys):
+    def config(**given) -> SFTConfig:
+        return SFTConfig(str(tmp_path), **QUIET, **given)
+
+    assert trained_at(config(), lora) == rate
+    said = f"default for training {'LoRA' if lora else 'all weights'}"
+    assert capsys.readouterr().out.count(said) == 1
+    assert trained_at(dataclasses.replace(config(), seed=3), lora) == rate
+    capsys.readouterr()
+    assert trained_at(config(learning_rate=1e-3), lora) == 1e-3
+    # LoRA's rate, given by hand, is given
+    assert trained_at(config(learning_rate=2e-4), lora) == 2e-4
+    later = config()
+    later.learning_rate = 1e-3
+    assert trained_at(later, lora) == 1e-3
+    assert "default" not in capsys.readouterr().out
+    assert trained_at(config(), lora, then=1e-3) == 1e-3
+
+
+def test_trls_own_config_keeps_its_rate(tmp_path):
+    args = trl.SFTConfig(str(tmp_path), **QUIET, bf16=False)
+    own = args.learning_rate
+    assert own != SFTConfig.RATES.lora and trained_at(args, LoraConfig(r=2)) == own
+
+
+@pytest.mark.parametrize("use_peft, rate", [(True, 2e-4), (False, 2e-5)])
+def test_a_record_made_in_python_has_the_rate_that_is_trained(tmp_path, use_peft, rate):
+    script, _, model = CLASSES["sft"]
+    made = (script(), SFTConfig(str(tmp_path)), model(use_peft=use_peft))
+    assert record_of("sft", made, {})["flags"]["learning_rate"] == rate
 
 
 ################
