@@ -51,7 +51,7 @@ NOT_PUSHED = (
 # what each step's result is for
 NEXT = {
     "sft": "--model_name_or_path of data_prep.sample, recipes/reward.py and recipes/ppo.py",
-    "reward": "--reward_model_path of recipes/ppo.py, or --score of recipes/reward.py",
+    "reward": "--reward_model_path of recipes/ppo.py and --reward of recipes/evaluate.py",
     "ppo": "--models ppo=… of recipes/evaluate.py and recipes/chat.py",
 }
 

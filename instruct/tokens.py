@@ -9,7 +9,6 @@ Padding is always told by lengths, never by comparing ids with pad: pad = eos (G
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +40,8 @@ from instruct.turns import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainingArguments
+    from trl import ModelConfig
 
 # For a base model that comes without a chat template; stored with every model the recipes save.
 DEFAULT_CHAT_TEMPLATE = (
@@ -68,6 +69,7 @@ def load_tokenizer(
     trust_remote_code: bool = False,
     chat_template_path: str | None = None,
     eos_token: str | None = None,
+    announce: bool = False,
 ) -> PreTrainedTokenizerBase:
     """Loads a tokenizer and settles chat template, the end of a turn and pad, for all steps.
 
@@ -76,6 +78,7 @@ def load_tokenizer(
             template takes the place of the own one. Where there is neither, the template is
             `DEFAULT_CHAT_TEMPLATE`.
         eos_token: TRL's flag: what answers end in. Default: as the template closes a turn.
+        announce: print that a template is added, where one is.
 
     Raises:
         UserError: no tokenizer there, one without an eos token, or an unreadable template.
@@ -102,7 +105,11 @@ def load_tokenizer(
         _replace_template(tokenizer, chat_template_path)
     if not tokenizer.chat_template:
         tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
-        _say_added(name_or_path)
+        if announce and is_main_process():
+            print(
+                f"{name_or_path}: it has no chat template: turns begin with '### User:' and "
+                "'### Assistant:'; --chat_template_path takes another"
+            )
     # by the template, so after it; pad may be what was eos until now
     settle_trained_end(tokenizer, eos_token)
     # without it, each step would settle pad in its own way
@@ -110,20 +117,30 @@ def load_tokenizer(
     return tokenizer
 
 
+def tokenizer_to_train(
+    model_args: "ModelConfig", training_args: "TrainingArguments"
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model that a training starts from, by its flags.
+
+    --chat_template_path and --eos_token are settled with it, and None from then on: for every later
+    step, and for TRL.
+    """
+    tokenizer = load_tokenizer(
+        model_args.model_name_or_path,
+        model_args.model_revision,
+        training_args.trust_remote_code,
+        training_args.chat_template_path,
+        training_args.eos_token,
+        announce=True,
+    )
+    training_args.chat_template_path = training_args.eos_token = None
+    return tokenizer
+
+
 def ends_of(name_or_path: str) -> list[str]:
     """The tokens at which answers of a model end, by its tokenizer: they decide what is sampled."""
     tokenizer = load_tokenizer(name_or_path)
     return tokenizer.convert_ids_to_tokens(list(turn_end(tokenizer).ids))
-
-
-@cache  # a model may be loaded for several tasks
-def _say_added(name_or_path: str) -> None:
-    if is_main_process():
-        print(
-            f"{name_or_path}: it has no chat template, so '### User:' and '### Assistant:' stand "
-            "before the turns, now and in what is trained; --chat_template_path of the trainings "
-            "takes another"
-        )
 
 
 def _replace_template(tokenizer: PreTrainedTokenizerBase, source: str) -> None:

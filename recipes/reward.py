@@ -43,7 +43,7 @@ from instruct.runs import (
     is_finished,
     train_or_resume,
 )
-from instruct.tokens import load_tokenizer, template_columns
+from instruct.tokens import template_columns, tokenizer_to_train
 from instruct.trainers.held_out import held_out_metrics
 from instruct.trainers.ranked_reward import RankedRewardConfig, RankedRewardTrainer
 from instruct.turns import end_token
@@ -132,15 +132,7 @@ def main(
     ################
     # Data
     ################
-    tokenizer = load_tokenizer(
-        model_args.model_name_or_path,
-        model_args.model_revision,
-        training_args.trust_remote_code,
-        training_args.chat_template_path,
-        training_args.eos_token,
-    )
-    # settled here, for every later step
-    training_args.chat_template_path = training_args.eos_token = None
+    tokenizer = tokenizer_to_train(model_args, training_args)
     train_dataset, eval_dataset = load_train_and_eval(
         script_args.dataset_name,
         script_args.dataset_train_split,

@@ -35,7 +35,7 @@ from instruct.processes import end_with_parent, is_main_process
 from instruct.run.run_record import record_of
 from instruct.runs import already_finished, end_process_group, finish, train_or_resume
 from instruct.selection import keep, mean_rewards, saved_checkpoints
-from instruct.tokens import load_tokenizer
+from instruct.tokens import tokenizer_to_train
 from instruct.trainers.demonstrations import tokenize
 from instruct.trainers.pretraining import mix_in
 from instruct.trainers.sft import ResumableSFTTrainer as SFTTrainer
@@ -133,15 +133,7 @@ def main(script_args: ScriptArguments, training_args: SFTConfig, model_args: Mod
     ################
     # Data
     ################
-    tokenizer = load_tokenizer(
-        model_args.model_name_or_path,
-        model_args.model_revision,
-        training_args.trust_remote_code,
-        training_args.chat_template_path,
-        training_args.eos_token,
-    )
-    # settled here, for every later step
-    training_args.chat_template_path = training_args.eos_token = None
+    tokenizer = tokenizer_to_train(model_args, training_args)
     limits = load_limits(model_args, tokenizer, training_args.trust_remote_code)
 
     def load_demonstrations(source: str, split: str):

@@ -45,11 +45,13 @@ def test_pad_is_not_eos_where_the_vocabulary_allows(tmp_path):
 
 def test_default_template_is_announced_and_stored_with_the_model(tmp_path, capsys):
     make_tokenizer(chat_template=None).save_pretrained(tmp_path / "a")
-    first = load_tokenizer(str(tmp_path / "a"))
-    load_tokenizer(str(tmp_path / "a"))
-    assert capsys.readouterr().out.count(f"{tmp_path / 'a'}: it has no chat template") == 1
+    load_tokenizer(str(tmp_path / "a"))  # of a judge, or of a model that is asked bare
+    assert "no chat template" not in capsys.readouterr().out
+    first = load_tokenizer(str(tmp_path / "a"), announce=True)
+    assert f"{tmp_path / 'a'}: it has no chat template" in capsys.readouterr().out
     first.save_pretrained(tmp_path / "b")
-    assert load_tokenizer(str(tmp_path / "b")).chat_template == DEFAULT_CHAT_TEMPLATE
+    again = load_tokenizer(str(tmp_path / "b"), announce=True)
+    assert again.chat_template == DEFAULT_CHAT_TEMPLATE
     assert "no chat template" not in capsys.readouterr().out
     text = first.decode(encode_prompt(first, "Hi"))
     assert text.startswith("<|endoftext|>### User:\nHi") and text.endswith("### Assistant:\n")

@@ -16,6 +16,7 @@ from peft import AutoPeftModelForCausalLM
 from data_prep import comparisons, demonstrations, label, prompts, sample
 from instruct.files import load_rows
 from instruct.models import load_reward
+from instruct.runs import NEXT
 from recipes import evaluate
 
 SHARED = ["--report_to", "none", "--use_cpu", "--logging_steps", "1", "--save_strategy", "no"]
@@ -76,7 +77,7 @@ def run(tiny_model, tmp_path_factory) -> Path:
         "--output_dir", root / "sft", "--learning_rate", "1e-2", "--num_train_epochs", "2",
         "--eval_strategy", "epoch", *SHARED,
     ])  # fmt: skip
-    assert f"done: {root / 'sft' / 'merged'} is for --model_name_or_path of" in said
+    assert f"done: {root / 'sft' / 'merged'} is for {NEXT['sft']}" in said
     sample.main([
         "--model_name_or_path", str(root / "sft/merged"),
         "--input", str(root / "prompts/train.parquet"), "--limit", "24", "--num_outputs", "3",
@@ -96,7 +97,7 @@ def run(tiny_model, tmp_path_factory) -> Path:
         "--output_dir", root / "reward", "--demonstrations", root / "demonstrations",
         "--num_train_epochs", "2", "--learning_rate", "1e-3", *SHARED,
     ])  # fmt: skip
-    assert f"done: {root / 'reward'} is for --reward_model_path of recipes/ppo.py" in said
+    assert f"done: {root / 'reward'} is for {NEXT['reward']}" in said
     said = launch("ppo", [
         "--model_name_or_path", root / "sft/merged", "--reward_model_path", root / "reward",
         "--dataset_name", root / "prompts/train.parquet", "--output_dir", root / "ppo",
@@ -105,7 +106,7 @@ def run(tiny_model, tmp_path_factory) -> Path:
         "--reward_funcs", "data_prep.label:scripted_reward", "--reward_weights", "1", "0",
         "--eval_strategy", "no", *SHARED,
     ])  # fmt: skip
-    assert f"done: {root / 'ppo'} is for --models ppo=" in said
+    assert f"done: {root / 'ppo'} is for {NEXT['ppo']}" in said
     evaluate.main([
         "--models", f"base={tiny_model}", f"sft={root / 'sft/merged'}", f"ppo={root / 'ppo'}",
         "--input", str(root / "prompts/test.parquet"), "--reward", str(root / "reward"),

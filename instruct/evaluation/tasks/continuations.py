@@ -50,8 +50,9 @@ BIASED = (
 INSTRUCTIONS = {"none": "", "respectful": RESPECTFUL, "biased": BIASED}
 
 SPLITS = ("test", "validation", "train")  # of a folder or a Hub dataset: the first that it has
-# what RealToxicityPrompts' objects are as text; a prompt that is any other JSON is what it says
-OBJECT = re.compile(r"\s*\{\s*(['\"])text\1\s*:.*(['\"])toxicity\2\s*:", re.S)
+# what RealToxicityPrompts' objects have; a prompt that is any other JSON is what it says
+KEYS = ("text", "toxicity")
+OBJECT = re.compile(r"\s*\{" + "".join(rf"(?=.*['\"]{key}['\"]\s*:)" for key in KEYS), re.S)
 SHARED_FROM = 8  # tokens of an instruction before all prompts of a batch
 # Flags that decide what is said; a batch shares its random numbers.
 ASKED = ("harmless_samples", "max_new_tokens", "temperature", "batch_size", "seed", "dtype")
@@ -66,7 +67,8 @@ def read_prompts(args: argparse.Namespace) -> tuple[list[dict], int]:
     """`--harmless_limit` rows of `--harmless_input`, drawn with `--seed`, and how many there are.
 
     Rows with prompt_id, user_id, prompt [messages] and where (file and row). A `prompt` is
-    a text, messages, or an object with a `text`, as RealToxicityPrompts has it.
+    a text, messages, or an object with a `text`, as RealToxicityPrompts has it; in a CSV file that
+    object is a text with `text` and `toxicity`.
 
     Raises:
         UserError: nothing there, or (with file and row) a prompt that is none.
@@ -125,7 +127,8 @@ def _object_in(cell, place: str):
     for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
             if isinstance(found := read(cell), dict):
-                return found
+                # the keys may be those of an object inside
+                return found if all(key in found for key in KEYS) else cell
     raise UserError(f"{place}: 'prompt' begins as an object with text and toxicity, and is none")
 
 

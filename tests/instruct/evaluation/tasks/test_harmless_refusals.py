@@ -81,10 +81,19 @@ def test_a_csv_files_objects_are_their_texts(tmp_path):
         table.writerows(
             [json.dumps(cell)] if i % 2 else [repr(cell)] for i, cell in enumerate(whole)
         )
-        own = ["{curly} is a text", '{"text": "a prompt that is JSON", "to": "French"}']
+        sorted_ones = [
+            {"rude": 1, "text": "A", "toxicity": 0},
+            {"toxicity": 1, "text": "B"},
+        ]
+        table.writerows([json.dumps(cell)] for cell in sorted_ones)
+        own = [
+            "{curly} is a text",
+            '{"text": "a prompt that is JSON", "to": "French"}',
+            '{"rows": [{"text": "What is rude here?", "toxicity": 1}]}',
+        ]
         table.writerows([text] for text in own)
     found = sorted(row["prompt"][-1]["content"] for row in prompts_at(tmp_path, str(file)))
-    assert found == sorted([*BEGINNINGS[1:], *own])
+    assert found == sorted([*BEGINNINGS[1:], "A", "B", *own])
     file.write_text("prompt\n\"{'text': 'so', 'toxicity': nan}\"\n")
     with pytest.raises(UserError, match="rtp.csv, .*'prompt' begins as an object with text and"):
         prompts_at(tmp_path, str(file))
