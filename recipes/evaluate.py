@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     args.read_rankings = partial(rankings_in, **shape_of(args))
     args.examples_of = examples_of
     check_tasks(models, args)
-    write_run_record(models, args)
+    write_run_record(models, [*judges, fit, reward], args)
 
     result, answers = {"models": described(models)}, {}
     if HELPFUL in args.tasks:

@@ -75,6 +75,10 @@ def best_of_n_curve(
     return found
 
 
+# a reward model in PPO's log: as --reward_model_path, or as reward:PATH of --reward_funcs
+LEARNED = ("reward_model", "reward")
+
+
 def ppo_curve(log: Sequence[dict], gold: str | None) -> list[dict]:
     """Every rollout of a `log_history`: step, kl, sqrt_kl, reward, and gold where it was logged.
 
@@ -88,7 +92,8 @@ def ppo_curve(log: Sequence[dict], gold: str | None) -> list[dict]:
     for entry in log:
         if (kl := entry.get("objective/kl")) is None:
             continue
-        learned = entry.get("rewards/reward_model", entry.get("objective/scores"))
+        logged = (entry.get(f"rewards/{name}") for name in LEARNED)
+        learned = next((s for s in logged if s is not None), entry.get("objective/scores"))
         found.append({
             "step": entry["step"],
             "kl": kl,

@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from instruct.errors import UserError
 from instruct.evaluation.modes import Asked
-from instruct.evaluation.tasks.task_list import read_by_tasks
+from instruct.evaluation.panel import Judge
+from instruct.evaluation.tasks.task_list import read_by_tasks, reward_of_tasks
 from instruct.run.fingerprints import data_identity, model_identity
 from instruct.run.folders import report_in
 from instruct.run.run_record import check_step, read_record, versions, write_record
@@ -33,8 +35,10 @@ def check_folder(output_dir: Path) -> None:
         )
 
 
-def write_run_record(models: dict[str, Asked], args: argparse.Namespace) -> None:
-    """`run.json`: which models, on which prompts and other data, with which flags."""
+def write_run_record(
+    models: dict[str, Asked], judges: Iterable[Judge | None], args: argparse.Namespace
+) -> None:
+    """`run.json`: which models and judges, on which prompts and other data, with which flags."""
     examples = {m.file: data_identity(m.file, "train") for m in models.values() if m.file}
     given = ("judge_prompt", "judgements")
     more = read_by_tasks(args)
@@ -48,7 +52,9 @@ def write_run_record(models: dict[str, Asked], args: argparse.Namespace) -> None
             name: {**model_identity(asked.path), "mode": asked.mode}
             for name, asked in models.items()
         },
-        "reward": model_identity(args.reward),
+        "judges": {judge.name: {"spec": judge.spec, "key": judge.key} for judge in judges if judge},
+        "reward": model_identity(reward_of_tasks(args) or args.reward),
+        "toxicity_model": model_identity(args.toxicity_model),
         "data": {"input": data_identity(args.input, "test"), **examples, **more},
         "flags": json.loads(json.dumps(flags, default=str)),
         "versions": versions(),

@@ -24,7 +24,11 @@ WORDS = frozenset(
     "train training validation valid val dev test testing eval evaluation heldout holdout".split()
 )
 # test_2023 is a split of its own, as train_prefs is
-SHARD = re.compile(r"(?:[-_.](?:part|shard)[-_.]?\d+|[-.]\d+|_\d+(?=_of))(?:[-_.]of[-_.]\d+)?$")
+SHARD = re.compile(
+    r"(?:[-_.](?:part|shard)[-_.]?\d+|[-.]\d+|_\d{5}|_\d+(?=_of))"
+    # the Hub's older files end in a hash
+    r"(?:[-_.]of[-_.]\d+(?:-[0-9a-f]{16})?)?$"
+)
 DEEPEST = 3  # folders below a source: as the Hub's and `save_to_disk` lay them out
 
 
@@ -50,6 +54,11 @@ def stem_of(path: Path) -> str:
     name = without_packing(path)
     ending = next((end for end in ENDINGS if name.endswith(end)), "")
     return path.name[: len(name) - len(ending)]
+
+
+def is_named_as_split(path: Path) -> bool:
+    """Whether a file's name says its split, and the number of a shard, and nothing else."""
+    return SHARD.sub("", stem_of(path)).lower() in WORDS
 
 
 def is_path(source: str | Path) -> bool:

@@ -262,13 +262,26 @@ def test_labelers_who_contradict_each_other(broken):
     assert 0.4 < found["evidence"]["agreement"] < 0.6
 
 
-def test_a_reward_model_that_learned_nothing(broken):
+def test_a_reward_model_that_learned_the_opposite(broken):
+    """One that learned nothing may be lucky with the head that it is given; this one is not."""
+    run_comparisons(broken)
+    train = broken / "comparisons" / "train.jsonl"
+    rows = rows_of(train)
+    write_jsonl(train, [{**row, "ranks": reversed_ranks(row)} for row in rows])
+    run_reward(broken, str(broken / "sft" / "merged"))
+    # the shorter ones are then the better ones, where the labeler likes long ones
+    maybe = ["reward_no_better_than_length"]
+    found = assert_broken(broken, "reward_at_chance", "reward", maybe=maybe)
+    assert found["evidence"]["high"] < 0.5
+
+
+def test_a_reward_model_at_chance(broken):
+    """What is held out prefers both ways alike, so nobody knows better."""
     run_comparisons(broken)
     held_out = broken / "comparisons" / "validation.jsonl"
     rows = rows_of(held_out)
-    # a random head may happen to know better; nobody knows better of what is held out both ways
     write_jsonl(held_out, [*rows, *({**row, "ranks": reversed_ranks(row)} for row in rows)])
-    run_reward(broken, str(broken / "sft" / "merged"), "--learning_rate", "1e-9")
+    run_reward(broken, str(broken / "sft" / "merged"))
     found = assert_broken(broken, "reward_at_chance", "reward")
     assert found["evidence"]["accuracy"] == 0.5
 

@@ -8,6 +8,7 @@ from command_tools import stops
 from conftest import save_model, write_jsonl
 
 from instruct.evaluation.tasks import multiple_choice
+from instruct.run.fingerprints import model_identity
 from recipes import evaluate
 
 TRUTHS = [
@@ -162,6 +163,22 @@ def test_the_record_identifies_every_file_that_a_task_read(arguments, tmp_path):
     # of a task that was not asked for
     assert "reward_file" not in first and "samples" not in first
     assert [flag for flag in first if first[flag] != then[flag]] == ["task_file"]
+
+
+def test_the_record_identifies_what_is_found_in_the_run(arguments, reward_model, tmp_path):
+    run, drawn = tmp_path / "run", {"completions": ["Yes!", "No."], "model": ["m", "m"]}
+    shutil.copytree(reward_model, run / "reward")
+    at_one = {"sampling": [{"temperature": 1.0}] * 2}
+    rows = [{"prompt": f"Say {i}.", **drawn, **at_one} for i in range(4)]
+    samples = write_jsonl(run / "samples.jsonl", rows)
+    tasks = ["--tasks", "overoptimisation", "harmless"]
+    evaluate.main([*arguments, *tasks, "--run_dir", str(run), "--judge", "scripted"])
+    record = record_of(tmp_path)
+    assert record["reward"] == model_identity(str(run / "reward"))
+    assert [one["name"] for one in record["data"]["samples"]] == [samples]
+    ((name, judge),) = record["judges"].items()
+    assert name == "the scripted labeler" and judge["spec"] == "scripted" and judge["key"]
+    assert record["toxicity_model"] is None  # the word list
 
 
 def test_a_task_alone_needs_no_prompts(arguments, tmp_path):

@@ -12,6 +12,7 @@ from instruct.errors import UserError
 from instruct.evaluation.tasks import choice_rows as rows_of
 from instruct.evaluation.tasks.choice_values import Item, Place
 from instruct.files import placed_source
+from instruct.rows.splits import is_named_as_split
 
 TRUTHFUL, CHOICE, PAIR, TEXT = "truthful", "choice", "pair", "text"
 
@@ -142,14 +143,10 @@ def check_meaning(named: str, rows: list[tuple[Place, dict]]) -> None:
             )
 
 
-# `validation-00000-of-00001.parquet`, `test.jsonl.gz`: of what, only the folder says
-SPLIT = re.compile(r"(train|valid|validation|dev|test)(-\d+(-of-\d+)?)?(\.\w+)*")
-
-
 def _name_of(source: str | Path) -> str:
     """What a source is called; one that is called as its split is, by its folder."""
     path = Path(source)
-    return path.parent.name if SPLIT.fullmatch(path.name.lower()) else path.name
+    return path.parent.name if is_named_as_split(path) else path.name
 
 
 def read_items(

@@ -9,8 +9,7 @@ another scripted labeler, it is his: a curve of one and a point of the other say
 """
 
 import argparse
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -28,18 +27,17 @@ from instruct.evaluation.modes import Asked
 from instruct.evaluation.panel import reward_judge
 from instruct.evaluation.statistics import cluster_bootstrap
 from instruct.evaluation.tables import prompts_asked, table_lines
-from instruct.evaluation.tasks.ppo_log import gold_of, rollouts_of
-from instruct.evaluation.tasks.reward_model import COMPARISONS, clusters_of, reward_path
-from instruct.files import load_rows, split_files
+from instruct.evaluation.tasks.drawn_outputs import drawn_for_ranking, learned_files, samples_of
+from instruct.evaluation.tasks.ppo_log import gold_of, log_file, rollouts_of
+from instruct.evaluation.tasks.reward_model import clusters_of, reward_path
+from instruct.files import load_rows
 from instruct.generation import generate_ids, own_random_state
 from instruct.hashes import hash_of
 from instruct.models import load_policy
 from instruct.plain_text import markdown_text
 from instruct.processes import is_main_process
-from instruct.ranking import key_of
 from instruct.run.checkpoints import step_of, whole_checkpoints
 from instruct.run.fingerprints import content_of, model_identity
-from instruct.run.folders import json_in, record_beside
 from instruct.tokens import FOR_TEMPLATE, decode_completion, encode_prompt_of, ends_of
 
 NAME = "overoptimisation"
@@ -62,8 +60,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def sources(args: argparse.Namespace) -> dict[str, list[str]]:
     """{flag: what it reads}, of `--run_dir` where that holds it."""
-    samples = _samples_of(args) if args.best_of_n is None else None
-    return {"samples": [samples] if samples else []}
+    samples = samples_of(args) if args.best_of_n is None else None
+    log = log_file(args)
+    return {
+        "samples": [samples] if samples else [],
+        "comparisons": learned_files(args) if samples else [],
+        "ppo_log": [log] if log else [],
+    }
 
 
 def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
@@ -92,7 +95,7 @@ def check(models: dict[str, Asked], args: argparse.Namespace) -> None:
             f"--overoptimisation_checkpoints: --run_dir {args.run_dir} holds no whole checkpoint "
             "in ppo/; train with --save_strategy steps, or leave it out"
         )
-    if args.best_of_n is None and (source := _samples_of(args)) is not None:
+    if args.best_of_n is None and (source := samples_of(args)) is not None:
         drawn_for_ranking(source, models, args)
     elif not args.best_of_n and not log:
         raise UserError(
@@ -164,88 +167,6 @@ def _reference(models: dict[str, Asked], args: argparse.Namespace) -> Asked:
     return asked
 
 
-def _samples_of(args: argparse.Namespace) -> str | None:
-    if args.samples is not None:
-        return args.samples
-    file = args.run_dir / "samples.jsonl" if args.run_dir is not None else None
-    return str(file) if file is not None and file.is_file() else None
-
-
-def drawn_for_ranking(
-    source: str, models: dict[str, Asked], args: argparse.Namespace
-) -> list[dict]:
-    """Rows of a samples file, with those of their outputs that the reference drew at temperature 1.
-
-    All have as many outputs. Prompts that the reward model of `--run_dir` learned from are left
-    out: of those it knows what the labeler said.
-
-    Raises:
-        UserError: no such outputs, two of a prompt at least, are left.
-    """
-    try:
-        rows = load_rows(source, columns=("prompt", "completions")).to_list()
-    except UserError as error:
-        raise UserError(f"--samples {error}") from error
-    learned, all_rows = _learned_from(args), len(rows)
-    rows = [row for row in rows if key_of(row["prompt"]) not in learned]
-    if not rows:
-        raise UserError(
-            f"--samples {source}: the reward model learned from all its {all_rows} prompts; give "
-            "--best_of_n N, which draws for held-out prompts, or --best_of_n 0"
-        )
-    is_reference = _from_reference(rows, source, models, args)
-    for row in rows:
-        none = [None] * len(row["completions"])
-        drawn = zip(row["completions"], row.get("model") or none, row.get("sampling") or none,
-                    strict=True)  # fmt: skip
-        row["completions"] = [text for text, *source in drawn if is_reference(*source)]
-    # a row with one more, or without some, has another n
-    counts = Counter(len(row["completions"]) for row in rows)
-    usual = max(counts, key=lambda count: (counts[count], count))
-    if usual < 2:
-        raise UserError(
-            f"--samples {source}: no two outputs of a prompt were drawn from --reference "
-            f"{args.reference} at temperature 1; give --best_of_n N, or --best_of_n 0"
-        )
-    return [row for row in rows if len(row["completions"]) == usual]
-
-
-def _from_reference(
-    rows: list[dict], source: str, models: dict[str, Asked], args: argparse.Namespace
-) -> Callable[[str | None, dict | None], bool]:
-    """(model, sampling) -> whether an output is one of the reference at temperature 1."""
-    known = _names_of_reference(rows, source, models.get(args.reference))
-
-    def is_reference(model: str | None, sampling: dict | None) -> bool:
-        # a person's answer has no sampling; a file without the column was sampled by who gave it
-        if model is None:
-            return True
-        return model in known and bool(sampling) and sampling.get("temperature") == 1
-
-    return is_reference
-
-
-def _names_of_reference(rows: list[dict], source: str, own: Asked | None) -> set[str]:
-    """What a samples file calls the reference."""
-    drawn_by = {name for row in rows for name in row.get("model") or [] if name is not None}
-    record = json_in(record_beside(Path(source)))
-    if own is not None and record.get("step") == "sample" and record.get("models"):
-        # by content: its folder may have gone elsewhere since
-        wanted = content_of(model_identity(own.path))
-        asked = zip(record["model_name_or_path"], record["models"], strict=True)
-        return {name for name, content in asked if content == wanted}
-    # nobody noted which it was: one model alone is the reference
-    return drawn_by if len(drawn_by) <= 1 else {own.path} if own is not None else set()
-
-
-def _learned_from(args: argparse.Namespace) -> set[int]:
-    """Keys of the prompts whose rankings the reward model of the run learned from."""
-    folder = args.run_dir / COMPARISONS if args.run_dir is not None else None
-    if folder is None or not split_files(folder, "train"):
-        return set()
-    return {key_of(prompt) for prompt in load_rows(folder, "train")["prompt"]}
-
-
 ################
 # Best of n
 ################
@@ -255,15 +176,15 @@ def _outputs(models: dict[str, Asked], args: argparse.Namespace) -> list[dict]:
     """Rows with `completions`, as many each; none where best-of-n is not asked for."""
     if args.best_of_n:
         return _draw(_reference(models, args), args)
-    source = _samples_of(args) if args.best_of_n is None else None
-    return drawn_for_ranking(source, models, args) if source is not None else []
+    source = samples_of(args) if args.best_of_n is None else None
+    return drawn_for_ranking(source, models, args, announce=True) if source is not None else []
 
 
 def _of_prompts(args: argparse.Namespace) -> dict:
     """How many prompts there are: held-out ones, or those whose outputs were ranked."""
     if args.best_of_n:
         return {key: args.asked[key] for key in ("of", "seed")}
-    return {"of": len(load_rows(_samples_of(args), columns=("prompt",)))}
+    return {"of": len(load_rows(samples_of(args), columns=("prompt",)))}
 
 
 def _draw(asked: Asked, args: argparse.Namespace) -> list[dict]:

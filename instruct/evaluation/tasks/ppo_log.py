@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from instruct.checks.score_functions import name_of
 from instruct.evaluation.panel import Judge, panel_of
@@ -10,6 +11,12 @@ from instruct.run.fingerprints import is_same, model_identity
 from instruct.run.run_record import read_record
 
 SCRIPTED = "scripted"  # as a judge
+
+
+def log_file(args: argparse.Namespace) -> Path | None:
+    """The log of PPO of `--run_dir`; None where it was not run."""
+    file = args.run_dir / "ppo" / "trainer_state.json" if args.run_dir is not None else None
+    return file if file is not None and file.is_file() else None
 
 
 def rollouts_of(args: argparse.Namespace, reward: str) -> tuple[list[dict], str | None]:
@@ -21,18 +28,25 @@ def rollouts_of(args: argparse.Namespace, reward: str) -> tuple[list[dict], str 
     Returns entries of its log; empty, and why, where it learned from another reward model or from
     none. Empty and None where it was not run.
     """
-    folder = args.run_dir / "ppo" if args.run_dir is not None else None
-    file = folder and folder / "trainer_state.json"
-    if file is None or not file.is_file():
+    file = log_file(args)
+    if file is None:
         return [], None
-    models = (read_record(folder) or {}).get("adapters")
-    learned = (models or {}).get("reward_model_path")
+    folder = file.parent
+    record = read_record(folder) or {}
+    models = record.get("adapters")
+    learned = _learned_from(record)
     # an earlier version did not record it
     if models is not None and not is_same(learned, model_identity(reward)):
         name = learned["name"] if learned else "no reward model"
         return [], f"{folder} learned from {name}, not from {reward}; no curve of it"
     history = json.loads(file.read_text(encoding="utf-8")).get("log_history", [])
     return [entry for entry in history if "objective/kl" in entry], None
+
+
+def _learned_from(record: dict) -> dict | None:
+    """What identifies the reward model whose scores PPO logged: its own, else a function's."""
+    models = record.get("adapters") or {}
+    return models.get("reward_model_path") or models.get("reward_funcs reward")
 
 
 def gold_of(args: argparse.Namespace, log: list[dict]) -> tuple[Judge, str | None]:

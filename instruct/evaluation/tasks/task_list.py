@@ -13,6 +13,7 @@ import time
 from instruct.errors import UserError
 from instruct.evaluation.modes import Asked
 from instruct.evaluation.tasks import harmless, overoptimisation, reward_model, tax, truthful
+from instruct.evaluation.tasks.reward_model import reward_path
 from instruct.run.fingerprints import data_identity
 
 HELPFUL = "helpful"  # answers to held-out users' prompts, the evaluation itself
@@ -77,6 +78,12 @@ def read_by_tasks(args: argparse.Namespace) -> dict[str, list[dict]]:
     tasks = [TASKS[name] for name in args.tasks if name in TASKS]
     sources = {flag: given for task in tasks for flag, given in task.sources(args).items()}
     return {flag: [data_identity(one) for one in given] for flag, given in sources.items() if given}
+
+
+def reward_of_tasks(args: argparse.Namespace) -> str | None:
+    """The reward model that `--tasks` are about, be it the one of `--run_dir`; None: none is."""
+    about = [task.NAME for task in (reward_model, overoptimisation) if task.NAME in args.tasks]
+    return reward_path(args, about[0]) if about else None
 
 
 def measure_tasks(models: dict[str, Asked], args: argparse.Namespace) -> tuple[dict, dict]:

@@ -91,3 +91,7 @@ def test_ppo_is_read_from_its_log():
         {"step": 4, "kl": 4.0, "sqrt_kl": 2.0, "reward": 0.7, "gold": None},
     ]
     assert ppo_curve(log, None)[0]["gold"] is None
+    # reward:PATH of --reward_funcs: what the policy was paid may be the sum of several
+    paid = {"step": 2, "objective/kl": 1.0, "objective/scores": 5.0}
+    assert ppo_curve([{**paid, "rewards/reward": 0.5}], None)[0]["reward"] == 0.5
+    assert ppo_curve([paid], None)[0]["reward"] == 5.0

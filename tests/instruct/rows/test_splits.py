@@ -31,6 +31,8 @@ def in_split(source, split) -> list[str]:
         (["train_prefs.jsonl", "train_sft.jsonl"], "train", []),
         (["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"], "train", "all"),
         (["train_0_of_2.jsonl", "train.part-1.jsonl"], "train", "all"),
+        (["train_00000.jsonl", "train_00001.jsonl", "train_20240101.jsonl"], "train", 2),
+        (["train-00000-of-00001-0f1e2d3c4b5a6978.jsonl", "test.jsonl"], "train", 1),
         (["data/train-0.jsonl", "data/test-0.jsonl"], "train", ["data/train-0.jsonl"]),
         (["train/a.jsonl", "train/b.jsonl", "test/a.jsonl"], "train", 2),
         (["test.jsonl", "test_2023.jsonl"], "test", ["test.jsonl"]),

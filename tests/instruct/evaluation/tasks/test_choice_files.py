@@ -167,6 +167,14 @@ def test_what_a_number_says_is_told_by_the_name(tmp_path):
     write_jsonl(tmp_path / "rte" / "validation-00000.jsonl", [glue])
     assert read_items(tmp_path / "rte")[1][0].labels["answer"] == [0, 1]
     assert read_items(tmp_path / "rte" / "validation-00000.jsonl")[1][0].labels["answer"] == [0, 1]
+    for named in (
+        "val.jsonl",
+        "train.part-0.jsonl",
+        "test_00000.jsonl",
+        "validation-00000-of-00001-0f1e2d3c4b5a6978.jsonl",
+    ):
+        write_jsonl(tmp_path / "rte" / named, [glue])
+        assert read_items(tmp_path / "rte" / named)[1][0].labels["answer"] == [0, 1]
     write_jsonl(tmp_path / "test_rte.jsonl", [glue])
     assert read_items(tmp_path / "test_rte.jsonl")[1][0].labels["answer"] == [0, 1]
     for named in ("wnli.jsonl", "sorted.jsonl", "rte/mrpc.jsonl", "rte/test-wnli.jsonl"):

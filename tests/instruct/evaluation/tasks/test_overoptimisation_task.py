@@ -133,28 +133,49 @@ def test_a_log_of_another_reward_model_gives_no_curve(arguments, run, reward_mod
     found = task.measure({}, arguments())
     assert found["ppo"] == [] and found["best_of_n"]
     assert f"{run / 'ppo'} learned from rm, not from" in capsys.readouterr().out
-    record["adapters"]["reward_model_path"] = None  # it learned from functions alone
+    # the same model, as a function
+    record["adapters"] = {
+        "reward_model_path": None,
+        "reward_funcs reward": model_identity(reward_model),
+    }
+    (run / "ppo" / "run.json").write_text(json.dumps(record))
+    assert len(task.measure({}, arguments())["ppo"]) == 2
+    record["adapters"] = {"reward_model_path": None}  # it learned from functions of no model
     (run / "ppo" / "run.json").write_text(json.dumps(record))
     assert task.measure({}, arguments())["ppo"] == []
     assert f"{run / 'ppo'} learned from no reward model, not" in capsys.readouterr().out
 
 
 def test_the_record_names_the_samples_that_are_read(arguments, run):
-    assert task.sources(arguments()) == {"samples": [str(run / "samples.jsonl")]}
+    log = run / "ppo" / "trainer_state.json"
+    assert task.sources(arguments()) == {
+        "samples": [str(run / "samples.jsonl")],
+        "comparisons": [run / "comparisons" / "train.jsonl"],
+        "ppo_log": [log],
+    }
     # drawn anew, they are of no file
-    assert task.sources(arguments("--best_of_n", "2")) == {"samples": []}
+    anew = task.sources(arguments("--best_of_n", "2"))
+    assert anew == {"samples": [], "comparisons": [], "ppo_log": [log]}
+    log.unlink()
+    assert task.sources(arguments())["ppo_log"] == []
 
 
-def test_outputs_that_another_model_drew_are_not_the_references(arguments, run, tiny_model):
+def test_outputs_that_another_model_drew_are_not_the_references(arguments, run, tiny_model, capsys):
     record = {"step": "sample", "model_name_or_path": ["sft/merged"], "models": ["0" * 64]}
     file = run / "samples.jsonl.run"
     file.write_text(json.dumps(record))
     with pytest.raises(UserError, match="no two outputs of a prompt were drawn from --reference"):
         task.check({"sft": Asked(tiny_model)}, arguments())
-    # of another command, or cut short: nobody noted which it was
-    for text in (json.dumps({"step": "label"}), '{"step": "sam'):
-        file.write_text(text)
+    file.write_text('{"step": "sam')
+    with pytest.raises(UserError, match="samples.jsonl.run cannot be read, so nobody can say whi"):
         task.check({"sft": Asked(tiny_model)}, arguments())
+    # of another command: nobody noted which it was, and one model drew all
+    file.write_text(json.dumps({"step": "label"}))
+    capsys.readouterr()
+    task.check({"sft": Asked(tiny_model)}, arguments())
+    assert capsys.readouterr().out == ""  # it is said once, with the result
+    task.measure({"sft": Asked(tiny_model)}, arguments())
+    assert "sft/merged is taken as --reference sft" in capsys.readouterr().out
     record["models"] = [model_identity(tiny_model)["sha256"]]
     file.write_text(json.dumps(record))
     task.check({"sft": Asked(tiny_model)}, arguments())
