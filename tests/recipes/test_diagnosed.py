@@ -390,10 +390,10 @@ def test_a_reward_that_rises_while_gold_falls(trained):
     functions = [f"test_diagnosed:{one.__name__}" for one in (liked, scripted_reward)]
     run_ppo(
         trained, str(trained / "sft" / "merged"), reward_funcs=functions, reward_weights=[0, 1, 0],
-        kl_coef=0.0, learning_rate=6e-3, max_kl=1000.0, total_episodes=576,
+        kl_coef=0.0, learning_rate=6e-3, watchdog=False,
     )  # fmt: skip
     report = collect_run(trained)
-    lost = ["kl_ran_away", "answers_never_end"]
+    lost = ["kl_ran_away", "answers_never_end", "one_phrase", "entropy_gone"]
     assert_broken(trained, "over_optimised", "ppo", report=report, maybe=lost)
 
 
