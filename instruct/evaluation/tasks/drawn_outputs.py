@@ -85,17 +85,20 @@ def _noted_reference(source: str, own: Asked | None) -> set[str] | None:
     """What a samples file calls the reference, by its record; None: nobody noted."""
     beside = record_beside(Path(source))
     record = json_in(beside)
-    if beside.exists() and not record:
+    # of another command, or of an earlier version, which noted no content
+    names, models = [], []
+    if record.get("step") == "sample" and record.get("models"):
+        names, models = record.get("model_name_or_path") or [], record["models"]
+    if beside.exists() and not (record and len(names) == len(models)):
         raise UserError(
             f"{beside} cannot be read, so nobody can say which model drew {source}; delete it if "
             "you know that --reference did"
         )
-    if own is None or record.get("step") != "sample" or not record.get("models"):
+    if own is None or not models:
         return None
     # by content: its folder may have gone elsewhere since
     wanted = content_of(model_identity(own.path))
-    asked = zip(record["model_name_or_path"], record["models"], strict=True)
-    return {name for name, content in asked if content == wanted}
+    return {name for name, content in zip(names, models, strict=True) if content == wanted}
 
 
 def _named_reference(rows: list[dict], own: Asked | None) -> set[str]:

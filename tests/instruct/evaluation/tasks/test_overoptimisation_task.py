@@ -166,11 +166,12 @@ def test_outputs_that_another_model_drew_are_not_the_references(arguments, run, 
     file.write_text(json.dumps(record))
     with pytest.raises(UserError, match="no two outputs of a prompt were drawn from --reference"):
         task.check({"sft": Asked(tiny_model)}, arguments())
-    file.write_text('{"step": "sam')
-    with pytest.raises(UserError, match="samples.jsonl.run cannot be read, so nobody can say whi"):
-        task.check({"sft": Asked(tiny_model)}, arguments())
+    for text in ('{"step": "sam', json.dumps({**record, "models": ["0" * 64] * 2})):
+        file.write_text(text)
+        with pytest.raises(UserError, match="samples.jsonl.run cannot be read, so nobody can say"):
+            task.check({"sft": Asked(tiny_model)}, arguments())
     # of another command: nobody noted which it was, and one model drew all
-    file.write_text(json.dumps({"step": "label"}))
+    file.write_text(json.dumps({"step": "label", "models": {"judge": "0" * 64}}))
     capsys.readouterr()
     task.check({"sft": Asked(tiny_model)}, arguments())
     assert capsys.readouterr().out == ""  # it is said once, with the result
