@@ -30,6 +30,7 @@ from instruct.evaluation.llm_judge import (
     ranks_from_wins,
 )
 from instruct.evaluation.scripted import READER, SCRIPTED, profane_words, spoken_name
+from instruct.progress import moving
 from instruct.tokens import template_columns
 
 AT_ONCE = 32  # rows that a labeler who asks a model scores between two notes on disk
@@ -133,17 +134,17 @@ def scores_of_samples(
     """
     size = len(samples) if finished is None else AT_ONCE
     starts = range(0, len(samples), size)
-    # who keeps nothing is fast
-    bar = tqdm(starts, desc=spoken, disable=finished is None)
     scores = []
-    for start in bar:
-        kept = None if finished is None else finished.done.get(str(start))
-        if kept is None:
+    # who keeps nothing is fast
+    with tqdm(total=len(samples), desc=spoken, disable=finished is None) as bar:
+        for start in starts:
             rows = samples.select(range(start, min(start + size, len(samples))))
-            kept = _scores(rows, judge, spoken)
-            if finished is not None:
-                finished.add(str(start), kept)
-        scores += kept
+            kept = None if finished is None else finished.done.get(str(start))
+            with moving(bar, len(rows)):
+                found = _scores(rows, judge, spoken) if kept is None else kept
+            if kept is None and finished is not None:
+                finished.add(str(start), found)
+            scores += found
     return scores
 
 

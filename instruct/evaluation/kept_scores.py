@@ -11,6 +11,7 @@ from instruct.evaluation.kept_steps import KeptSteps
 from instruct.evaluation.panel import Judge
 from instruct.evaluation.scores_beside import scores_left, text_key
 from instruct.processes import is_main_process
+from instruct.progress import moving
 from instruct.tokens import FOR_TEMPLATE
 
 AT_ONCE = 192  # texts between two notes on disk
@@ -50,11 +51,11 @@ def kept_scores(
     with bar:
         for start in range(0, len(new), AT_ONCE):
             some = list(new.items())[start : start + AT_ONCE]
-            scores = _asked(judge, [row for _, row in some], what)
+            with moving(bar, len(some)):
+                scores = _asked(judge, [row for _, row in some], what)
             step = [[key, score] for (key, _), score in zip(some, scores, strict=True)]
             kept.add(step[0][0], step)
             known.update(step)
-            bar.update(len(step))
     return [known[key] for key in keys]
 
 

@@ -6,12 +6,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 from trl.trainer.utils import selective_log_softmax
 
-from instruct.evaluation.scripted import TOLD_AFTER
-from instruct.processes import is_main_process
+from instruct.progress import progress
 from instruct.prompt_cache import (
     cache_argument,
     forked,
@@ -86,22 +84,19 @@ def log_likelihoods(
     for i, (prompt, _) in enumerate(pairs):
         (shared if can_share and counts[tuple(prompt)] > 1 else apart).append(i)
     apart.sort(key=lambda i: sum(map(len, pairs[i])))
-    told = tqdm(
-        total=len(pairs), desc=what, delay=TOLD_AFTER, leave=False, disable=not is_main_process()
-    )
 
-    def score(rows: list[int], logprobs: Callable) -> None:
+    def score(rows: list[int], logprobs: Callable, update: Callable[[int], None]) -> None:
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]
             for i, row in zip(batch, logprobs([pairs[i] for i in batch]), strict=True):
                 row = row.double()
                 found[i] = LogLikelihood(row.sum().item(), row[:-1].sum().item())
-            told.update(len(batch))
+            update(len(batch))
 
-    with told:
-        score(apart, partial(token_logprobs, model))
+    with progress(len(pairs), what) as update:
+        score(apart, partial(token_logprobs, model), update)
         for prompts, rows in _blocks(pairs, shared):
-            score(rows, _after(model, prompts))
+            score(rows, _after(model, prompts), update)
     return found
 
 

@@ -9,10 +9,8 @@ import functools
 import re
 from collections.abc import Callable, Iterable
 
-from tqdm import tqdm
-
 from instruct.errors import UserError
-from instruct.processes import is_main_process
+from instruct.progress import progress
 from instruct.tokens import as_messages, as_text
 
 # who ranked, as rows and records have it: no path of a machine is in it
@@ -25,7 +23,6 @@ LEAST_FIT, MOST_FIT = -0.5, 1.0  # so that fit never outweighs the rest
 UNFINISHED, REPEATED = 0.5, 0.5  # what is taken off a cut-off answer, and one of repetitions alone
 # a full stop and its kind, perhaps in quotes or brackets
 END_OF_SENTENCE = re.compile(r"[.!?。！？]['\"’”»)\]}）」』]*$")
-TOLD_AFTER = 3  # seconds; what takes longer shows a bar
 
 
 def spoken_name(labeler: str) -> str:
@@ -77,14 +74,12 @@ def scripted_score(text: str) -> float:
 
 def scripted_reward(prompts: list, completions: list[str], **columns) -> list[float]:
     """The scripted score as a TRL-style reward function, for `recipes/ppo.py --reward_funcs`."""
-    told = tqdm(
-        completions,
-        desc="scripted labeler",
-        delay=TOLD_AFTER,
-        leave=False,
-        disable=not is_main_process(),
-    )
-    return [scripted_score(text) for text in told]
+    scores = []
+    with progress(len(completions), "scripted labeler") as update:
+        for text in completions:
+            scores.append(scripted_score(text))
+            update(1)
+    return scores
 
 
 ################

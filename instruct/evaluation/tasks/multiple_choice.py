@@ -34,6 +34,7 @@ from instruct.hashes import hash_of
 from instruct.models import load_policy
 from instruct.plain_text import one_line
 from instruct.processes import is_main_process
+from instruct.progress import moving
 from instruct.rendering import named, render_prompt
 from instruct.rows.splits import stem_of
 from instruct.run.fingerprints import content_of, model_identity
@@ -260,7 +261,8 @@ def _ask_file(
             batch = order[start : start + ITEMS_AT_ONCE]
             if (step := f"{of_file} {start}") not in kept.done:
                 some = [encoded[i] for i in batch]
-                sums = _sums(loaded.model, some, what, is_text=file.shape.kind == TEXT)
+                with moving(bar, 0):
+                    sums = _sums(loaded.model, some, what, is_text=file.shape.kind == TEXT)
                 for i, found in zip(batch, sums, strict=True):
                     _check_finite(found, f"{what}: {file.items[i].place}")
                 tokens = [[sum(len(c) for _, c in pairs) for pairs in e.choices] for e in some]
