@@ -30,7 +30,7 @@ from instruct.evaluation.llm_judge import (
     ranks_from_wins,
 )
 from instruct.evaluation.scripted import READER, SCRIPTED, profane_words, spoken_name
-from instruct.progress import moving
+from instruct.one_bar import moving
 from instruct.tokens import template_columns
 
 AT_ONCE = 32  # rows that a labeler who asks a model scores between two notes on disk

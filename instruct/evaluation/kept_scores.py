@@ -10,8 +10,8 @@ from instruct.errors import UserError
 from instruct.evaluation.kept_steps import KeptSteps
 from instruct.evaluation.panel import Judge
 from instruct.evaluation.scores_beside import scores_left, text_key
+from instruct.one_bar import moving
 from instruct.processes import is_main_process
-from instruct.progress import moving
 from instruct.tokens import FOR_TEMPLATE
 
 AT_ONCE = 192  # texts between two notes on disk

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.utils import selective_log_softmax
 
-from instruct.progress import progress
+from instruct.one_bar import progress
 from instruct.prompt_cache import (
     cache_argument,
     forked,

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from instruct.errors import UserError
-from instruct.progress import progress
+from instruct.one_bar import progress
 from instruct.tokens import as_messages, as_text
 
 # who ranked, as rows and records have it: no path of a machine is in it

@@ -32,9 +32,9 @@ from instruct.evaluation.tasks.choice_statistics import (
 from instruct.evaluation.tasks.choice_values import Item
 from instruct.hashes import hash_of
 from instruct.models import load_policy
+from instruct.one_bar import moving
 from instruct.plain_text import one_line
 from instruct.processes import is_main_process
-from instruct.progress import moving
 from instruct.rendering import named, render_prompt
 from instruct.rows.splits import stem_of
 from instruct.run.fingerprints import content_of, model_identity

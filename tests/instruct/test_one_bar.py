@@ -5,8 +5,8 @@ import io
 import pytest
 from tqdm import tqdm
 
-from instruct import progress as module
-from instruct.progress import moving, progress
+from instruct import one_bar as module
+from instruct.one_bar import moving, progress
 
 
 def shown(*total) -> tuple[tqdm, io.StringIO]:
