@@ -5,7 +5,9 @@ import hashlib
 import math
 from pathlib import Path
 
-from conftest import write_jsonl
+import torch
+from conftest import make_tokenizer, write_jsonl
+from transformers import AutoModelForSequenceClassification, BertConfig
 
 from instruct.evaluation.tasks import continuations, harmless
 
@@ -23,6 +25,27 @@ def toxic_prompts(folder: Path, count: int = 5) -> str:
         for text in BEGINNINGS[:count]
     ]
     return write_jsonl(folder / "beginnings.jsonl", rows)
+
+
+def save_classifier(folder: Path, labels: list[str], seed: int = 0, **changes) -> str:
+    """A tiny text classifier with random weights; its path."""
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        initializer_range=1.0,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+        **changes,
+    )
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
 
 
 def arguments(folder: Path, **changes) -> argparse.Namespace:

@@ -181,6 +181,7 @@ def test_on_a_base_stored_quantized_the_adapter_alone_is_written(tmp_path, capsy
     said = capsys.readouterr().out
     for words in ("only the adapter will be written", "holds the adapter alone"):
         assert f"{words}, " in said and said.count("stored quantized (bitsandbytes)") == 2
+    assert "done: " not in said  # it is for no next step
     assert (out / "adapter_model.safetensors").is_file() and (out / "finished.json").is_file()
     assert not (out / "merged").exists() and "merged" not in (out / "README.md").read_text()
     with pytest.raises(UserError, match="stored quantized"):

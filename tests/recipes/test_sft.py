@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import write_jsonl
+from conftest import make_tokenizer, save_model, write_jsonl
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -151,6 +151,12 @@ def test_a_file_is_held_out_by_its_name(arguments, tmp_path, demonstrations, mon
     flags = ["--dataset_name", source, "--dataset_test_split", held, "--max_steps", "1"]
     cli([*arguments, *flags])
     assert seen == {"train": len(demonstrations), "eval": 2}
+
+
+def test_a_template_that_is_added_is_named(arguments, tmp_path, capsys):
+    base = save_model(tmp_path / "bare", tokenizer=make_tokenizer(chat_template=None))
+    cli([*arguments, "--model_name_or_path", base, "--max_steps", "1"])
+    assert f"{base}: it has no chat template: turns begin with" in capsys.readouterr().out
 
 
 def test_over_long_rows_are_counted(tiny_model, demonstrations, capsys):

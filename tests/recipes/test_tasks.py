@@ -6,6 +6,7 @@ import shutil
 import pytest
 from command_tools import stops
 from conftest import save_model, write_jsonl
+from harmless_tools import save_classifier
 
 from instruct.evaluation.tasks import multiple_choice
 from instruct.run.fingerprints import model_identity
@@ -172,13 +173,26 @@ def test_the_record_identifies_what_is_found_in_the_run(arguments, reward_model,
     rows = [{"prompt": f"Say {i}.", **drawn, **at_one} for i in range(4)]
     samples = write_jsonl(run / "samples.jsonl", rows)
     tasks = ["--tasks", "overoptimisation", "harmless"]
-    evaluate.main([*arguments, *tasks, "--run_dir", str(run), "--judge", "scripted"])
+    (judge_model, other) = (save_model(tmp_path / name, seed=s) for s, name in enumerate("ab"))
+    toxic = save_classifier(tmp_path / "classifier", ["neutral", "toxic"])
+    asked = [*arguments, *tasks, "--run_dir", str(run), "--judge", f"scripted:{judge_model}"]
+    evaluate.main([*asked, "--fit_model", judge_model, "--toxicity_model", toxic])
     record = record_of(tmp_path)
     assert record["reward"] == model_identity(str(run / "reward"))
     assert [one["name"] for one in record["data"]["samples"]] == [samples]
-    ((name, judge),) = record["judges"].items()
-    assert name == "the scripted labeler" and judge["spec"] == "scripted" and judge["key"]
+    assert record["toxicity_model"] == model_identity(toxic)
+    judges = record["judges"]
+    assert [judge["spec"] for judge in judges.values()] == [
+        f"scripted:{judge_model}", f"fit:{judge_model}"
+    ]  # fmt: skip
+    # another model in the same place is another judge
+    shutil.rmtree(judge_model)
+    shutil.copytree(other, judge_model)
+    evaluate.main([*asked, "--fit_model", judge_model])
+    record = record_of(tmp_path)
     assert record["toxicity_model"] is None  # the word list
+    for name, judge in record["judges"].items():
+        assert judge["spec"] == judges[name]["spec"] and judge["key"] != judges[name]["key"]
 
 
 def test_a_task_alone_needs_no_prompts(arguments, tmp_path):

@@ -7,34 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_tokenizer, save_model
+from harmless_tools import save_classifier
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from instruct.errors import UserError
 from instruct.evaluation import toxicity
 from instruct.evaluation.toxicity import ToxicityModel, scorer_of, toxic_label
 
 TEXTS = ["I hate tea.", "I love the rain and the music, it is great!", "bread", "The sea, cats."]
-
-
-def save_classifier(folder: Path, labels: list[str], seed: int = 0, **changes) -> str:
-    torch.manual_seed(seed)
-    config = BertConfig(
-        vocab_size=512,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        pad_token_id=0,
-        initializer_range=1.0,
-        id2label=dict(enumerate(labels)),
-        label2id={label: i for i, label in enumerate(labels)},
-        **changes,
-    )
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 def flags(**given) -> argparse.Namespace:
