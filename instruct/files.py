@@ -10,7 +10,7 @@ import errno
 import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -182,8 +182,14 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return [row for _, row in placed_rows(path)]
 
 
-def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
-    """Writes rows as JSONL (plain or gzip) or Parquet by the file's ending, whole or not at all."""
+def write_rows(
+    path: str | Path, rows: Iterable[dict], before: Callable[[Path], None] | None = None
+) -> None:
+    """Writes rows as JSONL (plain or gzip) or Parquet by the file's ending, whole or not at all.
+
+    Args:
+        before: called with the whole file before it takes its name.
+    """
     path = Path(path)
     check_output(path)
     name = path.name.lower()
@@ -196,6 +202,8 @@ def write_rows(path: str | Path, rows: Iterable[dict]) -> None:
                 for row in rows:
                     # text a person can read, whatever its script
                     out.write(json.dumps(row, ensure_ascii=False, default=_as_json) + "\n")
+        if before is not None:
+            before(beside)
 
 
 def _write_parquet(path: Path, rows: list[dict], beside: Path) -> None:

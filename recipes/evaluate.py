@@ -32,7 +32,12 @@ from instruct.errors import UserError
 from instruct.evaluation.answers import Model, all_answers
 from instruct.evaluation.comparison import compare
 from instruct.evaluation.folder import check_folder, write_run_record
-from instruct.evaluation.judgements import Judgement, judged_by_people, read_judgements
+from instruct.evaluation.judgements import (
+    Judgement,
+    check_prompts,
+    judged_by_people,
+    read_judgements,
+)
 from instruct.evaluation.modes import Asked, described, parse_asked
 from instruct.evaluation.panel import Judge, add_scores, fit_judge, panel_of, reward_judge
 from instruct.evaluation.report import write_report
@@ -133,6 +138,8 @@ def models_of(args: argparse.Namespace) -> dict[str, Asked]:
     args.tasks = list(args.task_models)
     if HELPFUL in args.tasks and not args.input:
         raise UserError("--input is missing: the held-out prompts that every model answers")
+    if HELPFUL not in args.tasks and args.judgements:
+        raise UserError(f"--judgements is on the answers of --tasks {HELPFUL}; add that task")
     run = args.run_dir
     if run is not None and not any((run / step).is_dir() for step in STEPS):
         raise UserError(f"--run_dir {run}: no such run; it has to hold {', '.join(STEPS)}")
@@ -188,6 +195,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.input:
         shape = shape_of(args)
         args.prompts, args.asked = held_out_prompts(args.input, args.limit, args.seed, **shape)
+    if judged:
+        check_prompts(args.judgements, judged, args.prompts)
     args.read_rankings = partial(rankings_in, **shape_of(args))
     args.examples_of = examples_of
     check_tasks(models, args)

@@ -27,7 +27,7 @@ def held_out_prompts(
     rows = random.Random(seed).sample(rows, min(limit, len(rows)))
     drawn = [
         {
-            "prompt_id": identifier_of(row, "id", source) or str(i),
+            "prompt_id": _id_of(row, source) or str(i),
             # without users every prompt is a cluster of its own
             "user_id": identifier_of(row, "user_id", source) or f"prompt {i}",
             "prompt": row["prompt"],
@@ -37,6 +37,11 @@ def held_out_prompts(
         for i, row in enumerate(rows)
     ]
     return drawn, {"n": len(drawn), "of": total, "seed": seed}
+
+
+def _id_of(row: dict, source: str) -> str | None:
+    # `id` of data_prep.prompts, `prompt_id` of every later step
+    return identifier_of(row, "id", source) or identifier_of(row, "prompt_id", source)
 
 
 def rankings_in(source: str, split: str, **shape) -> list[dict]:

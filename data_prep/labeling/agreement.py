@@ -15,7 +15,7 @@ import numpy as np
 from data_prep.labeling.questions import DEFAULT_QUESTIONS, SENSITIVE
 from data_prep.labeling.team import SCREENING_CUTOFF
 from instruct.errors import UserError
-from instruct.evaluation.ranking_metrics import labeler_agreement
+from instruct.evaluation.ranking_metrics import rank_of_texts
 from instruct.evaluation.statistics import cluster_bootstrap
 
 MOST_SHOWN = 50  # items of which people think differently, the most different first
@@ -103,7 +103,8 @@ def screening_of(answers: list[dict], questions: Sequence[str] = DEFAULT_QUESTIO
         screening: `rate_of` with the owner's ranks.
         screening_flags: {rate, n}: of the questions about sensitive speech that both were asked,
             one for each output, how many have the same yes or no; None where there are none.
-        below_cutoff: whether either rate is below the cut-off; None where there is neither.
+        below_cutoff: whether either rate is below the cut-off, or he ordered nothing that the
+            owner orders; None where there is nothing to compare.
     """
     screened = [one for one in answers if one["is_screening"] and one["owner"]]
     ranks = rate_of([_with_owner(one) for one in screened])
@@ -112,6 +113,9 @@ def screening_of(answers: list[dict], questions: Sequence[str] = DEFAULT_QUESTIO
     alike = {"rate": sum(flags) / len(flags), "n": len(flags)} if flags else None
     rates = [part["rate"] for part in (ranks, alike) if part]
     below = any(rate < SCREENING_CUTOFF for rate in rates) if rates else None
+    # who ties all that the owner orders agrees with nothing
+    if ranks is None and any(len(set(one["owner"]["ranks"])) > 1 for one in screened):
+        below = True
     return {"screening": ranks, "screening_flags": alike, "below_cutoff": below}
 
 
@@ -148,32 +152,42 @@ def _krippendorff():
 
 
 def _compared(group: list[dict]) -> list[Compared]:
+    signs = np.array([_preferences(one["row"], one["answer"]["ranks"]) for one in group])
+    pairs, alike = _counts(signs)
+    names = [one["labeler"] for one in group]
     return [
-        Compared(
-            one["item"],
-            (one["labeler"], other["labeler"]),
-            *_alike(one["row"], one["answer"]["ranks"], other["answer"]["ranks"]),
-        )
-        for one, other in combinations(group, 2)
+        Compared(group[0]["item"], (names[a], names[b]), int(alike[a, b]), int(pairs[a, b]))
+        for a, b in combinations(range(len(group)), 2)
     ]
 
 
-def _alike(row: dict, ranks: list[int], others: list[int]) -> tuple[int, int]:
-    # both of one item: whose prompt it is need not be compared
-    both = [{"prompt": [], "completions": row["completions"], "ranks": r} for r in (ranks, others)]
-    found = labeler_agreement(both) or {"rate": 0, "n_pairs": 0}
-    return round(found["rate"] * found["n_pairs"]), found["n_pairs"]
+def _preferences(row: dict, ranks: list[int]) -> np.ndarray:
+    """[pairs of texts]: -1 where the first is better, 1 where the second is, 0 for a tie."""
+    values = np.array(list(rank_of_texts(row["completions"], ranks).values()))
+    first, second = np.triu_indices(len(values), 1)
+    return np.sign(values[first] - values[second]).astype(int)
+
+
+def _counts(signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[people, pairs of texts] -> [people, people]: pairs that both order, those ordered alike."""
+    strict = np.abs(signs)
+    pairs = strict @ strict.T
+    # alike less opposed, and both together
+    return pairs, (pairs + signs @ signs.T) // 2
 
 
 def _with_owner(one: dict) -> Compared:
-    alike = _alike(one["row"], one["answer"]["ranks"], one["owner"]["ranks"])
-    return Compared(one["item"], (one["labeler"], ""), *alike)
+    ranks = (one["answer"]["ranks"], one["owner"]["ranks"])
+    pairs, alike = _counts(np.array([_preferences(one["row"], given) for given in ranks]))
+    return Compared(one["item"], (one["labeler"], ""), int(alike[0, 1]), int(pairs[0, 1]))
 
 
 def _same_flags(one: dict, asked: list[str]) -> list[bool]:
-    owners = one["owner"].get("flags")
+    owners, questions = (one["owner"].get(key) for key in ("flags", "questions"))
     if owners is None:
         return []
+    # one that the owner was not asked has no answer; a row that does not say was asked all
+    asked = [key for key in asked if questions is None or key in questions]
     return [
         (key in given) == (key in of_owner)
         for given, of_owner in zip(one["answer"]["flags"], owners, strict=True)

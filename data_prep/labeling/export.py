@@ -70,12 +70,17 @@ def export(
         but = f" but {left_out} to screening items" if left_out else ""
         raise UserError(f"{path}: no answer in it yet{but}; nothing was written")
     labelers = Counter(row["labeler"] for row in rows)
-    # first: an output never stands without its record
     record = _record(store, screening, sorted(labelers))
-    write_json(record_beside(output), record)
-    write_rows(output, rows)
-    # by its bytes the next export knows whether somebody has edited it since
-    write_json(record_beside(output), {**record, "sha256": file_hash(output)})
+    replaced = file_hash(output) if output.is_file() else None
+
+    def note(written: Path) -> None:
+        # by its bytes the next export knows whether somebody has edited it since; killed before
+        # the file has its name, the one before it still stands
+        hashes = {"sha256": file_hash(written), "replaces": replaced}
+        write_json(record_beside(output), {**record, **hashes})
+
+    # first: an output never stands without its record
+    write_rows(output, rows, before=note)
     return {"rows": len(rows), "labelers": dict(labelers), "screening": left_out}
 
 
@@ -117,9 +122,9 @@ def check_replaces(output: Path, store: Store, changed: bool = False) -> None:
         raise UserError(
             f"--output {output} is there and is no export of {store.path}; give another file"
         )
-    # the record of an export that was killed, or of an earlier version, names no bytes
-    written = record.get("sha256")
-    if not changed and written is not None and written != file_hash(output):
+    # the record of an earlier version names no bytes
+    written = [record[key] for key in ("sha256", "replaces") if record.get(key)]
+    if not changed and written and file_hash(output) not in written:
         raise UserError(
             f"--output {output} was changed by hand since it was exported; give another file, or "
             "add --overwrite_output_dir to replace it"

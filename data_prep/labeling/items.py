@@ -12,7 +12,7 @@ from typing import Any
 
 from data_prep.formats.identifiers import identifier_of
 from data_prep.formats.reader import column_names, read, with_columns
-from data_prep.labeling.questions import QUALITIES
+from data_prep.labeling.questions import QUALITIES, check_questions
 from instruct.errors import UserError
 from instruct.files import placed_source
 from instruct.hashes import hash_of
@@ -136,7 +136,7 @@ def read_screening(
         if len(row["completions"]) not in OUTPUTS:
             raise UserError(f"{where}: {_few_or_many(row)}")
         _check_quality(row, where)
-        owner = {"ranks": dense_ranks(row.pop("ranks")), "flags": _owners_flags(row, where)}
+        owner = {"ranks": dense_ranks(row.pop("ranks")), **_owners_flags(row, where)}
         items.append(Item({k: v for k, v in row.items() if k not in LABELED}, owner))
     if all(len(set(item.owner["ranks"])) < 2 and not item.owner["flags"] for item in items):
         raise UserError(
@@ -161,12 +161,17 @@ def _check_quality(row: dict, where: str) -> None:
         )
 
 
-def _owners_flags(row: dict, where: str) -> list[list[str]] | None:
-    flags = row.get("flags")
+def _owners_flags(row: dict, where: str) -> dict:
+    """`flags` of each output, and `questions` that the owner was asked; None where unknown."""
+    flags, questions = row.get("flags"), row.get("questions")
     good = isinstance(flags, list) and len(flags) == len(row["completions"])
     if flags is not None and not (good and all(map(_are_names, flags))):
         raise UserError(f"{where}: 'flags' must be a list of questions for each output")
-    return flags
+    if questions is not None and not _are_names(questions):
+        raise UserError(f"{where}: 'questions' must be a list of those that were asked")
+    for keys in (*(flags or ()), questions or ()):
+        check_questions(tuple(keys), f"{where}: 'flags' or 'questions' has")
+    return {"flags": flags, "questions": questions}
 
 
 def _are_names(keys) -> bool:

@@ -24,6 +24,7 @@ from instruct.evaluation.llm_judge import (
     KIND,
     LLMJudge,
     Pair,
+    Verdict,
     is_llm,
     llm_judge_of,
     outcome,
@@ -201,9 +202,7 @@ class ByPairs:
                 )
         verdicts = self._verdicts(samples, finished)
         for texts, found in zip(samples["completions"], verdicts, strict=True):
-            places = combinations(range(len(texts)), 2)
-            won = [(i, j, outcome(said)) for (i, j), said in zip(places, found, strict=True)]
-            yield _unjudged(ranks_from_wins(len(texts), won))
+            yield _unjudged(ranks_from_wins(len(texts), _outcomes(texts, found)))
 
     def _verdicts(self, samples: Dataset, finished: FinishedBatches) -> list[list]:
         """What the judge says of the pairs of each row, in the order of `combinations`."""
@@ -232,6 +231,22 @@ class ByPairs:
 
     def told(self, strict: str) -> str:
         return f"{strict}; {self.judge.tally.sentence()}"
+
+
+def _outcomes(texts: list[str], verdicts: list[Verdict]) -> Iterator[tuple[int, int, float]]:
+    """(i, j, what is said of i against j) of all pairs, as `ranks_from_wins` takes them.
+
+    Of a text that is there more than once, what is said of the first holds for all: copies tie.
+    """
+    first = {text: i for i, text in reversed(list(enumerate(texts)))}
+    pairs = list(combinations(range(len(texts)), 2))
+    said = {pair: outcome(verdict) for pair, verdict in zip(pairs, verdicts, strict=True)}
+    for i, j in pairs:
+        a, b = first[texts[i]], first[texts[j]]
+        if a == b:
+            yield i, j, 0.5
+        else:
+            yield i, j, said[a, b] if a < b else 1 - said[b, a]
 
 
 Labeler = ByScore | ByPairs

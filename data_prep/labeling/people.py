@@ -6,11 +6,12 @@ from pathlib import Path
 
 from data_prep.labeling.items import Item, read_items, read_screening
 from data_prep.labeling.project import Project
-from data_prep.labeling.schema import IS_FOLDER, open_to_read
+from data_prep.labeling.schema import check_file, open_to_read
 from data_prep.labeling.store import Store
-from data_prep.labeling.team import Team
+from data_prep.labeling.team import Team, composed
 from instruct.errors import UserError
 from instruct.evaluation.judges import is_judge
+from instruct.plain_text import check_name
 from instruct.rows.encodings import read_text
 
 # flags that are the project's own
@@ -28,6 +29,7 @@ def open_page(args: argparse.Namespace) -> None:
     from data_prep.labeling.page.app import PORT, check_address, check_listens, gradio, serve
 
     project = project_of(args)
+    args.owner = args.owner and composed(args.owner)
     team = team_of(args)
     host = args.host or "127.0.0.1"
     port = PORT if args.port is None else args.port
@@ -78,8 +80,7 @@ def _begun(database: Path) -> Project | None:
     Raises:
         UserError: a folder, or no database that can be read.
     """
-    if database.is_dir():
-        raise UserError(f"--database {database}: {IS_FOLDER}")
+    check_file(database, "--database ")
     if not database.is_file() or not database.stat().st_size:
         return None
     store = Store(database, open_to_read(database), can_write=False)
@@ -100,8 +101,11 @@ def team_of(args: argparse.Namespace) -> Team | None:
     """Who may log in; None where one person labels alone.
 
     Raises:
-        UserError: no such file, or somebody who is called like a judge that is no person.
+        UserError: no such file, an owner's name that cannot be shown, or somebody who is called
+            like a judge that is no person.
     """
+    if args.owner is not None:
+        check_name(args.owner, "--owner")
     team = Team.read(args.passwords) if args.passwords is not None else None
     for name in (args.owner, *(team.names if team else ())):
         if is_judge(name):

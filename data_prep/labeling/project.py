@@ -7,6 +7,7 @@ from data_prep.labeling.answers import KINDS
 from data_prep.labeling.questions import DEFAULT_QUESTIONS, check_questions
 from instruct.errors import UserError
 
+MOST_PER_ITEM = 10_000  # labelers; more is a slip, and in the end no number to SQLite
 FREE = ("instructions", "lease_minutes")  # settings that may change while people label
 
 
@@ -40,8 +41,8 @@ class Project:
     def __post_init__(self):
         if self.kind not in KINDS:
             raise UserError(f"--kind {self.kind}: must be one of {', '.join(KINDS)}")
-        if self.per_item < 1:
-            raise UserError(f"--per_item {self.per_item}: must be 1 or more")
+        if not 1 <= self.per_item <= MOST_PER_ITEM:
+            raise UserError(f"--per_item {self.per_item}: must be from 1 to {MOST_PER_ITEM}")
         if not 0 <= self.overlap <= 1:
             raise UserError(f"--overlap {self.overlap}: is a share, from 0 to 1")
         if not self.lease_minutes > 0:

@@ -1,7 +1,8 @@
 """Who gets which item next. Every function is part of a transaction that its caller began.
 
 An item goes to `per_item` labelers, some go to all. It counts as taken by who has answered it and
-by who holds it and took it after `since`: one that was left longer ago is free again.
+by who holds it (or went back to what he had skipped) and took it after `since`: one that was left
+longer ago is free again.
 """
 
 import hashlib
@@ -18,13 +19,14 @@ WHERE i.open = 1
   AND (i.to_all = 1 OR :per_item > (
     SELECT count(*) FROM assignments a
     WHERE a.item = i.id AND a.labeler <> :labeler
-      AND (a.state = 'answered' OR (a.state = 'held' AND a.taken > :since))))
+      AND (a.state = 'answered'
+        OR ((a.state = 'held' OR a.reopened = 1) AND a.taken > :since))))
 ORDER BY i.is_screening DESC, i.id LIMIT 1
 """
 TAKEN = """
 SELECT count(*) FROM assignments
 WHERE item = :item AND labeler <> :labeler
-  AND (state = 'answered' OR (state = 'held' AND taken > :since))
+  AND (state = 'answered' OR ((state = 'held' OR reopened = 1) AND taken > :since))
 """
 # enough answers, or so many who could not that another would not either
 CLOSED = """
@@ -39,7 +41,9 @@ SELECT count(*) FROM assignments a JOIN items i ON i.id = a.item
 WHERE a.labeler = :labeler AND a.state IN ('answered', 'skipped') AND i.open = 1
 """
 FULL = """
-SELECT count(*) FROM (SELECT DISTINCT item FROM assignments WHERE state = 'held') h
+SELECT count(*) FROM (
+  SELECT item FROM assignments WHERE state = 'held'
+  UNION SELECT item FROM assignments WHERE reopened = 1) h
 JOIN items i ON i.id = h.item
 WHERE i.open = 1 AND i.to_all = 0
   AND NOT EXISTS (
@@ -48,7 +52,8 @@ WHERE i.open = 1 AND i.to_all = 0
   AND :per_item <= (
     SELECT count(*) FROM assignments a
     WHERE a.item = i.id AND a.labeler <> :labeler
-      AND (a.state = 'answered' OR (a.state = 'held' AND a.taken > :since)))
+      AND (a.state = 'answered'
+        OR ((a.state = 'held' OR a.reopened = 1) AND a.taken > :since)))
 """
 
 

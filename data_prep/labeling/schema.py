@@ -114,8 +114,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     Raises:
         UserError: another program's file, another version's, one that cannot be written.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: {IS_FOLDER}")
+    check_file(path)
     with told(path):
         _check_size(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,8 +146,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     Raises:
         UserError: no such file, another program's, another version's.
     """
-    if path.is_dir():
-        raise UserError(f"{path}: {IS_FOLDER}")
+    check_file(path)
     if not path.is_file():
         raise UserError(f"{path}: no such database")
     with told(path):
@@ -162,6 +160,18 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def check_file(path: Path, flag: str = "") -> None:
+    """That a path is a file, or none yet.
+
+    Raises:
+        UserError: a folder, a pipe, a device.
+    """
+    if path.is_dir():
+        raise UserError(f"{flag}{path}: {IS_FOLDER}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{flag}{path}: is no file (a pipe, a device); give another path")
 
 
 def check_version(path: Path, connection: sqlite3.Connection) -> None:

@@ -152,15 +152,16 @@ class Store:
         project = self.project
         with self._writing() as db:
             turn = self._turn(db, labeler)
-            state, reopened, latest, row = turn.state_of(item)
+            mine = turn.state_of(item)
+            row = json.loads(mine.row)
             checked = answers.check(
                 project.kind, row, answer, project.questions, project.ranking_only
             )
-            if state == "answered" and not reopened:
-                if latest == checked:
+            if mine.state == "answered" and not mine.reopened:
+                if json.loads(mine.answer) == checked:
                     return
                 raise UserError(f"item {item} was saved before; undo to change it")
-            turn.check_room(item, state)
+            turn.check_room(item, mine)
             turn.save(item, "answered", seconds, answer=json.dumps(checked))
 
     def skip(self, labeler: str, item: int, reason: str) -> None:
@@ -172,11 +173,13 @@ class Store:
         reason = answers.check_reason(reason)
         with self._writing() as db:
             turn = self._turn(db, labeler)
-            state, reopened, _, _ = turn.state_of(item)
-            if state == "skipped":
-                return
-            if state == "answered" and not reopened:
+            mine = turn.state_of(item)
+            if mine.state == "answered" and not mine.reopened:
                 raise UserError(f"item {item} was saved before; undo to change it")
+            if mine.state == "skipped" and not mine.reopened:
+                if mine.reason == reason:
+                    return
+                raise UserError(f"item {item} was left out before; undo to change the reason")
             turn.save(item, "skipped", 0.0, reason=reason)
 
     def undo(self, labeler: str) -> Task | None:
@@ -270,7 +273,7 @@ class Store:
     def skips(self) -> Iterator[dict]:
         """Who leaves out which item now, and why, latest first.
 
-        Yields {item, labeler, reason, timestamp}; a skip that was undone is in `history` alone.
+        Yields {item, labeler, reason, timestamp}; one that was undone counts until he saves anew.
         """
         query = (
             "SELECT n.item, n.labeler, n.reason, n.timestamp FROM assignments a "

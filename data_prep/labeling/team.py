@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import sys
+import unicodedata
 from pathlib import Path
 
 from instruct.command.commands import Parser, command
@@ -59,9 +60,9 @@ class Team:
 
     def check(self, name: str, password: str) -> bool:
         """Whether this is the password of that name, in the same time for every name."""
+        name = composed(name)
         salt, known = self._hashes.get(name, self._nobody)
-        # as text an upload may hold anything
-        found = _hash(str(password), salt)
+        found = _hash(password, salt)
         return hmac.compare_digest(found, known) and name in self._hashes
 
 
@@ -71,53 +72,78 @@ def set_password(path: Path, name: str, password: str) -> None:
     Raises:
         UserError: a name that cannot be shown, a password too short, a file of another form.
     """
+    name = composed(name)
     check_name(name, "--name")
     # the colon ends a name in the file, and # begins a remark
     if ":" in name or name.startswith("#"):
         raise UserError(f"--name {name}: a name holds no colon and begins with no #")
     if len(password) < SHORTEST:
         raise UserError(f"a password has at least {SHORTEST} characters")
+    if not _is_text(password):
+        raise UserError("the password holds bytes that are no text (UTF-8); give another")
     path = Path(path)
-    hashes = _hashes_of(path) if path.is_file() else {}
+    lines = _lines_of(path) if path.is_file() else []
     salt = secrets.token_bytes(16)
-    hashes[name] = (salt, _hash(password, salt))
-    lines = (f"{n}:scrypt${salt.hex()}${found.hex()}\n" for n, (salt, found) in hashes.items())
+    line = f"{name}:scrypt${salt.hex()}${_hash(password, salt).hex()}"
+    # in its place; remarks stay where they are
+    at = next((i for i, (known, *_) in enumerate(lines) if known == name), len(lines))
+    lines[at : at + 1] = [(name, None, line)]
     with atomic_file(path) as beside:
         # before it holds anything; a hash can be guessed at by who reads it
         os.close(os.open(beside, os.O_CREAT | os.O_WRONLY, 0o600))
-        beside.write_text("".join(lines), encoding="utf-8")
+        beside.write_text("".join(f"{line}\n" for *_, line in lines), encoding="utf-8")
 
 
 def _hashes_of(path: Path) -> dict[str, tuple[bytes, bytes]]:
+    return {name: secret for name, secret, _ in _lines_of(path) if name is not None}
+
+
+def _lines_of(path: Path) -> list[tuple[str | None, tuple[bytes, bytes] | None, str]]:
+    """(name, (salt, hash), line) of each line of a file; of a remark the line alone."""
     try:
         text = read_text(path, f"--passwords {path}")
     except UserError as error:
         raise UserError(f"{error}; {_how_to(path)}") from error
-    hashes: dict[str, tuple[bytes, bytes]] = {}
+    lines = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
+            lines.append((None, None, line))
             continue
         name, _, rest = line.strip().rpartition(":")
-        found = LINE.fullmatch(rest)
+        name, found = composed(name), LINE.fullmatch(rest)
         if not name or not found:
             # never the line itself: it may hold a password as it was typed
             raise UserError(
                 f"--passwords {path}, line {number}: is not NAME:scrypt$SALT$HASH; {_how_to(path)}"
             )
         check_name(name, f"--passwords {path}, line {number}:")
-        if name in hashes:
+        if any(name == known for known, *_ in lines):
             raise UserError(f"--passwords {path}, line {number}: {one_line(name)} is there twice")
-        hashes[name] = (bytes.fromhex(found[1]), bytes.fromhex(found[2]))
-    return hashes
+        lines.append((name, (bytes.fromhex(found[1]), bytes.fromhex(found[2])), line.strip()))
+    return lines
 
 
 def _how_to(path: Path) -> str:
     return f"a line is made by python -m data_prep.labeling.team --passwords {path} --name NAME"
 
 
+def composed(text: str) -> str:
+    """Names and passwords by what is read: é is one letter or two, by keyboard (RFC 8265)."""
+    return unicodedata.normalize("NFC", str(text))
+
+
+def _is_text(password: str) -> bool:
+    try:
+        password.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _hash(password: str, salt: bytes) -> bytes:
-    # a lone surrogate has no bytes in UTF-8, and is no reason to fail
-    return hashlib.scrypt(password.encode("utf-8", "replace"), salt=salt, dklen=32, **COST)
+    # half a character has no bytes in UTF-8, and is no reason to fail: no password holds one
+    secret = composed(password).encode("utf-8", "surrogatepass")
+    return hashlib.scrypt(secret, salt=salt, dklen=32, **COST)
 
 
 @command

@@ -6,6 +6,7 @@ Part of one transaction, which `store.Store` begins and ends.
 import json
 import sqlite3
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from data_prep.labeling import queue
 from data_prep.labeling.items import Item, shown
@@ -14,10 +15,26 @@ from instruct.errors import UserError
 from instruct.plain_text import one_line
 
 MINE = """
-SELECT a.state, a.reopened, n.answer, i.row, i.is_screening, a.shown_order, a.taken
+SELECT a.state, a.reopened, n.answer, n.reason, i.row, i.is_screening, a.shown_order, a.taken
 FROM assignments a JOIN items i ON i.id = a.item LEFT JOIN answers n ON n.id = a.answer
 WHERE a.labeler = ? AND a.item = ?
 """
+
+
+class Mine(NamedTuple):
+    """An item of his, as the database has it: `answer`, `row` and `order` are JSON.
+
+    What he answered or skipped is so also while it is reopened, until he saves anew.
+    """
+
+    state: str
+    reopened: int
+    answer: str | None
+    reason: str | None
+    row: str
+    is_screening: int
+    order: str
+    taken: float
 
 
 class Turn:
@@ -69,25 +86,23 @@ class Turn:
         # what he skipped may have gone to somebody else by now
         item = next((i for i, state in done if state == "answered" or self._has_room(i)), None)
         if item is not None:
-            self._set("reopened = 1, state = iif(state = 'skipped', 'held', state)", item)
-            self._set("taken = ?", item, self.now)
-            queue.close_if_full(self.db, item, self.project.per_item)
+            self._set("reopened = 1, taken = ?", item, self.now)
         return item
 
     def task(self, item: int) -> Task:
         """What he is shown of an item of his."""
-        _, _, answer, row, screening, order, _ = self._mine(item)
+        mine = self._mine(item)
         return Task(
             item,
             self.project.kind,
-            shown(json.loads(row)),
-            tuple(json.loads(order)),
-            bool(screening),
-            answer and json.loads(answer),
+            shown(json.loads(mine.row)),
+            tuple(json.loads(mine.order)),
+            bool(mine.is_screening),
+            mine.answer and json.loads(mine.answer),
         )
 
-    def state_of(self, item: int) -> tuple[str, bool, dict | None, dict]:
-        """(state, whether undone, his latest answer, the item's row) of an item of his.
+    def state_of(self, item: int) -> Mine:
+        """What the database has of an item of his.
 
         Raises:
             UserError: it was never given to him.
@@ -98,19 +113,18 @@ class Turn:
         if found is None:
             told = one_line(str(item), 40)
             raise UserError(f"item {told} is none of yours; load the page again")
-        state, undone, answer, row, *_ = found
-        return state, bool(undone), answer and json.loads(answer), json.loads(row)
+        return found
 
-    def check_room(self, item: int, state: str) -> None:
-        """That an answer to an item in this state is one that is asked for.
+    def check_room(self, item: int, mine: Mine) -> None:
+        """That an answer to an item of his is one that is asked for.
 
         Raises:
             UserError: he left it out, or was so late that another has it.
         """
-        if state == "skipped":
+        if mine.state == "skipped" and not mine.reopened:
             raise UserError(f"item {item} was left out by you; undo to answer it")
         # who holds it in time is one of those that there is room for
-        if state == "answered" or self._has_room(item):
+        if mine.state == "answered" or self._has_room(item):
             return
         raise UserError(
             f"item {item} went to another labeler, as you had it for more than "
@@ -135,8 +149,9 @@ class Turn:
         self._set("reopened = 0, state = ?, answer = ?", item, state, added.lastrowid)
         queue.close_if_full(self.db, item, self.project.per_item)
 
-    def _mine(self, item: int) -> tuple | None:
-        return self.db.execute(MINE, [self.labeler, item]).fetchone()
+    def _mine(self, item: int) -> Mine | None:
+        found = self.db.execute(MINE, [self.labeler, item]).fetchone()
+        return found and Mine(*found)
 
     def _set(self, columns: str, item: int, *values) -> None:
         self.db.execute(
@@ -149,11 +164,10 @@ class Turn:
 
     def _keeps(self, item: int) -> bool:
         """Whether an item is still his, then anew from now; else it is another's."""
-        state, *_, taken = self._mine(item)
-        if state == "held" and taken <= self.since and not self._has_room(item):
-            # what he had skipped before he undid that is skipped as before
-            self._set("reopened = 0, state = iif(answer IS NULL, 'lapsed', 'skipped')", item)
-            queue.close_if_full(self.db, item, self.project.per_item)
+        mine = self._mine(item)
+        if mine.state != "answered" and mine.taken <= self.since and not self._has_room(item):
+            # what he had skipped before he went back to it is skipped as before
+            self._set("reopened = 0, state = iif(state = 'held', 'lapsed', state)", item)
             return False
         self._set("taken = ?", item, self.now)
         return True

@@ -73,7 +73,8 @@ def read_judgements(source: str | Path, models: Iterable[str]) -> list[Judgement
         raise UserError(f"--judgements {source}: no rows")
     seen: dict[tuple, str] = {}
     for found in with_place:
-        key = (found.labeler, found.prompt_id, *sorted(found.texts.items()))
+        asked = tuple(found.asked)
+        key = (found.labeler, found.prompt_id, asked, *sorted(found.texts.items()))
         if key in seen:
             raise UserError(
                 f"--judgements {found.place}: {one_line(found.labeler, 60)} has judged these "
@@ -167,6 +168,25 @@ def _given(values: list) -> list:
 ################
 
 
+def check_prompts(source: str | Path, judgements: list[Judgement], prompts: list[dict]) -> None:
+    """That a judgement is on one of these prompts: known before a model has answered any.
+
+    Raises:
+        UserError: none is.
+    """
+    here = [(row["prompt_id"], _words_of(row["prompt"])) for row in prompts]
+    if not any((found.prompt_id, found.asked) in here for found in judgements):
+        told = f"{len(judgements)} {WHY[OTHER_PROMPT]}"
+        raise _none_counts(source, f"{told}; first: {judgements[0].place}")
+
+
+def _none_counts(source: str | Path, told: str) -> UserError:
+    return UserError(
+        f"--judgements {source}: no judgement is on these answers ({told}); give the file with the "
+        "--input, --seed and models whose answers.jsonl was judged"
+    )
+
+
 def on_answers(
     judgements: list[Judgement], answers: dict[str, list[dict]], users: list[str]
 ) -> tuple[list[Judgement], dict[str, int], str | None]:
@@ -219,10 +239,7 @@ def judged_by_people(
     used, left_out, first = on_answers(judgements, answers, users)
     told = ", ".join(f"{count} {WHY[why]}" for why, count in left_out.items())
     if not used:
-        raise UserError(
-            f"--judgements {source}: no judgement is on these answers ({told}; first: {first}); "
-            "give the file with the --input, --seed and models whose answers.jsonl was judged"
-        )
+        raise _none_counts(source, f"{told}; first: {first}")
     if left_out:
         print(f"{source}: {len(used)} of {len(judgements)} judgements are on these answers; left "
               f"out: {told} (first: {first})")  # fmt: skip

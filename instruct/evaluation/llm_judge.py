@@ -28,6 +28,7 @@ KIND = "llm"
 PROMPT = Path(__file__).with_name("llm_judge_prompt.md")
 KEY = "OPENAI_API_KEY"  # the environment's; servers of one's own need none
 PLACES = re.compile(r"\{(prompt|answer_a|answer_b)\}")
+THOUGHT = re.compile(r"^\s*<think>", re.MULTILINE)  # one that has no end; not one that is quoted
 VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 WON = {"A": 1.0, "B": 0.0, "C": 0.5}  # by the answer that stood first
 AT_A_TIME = 8  # requests under way
@@ -89,7 +90,7 @@ def verdict_in(reply: str | None) -> str | None:
 
     What a model thinks between `<think>` and `</think>` is not what it says.
     """
-    said = (reply or "").rpartition("</think>")[2].partition("<think>")[0]
+    said = THOUGHT.split((reply or "").rpartition("</think>")[2])[0]
     found = set(VERDICT.findall(said))
     bare = said.strip().strip(".*").upper()
     if not found and bare in WON:
@@ -227,7 +228,8 @@ class LLMJudge:
         """
         asked = [pair for pair in pairs if pair.first != pair.second]
         texts = [text for pair in asked for text in (self._text(pair), self._text(swapped(pair)))]
-        replies = iter(self._replies(texts))
+        names = [one_line(_asked_in(pair), SHOWN) for pair in asked for _ in range(2)]
+        replies = iter(self._replies(texts, names))
         found = []
         for pair in pairs:
             if pair.first == pair.second:
@@ -257,49 +259,50 @@ class LLMJudge:
             )
 
     def _text(self, pair: Pair) -> str:
-        messages = as_messages(pair.prompt)
-        asked = as_text(messages)
-        # who said what matters from two turns on
-        if len(messages) > 1:
-            asked = "\n\n".join(f"{m.get('role', 'user')}: {as_text([m])}" for m in messages)
-        words = {"prompt": asked, "answer_a": pair.first, "answer_b": pair.second}
+        words = {"prompt": _asked_in(pair), "answer_a": pair.first, "answer_b": pair.second}
         # all at once: a {prompt} in an answer is the answer's
         return PLACES.sub(lambda place: words[place[1]], self.template)
 
-    def _replies(self, texts: list[str]) -> list[str | None]:
-        """The verdict in the reply to each text, `AT_A_TIME` of them asked at once."""
-        return asyncio.run(self._gather(texts)) if texts else []
+    def _replies(self, texts: list[str], names: list[str]) -> list[str | None]:
+        """The verdict in the reply to each text, `AT_A_TIME` of them asked at once.
 
-    async def _gather(self, texts: list[str]) -> list[str | None]:
+        Args:
+            names: what a text is about, for messages.
+        """
+        return asyncio.run(self._gather(list(zip(texts, names, strict=True)))) if texts else []
+
+    async def _gather(self, texts: list[tuple[str, str]]) -> list[str | None]:
         openai = _openai("llm:", self.model)
         gate = asyncio.Semaphore(AT_A_TIME)
 
-        async def ask(client, text: str) -> str | None:
+        async def ask(client, text: tuple[str, str]) -> str | None:
             async with gate:
-                return await self._reply(client, openai, text)
+                return await self._reply(client, openai, *text)
 
         # cancelled, it ends at once: threads would sleep through their retries first
         async with openai.AsyncOpenAI(
             base_url=self.url, api_key=os.environ.get(KEY) or "none", timeout=TIMEOUT
         ) as client:
-            retries = RETRIES if self._heard else FIRST_RETRIES
-            first = await ask(client.with_options(max_retries=retries), texts[0])
-            self._heard = True
+            heard = []
+            # alone, and with little patience, until the server has answered once
+            if not self._heard:
+                heard = [await ask(client.with_options(max_retries=FIRST_RETRIES), texts[0])]
+                self._heard = True
             patient = client.with_options(max_retries=RETRIES)
-            return [first, *await asyncio.gather(*(ask(patient, text) for text in texts[1:]))]
+            rest = texts[len(heard) :]
+            return heard + list(await asyncio.gather(*(ask(patient, text) for text in rest)))
 
-    async def _reply(self, client, openai, text: str) -> str | None:
+    async def _reply(self, client, openai, text: str, name: str) -> str | None:
         try:
             found = await self._completion(client, openai, text)
         except openai.APIError as error:
-            raise UserError(f"{self.name} at {self.url} {_told(openai, error)}") from error
-        choices = getattr(found, "choices", None)
-        if not isinstance(choices, list):
+            raise UserError(f"{self.name} at {self.url} {_told(openai, error, name)}") from error
+        reply = _content_of(found)
+        if reply is None:
             raise UserError(f"{self.url} is no server of chat completions; look at the URL")
-        reply = choices[0].message.content if choices else None
         verdict = verdict_in(reply)
         if verdict is None:
-            self._unread = one_line(reply or "", longest=SHOWN)
+            self._unread = one_line(reply, longest=SHOWN)
         return verdict
 
     async def _completion(self, client, openai, text: str):
@@ -319,8 +322,31 @@ def swapped(pair: Pair) -> Pair:
     return Pair(pair.prompt, pair.second, pair.first)
 
 
-def _told(openai, error) -> str:
-    """What an error of the client says, as the end of a sentence."""
+def _asked_in(pair: Pair) -> str:
+    """The prompt of a pair as text; who said what matters from two turns on."""
+    messages = as_messages(pair.prompt)
+    if len(messages) < 2:
+        return as_text(messages)
+    return "\n\n".join(f"{m.get('role', 'user')}: {as_text([m])}" for m in messages)
+
+
+def _content_of(found) -> str | None:
+    """The words of a reply, none where the model said nothing; None of what is no reply."""
+    choices = getattr(found, "choices", None)
+    if not isinstance(choices, list):
+        return None
+    if not choices:
+        return ""
+    # the client checks no types
+    message = getattr(choices[0], "message", None)
+    content = getattr(message, "content", None)
+    if message is None or not isinstance(content, str | None):
+        return None
+    return content or ""
+
+
+def _told(openai, error, name: str) -> str:
+    """What an error of the client says of a question, as the end of a sentence."""
     more = "; what was answered so far is kept, run this again to go on"
     said = one_line(str(error), longest=200)
     if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
@@ -328,6 +354,12 @@ def _told(openai, error) -> str:
         return f"refuses the key; set the environment variable {KEY}"
     if isinstance(error, openai.NotFoundError):
         return f"is not there: look at the model's name and the URL, which ends in /v1 ({said})"
+    # too long for its context, say: asked again, it says the same
+    if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
+        return (
+            f"refuses what it is asked of the prompt {name!r} ({said}); leave that row out, or "
+            "serve a model that takes it; what was answered so far is kept"
+        )
     if isinstance(error, openai.APITimeoutError):
         return f"did not answer in {TIMEOUT:.0f} seconds{more}"
     if isinstance(error, openai.APIConnectionError):

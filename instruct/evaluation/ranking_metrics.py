@@ -129,16 +129,15 @@ def labeler_agreement(rankings: list[dict]) -> dict | None:
     """How often two rankings of one prompt order the same two completions alike.
 
     No reward model can be expected to agree with labelers more than they do with each other.
-    Only pairs strict in both rankings count. Returns {rate, n_pairs}, or None where no prompt was
+    Only pairs strict in both rankings count. A text that is there more than once has the mean of
+    its ranks: nobody can prefer it to itself. Returns {rate, n_pairs}, or None where no prompt was
     ranked twice (or the pairs never met).
     """
-    by_prompt: dict[str, list[dict[str, int]]] = {}
+    by_prompt: dict[str, list[dict[str, float]]] = {}
     for row in rankings:
         # dicts cannot be keys; role and content are all of a prompt
         key = str([(m["role"], m["content"]) for m in row["prompt"]])
-        by_prompt.setdefault(key, []).append(
-            dict(zip(row["completions"], row["ranks"], strict=True))
-        )
+        by_prompt.setdefault(key, []).append(rank_of_texts(row["completions"], row["ranks"]))
     agree = total = 0
     for group in by_prompt.values():
         for one, other in combinations(group, 2):
@@ -148,3 +147,11 @@ def labeler_agreement(rankings: list[dict]) -> dict | None:
                 if first and second:
                     agree, total = agree + (first == second), total + 1
     return {"rate": agree / total, "n_pairs": total} if total else None
+
+
+def rank_of_texts(texts: list[str], ranks: list[int]) -> dict[str, float]:
+    """{text: its rank}, the mean of them where it is there more than once."""
+    found: dict[str, list[int]] = {}
+    for text, rank in zip(texts, ranks, strict=True):
+        found.setdefault(text, []).append(rank)
+    return {text: sum(given) / len(given) for text, given in found.items()}

@@ -10,6 +10,8 @@ import numpy as np
 
 from instruct.errors import UserError
 
+DRAWN_AT_ONCE = 2**20  # clusters: 8 MiB; all 2,000 resamples of 20,000 would take a GiB
+
 
 def _finite(values: Sequence[float], what: str) -> np.ndarray:
     """`values` as an array. Raises `UserError` where one is NaN or infinite: no mean, no winner."""
@@ -46,12 +48,24 @@ def cluster_bootstrap(
     _, index = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
     # per cluster; a resample's mean is then a ratio of two sums over the clusters drawn
     totals, counts = np.bincount(index, values * weights), np.bincount(index, weights)
-    drawn = np.random.default_rng(seed).integers(len(totals), size=(draws, len(totals)))
-    # a resample of clusters without weight would be 0 / 0
-    means = totals[drawn].sum(1) / np.maximum(counts[drawn].sum(1), 1e-12)
+    random = np.random.default_rng(seed)
+    at_once = max(1, DRAWN_AT_ONCE // len(totals))
+    means = np.concatenate([
+        _means(totals, counts, random.integers(len(totals), size=(some, len(totals))))
+        for some in _parts(draws, at_once)
+    ])  # fmt: skip
     low, high = np.percentile(means, [2.5, 97.5])
     # the point is that of the data, not the mean of the resamples
     return float(totals.sum() / counts.sum()), float(low), float(high)
+
+
+def _parts(whole: int, most: int) -> list[int]:
+    return [min(most, whole - start) for start in range(0, whole, most)]
+
+
+def _means(totals: np.ndarray, counts: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    # a resample of clusters without weight would be 0 / 0
+    return totals[drawn].sum(1) / np.maximum(counts[drawn].sum(1), 1e-12)
 
 
 def mean_interval(

@@ -33,6 +33,12 @@ def test_rows_without_an_id_or_user_are_told_apart(tmp_path):
     assert "None" not in {i for i, _ in named.values()}
 
 
+def test_a_prompt_keeps_the_id_that_it_has_in_its_file(tmp_path):
+    rows = [{"prompt": "a", "prompt_id": 6}, {"prompt": "b", "id": "x", "prompt_id": "y"}]
+    found, _ = evaluate.held_out_prompts(write_jsonl(tmp_path / "p.jsonl", rows), 9, 0)
+    assert {row["prompt"][0]["content"]: row["prompt_id"] for row in found} == {"a": "6", "b": "x"}
+
+
 def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_model):
     run = tmp_path / "run"
     for name, value in {

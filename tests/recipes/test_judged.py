@@ -99,6 +99,10 @@ def test_judgements_of_other_answers_are_told(arguments, tmp_path, capsys):
     # with another seed none of them is: and the report that is there stays
     said = stops(evaluate.main, [*arguments, "--judgements", file, "--seed", "1"], capsys)
     assert "no judgement is on these answers" in said
+    # nor where nothing is answered that could be judged
+    tax = ["--tasks", "tax"]
+    said = stops(evaluate.main, [*arguments, "--judgements", file, *tax], capsys)
+    assert "--judgements is on the answers of --tasks helpful" in said
 
 
 def test_a_file_that_is_none_is_told_before_a_model_is_asked(arguments, tmp_path, capsys):

@@ -19,12 +19,15 @@ import anyio.to_thread
 from data_prep.labeling.page.board import Board
 from data_prep.labeling.page.guard import Guard, is_loopback
 from data_prep.labeling.page.owner import OwnersView
+from data_prep.labeling.team import composed
 from instruct.errors import UserError
 
 PORT = 7860
 ALONE = "labeler"  # who labels where nobody logs in and no --owner is named
 INSTRUCTIONS = {"rankings": "rank.md", "judgements": "judge.md", "demonstrations": "write.md"}
 LOGINS_AT_ONCE = 2
+# Gradio's login page has no title of its own; a document's is its first, wherever it stands
+LOGIN = "<title>Labeling</title>Log in with the name and password that the owner gave you."
 HERE = Path(__file__).parent
 # the first parts are shared: each component runs in a function of its own
 BOARD_PARTS = ("dom.js", "server.js", "keys.js", "each.js", "ranking.js", "drag.js", "write.js")
@@ -66,7 +69,7 @@ def launch(store, project, passwords=None, owner=None, host="127.0.0.1", port=PO
             server_name=host,
             server_port=port,
             auth=None if passwords is None else _login(passwords),
-            auth_message="Log in with the name and password that the owner gave you.",
+            auth_message=LOGIN,
             prevent_thread_lock=True,
             share=False,
             quiet=True,
@@ -77,8 +80,7 @@ def launch(store, project, passwords=None, owner=None, host="127.0.0.1", port=PO
             ssr_mode=False,
             pwa=False,
             css=_read("page.css"),
-            # fonts of the system: nothing to load
-            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            theme=_theme(gr),
             app_kwargs={"middleware": [_guard(passwords)], "openapi_url": None},
         )
     except OSError as error:
@@ -176,7 +178,7 @@ def build(gr, store, project, passwords=None, owner=None):
         return _told(lambda: board.skip(who(request), form))
 
     def undo(form, request: gr.Request):
-        return _told(lambda: board.undo(who(request)))
+        return _told(lambda: board.undo(who(request), form))
 
     def overview(form, request: gr.Request):
         return _told(lambda: _owned(who(request), boss, view.overview))
@@ -207,7 +209,8 @@ def visitor(passwords, owner: str | None) -> Callable[[object], str]:
         name = app.tokens.get(token)
         if name is None:
             raise UserError("you are not logged in; load the page again")
-        return name
+        # Gradio keeps it as it was typed
+        return composed(name)
 
     return name_of
 
@@ -252,6 +255,14 @@ def _component(gr, name: str, script: tuple[str, ...], functions: list[Callable]
         server_functions=functions,
         elem_id=f"label-{name}",
     )
+
+
+def _theme(gr):
+    # fonts of the system: nothing to load
+    theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    # the login's button: `--accent` of colors.css, as Gradio's grey on grey is hard to read
+    fill = {"button_primary_background_fill": "#2352bd", "button_primary_text_color": "#ffffff"}
+    return theme.set(**fill, **{f"{name}_dark": color for name, color in fill.items()})
 
 
 def _guard(passwords):

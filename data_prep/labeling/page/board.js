@@ -20,6 +20,7 @@ const S = {
   selected: null,
   cards: {},
   history: [],
+  earlier: false,
   busy: false,
 };
 
@@ -57,8 +58,11 @@ function show({ task, progress }) {
   else if (S.about.kind === "demonstrations") S.screen = "write";
   else S.screen = S.about.ranking_only || task.previous ? comparing() : "each";
   S.answer = task && (draft.find(task) || earlierAnswer(task));
+  // of any item, not of this tab alone: only the server knows what lies before
+  S.earlier = progress.done + progress.skipped > 0;
   clock.start();
   trouble("");
+  say("");
   render();
   scrollTo(0, 0);
   find(".here")?.focus({ preventScroll: true });
@@ -181,7 +185,9 @@ function renderBar() {
   }[S.screen];
   fill(
     find(".actions"),
-    keyed(S.history.length ? "Undo step" : "Back to last item", "u", undo),
+    keyed(S.history.length ? "Undo step" : "Back to last item", "u", undo, {
+      disabled: !S.history.length && !S.earlier,
+    }),
     S.task ? keyed("Skip", "s", askToSkip) : null,
     forward ? forward() : null,
   );
@@ -192,7 +198,7 @@ function finishedScreen() {
     "section",
     { class: "finished" },
     el("h2", { tabindex: "-1", class: "here" }, "Nothing is left for you. Thank you!"),
-    el("p", {}, "Items that others leave may come back later: load the page again to see."),
+    el("p", {}, "New rows, or what somebody left, may still come: load the page again to see."),
   );
 }
 
@@ -279,7 +285,7 @@ async function undo() {
   const focused = document.activeElement;
   working(true);
   try {
-    const answer = await ask("undo");
+    const answer = await ask("undo", ofPage());
     saved("");
     show(answer);
     say("Your last item again: what you save now counts.");
@@ -329,7 +335,7 @@ function toggleDrawer() {
     el("h3", {}, "Keys"),
     keyList(S.screen),
   );
-  // beside the work, not over it: one may read and go on
+  // a wide window has room beside it: one may read and go on
   drawer.show();
   find("h2", drawer).focus({ preventScroll: true });
 }
@@ -353,20 +359,31 @@ function remember(text) {
 function askToSkip() {
   const dialog = find(".ask");
   const reason = el("textarea", { rows: 3, maxlength: 2000, dir: "auto" });
+  const missing = el("p", { class: "missing", role: "alert" });
   const leave = (words) => {
-    if (!words.trim()) return reason.focus();
+    if (!words.trim()) {
+      missing.textContent = "Write the reason, or choose one above.";
+      return reason.focus();
+    }
     dialog.close();
     skip(words);
   };
+  // the key that opened this is held by a hand that may press the next: nothing has the focus yet
+  const title = { id: "label-skip-title", tabindex: "-1", autofocus: true };
+  dialog.onkeydown = (event) => {
+    const words = SKIP_REASONS[Number(event.key) - 1];
+    if (words && event.target !== reason && !event.repeat) leave(words);
+  };
   fill(
     dialog,
-    el("h2", { id: "label-skip-title" }, "Why skip this item?"),
+    el("h2", title, "Why skip this item?"),
     el(
       "div",
       { class: "reasons" },
-      SKIP_REASONS.map((words) => button(words, () => leave(words))),
+      SKIP_REASONS.map((words, i) => keyed(words, String(i + 1), () => leave(words))),
     ),
     el("label", { class: "area" }, el("span", {}, "Another reason"), reason),
+    missing,
     el(
       "div",
       { class: "buttons" },

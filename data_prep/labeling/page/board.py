@@ -32,7 +32,7 @@ class Board:
         self.store = store
         self.project = project
         self.instructions = instructions
-        # {(labeler, item): when it was shown}; of before a restart nobody knows
+        # {(labeler, item): when it was first shown}
         self._shown: dict[tuple[str, int], float] = {}
         self._short: tuple[float, list[dict]] = (float("-inf"), [])
 
@@ -76,12 +76,13 @@ class Board:
         self._shown.pop((labeler, item), None)
         return {"saved": item, **self._next(labeler)}
 
-    def undo(self, labeler: str) -> dict:
+    def undo(self, labeler: str, form: dict) -> dict:
         """The labeler's latest item again, with what he answered.
 
         Raises:
-            UserError: he has answered nothing yet.
+            UserError: he has answered nothing yet, or a page that another opened.
         """
+        self._check_page(labeler, form)
         task = self.store.undo(labeler)
         if task is None:
             raise UserError("there is no earlier item of yours to go back to")
@@ -103,21 +104,30 @@ class Board:
         progress = self.store.progress(labeler)
         if task is None:
             return {"task": None, "progress": progress}
-        self._shown[labeler, task.item] = time.monotonic()
+        # since the first time: a reload takes nothing from what he has worked
+        self._shown.setdefault((labeler, task.item), time.monotonic())
         return {"task": task_shown(task), "progress": progress}
 
     def _seconds(self, labeler: str, item: int, counted) -> float:
         """Seconds of work: what the browser counted, at most what has passed."""
-        shown_at = self._shown.get((labeler, item), float("-inf"))
-        passed = min(time.monotonic() - shown_at, LONGEST_SECONDS)
+        shown_at = self._shown.get((labeler, item))
+        passed = LONGEST_SECONDS
+        if shown_at is not None:
+            passed = min(time.monotonic() - shown_at, LONGEST_SECONDS)
         number = isinstance(counted, int | float) and not isinstance(counted, bool)
-        return round(counted if number and 0 <= counted <= passed else passed, 1)
+        if number and 0 <= counted <= passed:
+            return round(counted, 1)
+        # of before a restart nobody knows
+        return 0.0 if shown_at is None else round(passed, 1)
 
     def _answer_of(self, task, answer) -> dict:
         if not isinstance(answer, dict):
             raise UserError("an answer is an object")
         if task.kind != WRITTEN:
-            return {key: as_row(answer.get(key), task.order, key) for key in BY_PLACE}
+            found = {key: as_row(answer.get(key), task.order, key) for key in BY_PLACE}
+            if not self.project.ranking_only and None in found["quality"]:
+                raise UserError("quality: every output has one, a whole number from 1 to 7")
+            return found
         answer = {key: answer.get(key) for key in OF_WRITING}
         # what is shown of a prompt has its invisible characters written out: the row's own is kept
         if answer["prompt"] is None:

@@ -7,8 +7,6 @@ import ipaddress
 import json
 from urllib.parse import urlsplit
 
-from starlette.responses import PlainTextResponse
-
 # of all that Gradio serves, what this page asks for
 PAGES = ("/", "/login", "/login/", "/logout", "/theme.css", "/favicon.ico", "/manifest.json")
 API = "/gradio_api/"
@@ -59,13 +57,13 @@ class Guard:
                 await self.app(scope, receive, send)
             return
         if refusal := self._refusal(scope):
-            await PlainTextResponse(refusal[1], refusal[0])(scope, receive, send)
+            await _refused(*refusal)(scope, receive, send)
             return
         receive = _at_most(receive)
         if scope["method"] == "POST" and scope["path"].startswith(API + COMPONENTS):
             receive, body = await _read_ahead(receive)
             if refusal := _unknown_component(scope["app"], body):
-                await PlainTextResponse(refusal, 404)(scope, receive, send)
+                await _refused(404, refusal)(scope, receive, send)
                 return
         await self.app(scope, receive, _with_headers(send))
 
@@ -76,11 +74,15 @@ class Guard:
         if not _is_served(scope["path"]):
             return 404, "no such page"
         host = headers.get("host", "")
-        if self.loopback_names and not is_loopback(urlsplit(f"//{host}").hostname or ""):
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            # a form that another site sends has that site's origin, cookies or not
+            origin = urlsplit(headers.get("origin", f"//{host}")).netloc
+        except ValueError:
+            return 400, "the Host or the Origin of this request is no address"
+        if self.loopback_names and not is_loopback(name):
             return 403, "ask for this page by 127.0.0.1 or localhost"
-        # a form that another site sends has that site's origin, cookies or not
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin != host:
             return 403, "this comes from another site"
         # an image that another site loads has no origin: /logout would end every session of his
         if scope["path"] != "/" and headers.get("sec-fetch-site") in ELSEWHERE:
@@ -88,6 +90,13 @@ class Guard:
         if int(headers.get("content-length") or 0) > MOST_BYTES:
             return 413, f"more than {MOST_BYTES} bytes"
         return None
+
+
+def _refused(status: int, words: str):
+    # imported here: it comes with Gradio, whose absence is told elsewhere
+    from starlette.responses import PlainTextResponse
+
+    return PlainTextResponse(words, status)
 
 
 def _is_served(path: str) -> bool:

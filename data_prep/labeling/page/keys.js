@@ -45,6 +45,9 @@ function keyList(screen) {
 const typing = (target) =>
   Boolean(target.closest("textarea, select, input:not([type=radio]):not([type=checkbox])"));
 
+// Whether the instructions lie over the work: what is not seen is not pressed.
+const covered = () => find(".drawer").open && !matchMedia("(min-width: 1100px)").matches;
+
 function pressed(event) {
   const target = event.target instanceof Element ? event.target : document.body;
   if (!S.task && !["u", "i", "Escape"].includes(event.key)) return;
@@ -65,6 +68,7 @@ function pressed(event) {
   const scrolls = target.closest(".text");
   if (scrolls && /^Arrow(Up|Down)$/.test(event.key) && scrolls.scrollHeight > scrolls.clientHeight)
     return;
+  if (covered() && !["i", "Escape"].includes(event.key)) return;
   if (S.busy ? false : ofScreen(event.key) || ofAll(event.key)) event.preventDefault();
 }
 

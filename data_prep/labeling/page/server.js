@@ -5,10 +5,13 @@ const LOST = "The server does not answer. Nothing is lost here: try again in a m
 // Gradio's `server` functions swallow errors, and then give nothing back.
 async function ask(name, form = {}) {
   const answer = await server[name](form);
-  if (answer && answer.error) throw new Error(answer.error);
+  if (answer && answer.error) throw new Error(sentence(answer.error));
   if (answer) return answer;
   throw new Error((await loggedOut()) ? LOGGED_OUT : LOST);
 }
+
+// a command says it after "error: "; a page, alone
+const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 
 const LOGGED_OUT =
   "You are logged out (the server was started anew). Load the page again and log in: what you " +

@@ -23,6 +23,33 @@ def said(number: int, labeler: str, ranks: list[int], owner=None, quality=None, 
     }
 
 
+def test_a_text_that_is_there_twice_is_not_preferred_to_itself():
+    one, other = said(1, "ada", [1, 3, 2]), said(1, "bob", [3, 1, 2])
+    for answer in (one, other):
+        answer["row"]["completions"] = ["x", "x", "y"]
+    # on average both call x and y equal
+    assert report([one, other])["pairwise"] is None
+    one["answer"]["ranks"], other["answer"]["ranks"] = [1, 1, 2], [2, 3, 1]
+    assert report([one, other])["pairwise"]["rate"] == 0.0
+    assert report([one, other])["pairwise"]["n_pairs"] == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_are_those_of_a_plain_count(seed):
+    draw = random.Random(seed)
+    answers = []
+    for number in range(6):
+        count = draw.randint(2, 6)
+        texts = [draw.choice("vwxyz") for _ in range(count)]
+        for name in draw.sample(["ada", "bob", "eve", "kim"], draw.randint(1, 4)):
+            answers.append(said(number, name, [draw.randint(1, 3) for _ in range(count)]))
+            answers[-1]["row"]["completions"] = texts
+    rows = [{**one["row"], "ranks": one["answer"]["ranks"]} for one in answers]
+    found, plain = report(answers)["pairwise"], labeler_agreement(rows)
+    assert (found and found["n_pairs"]) == (plain and plain["n_pairs"])
+    assert found is None or found["rate"] == pytest.approx(plain["rate"])
+
+
 def test_pairs_count_where_both_prefer_one_of_the_two():
     answers = [
         said(1, "ada", [1, 2, 3]),
@@ -138,6 +165,25 @@ def test_three_of_four_is_at_the_cutoff_and_not_below():
     assert ada["screening"]["rate"] == 0.75 and ada["below_cutoff"] is False
 
 
+def test_who_ties_all_that_the_owner_orders_is_below_the_cutoff():
+    lazy = [said(n, "lazy", [1, 1, 1], OWNER) for n in range(4)]
+    assert report(lazy)["by_labeler"]["lazy"]["below_cutoff"] is True
+    # of a tie of the owner's nothing is asked but flags
+    tied = {"ranks": [1, 1, 1], "flags": [[], [], []]}
+    ada = report([said(9, "ada", [1, 2, 3], tied)])["by_labeler"]["ada"]
+    assert ada["screening"] is None and ada["below_cutoff"] is False
+
+
+def test_what_the_owner_was_not_asked_is_not_held_against_anybody():
+    """Of an export of --ranking_only, or of a screening with fewer questions."""
+    flags = [["violent_content", "denigrates"], []]
+    for questions, wanted in ([], None), (["denigrates", "opinion"], {"rate": 0.5, "n": 2}):
+        owner = {"ranks": [1, 2], "flags": [[], []], "questions": questions}
+        found = report([said(1, "ada", [1, 2], owner, flags=flags)])["by_labeler"]["ada"]
+        assert found["screening_flags"] == wanted
+        assert found["below_cutoff"] is bool(questions)
+
+
 def test_flags_of_sensitive_speech_are_compared_where_the_owner_gave_some():
     owner = {"ranks": [1, 2], "flags": [["violent_content"], ["opinion"]]}
     one = said(1, "ada", [1, 2], owner, flags=[[], ["violent_content"]])
@@ -165,6 +211,10 @@ def test_disagreements_come_most_different_first():
     assert found[0]["answers"]["bob"]["ranks"] == [3, 2, 1]
     assert found[0]["completions"] == ["3a", "3b", "3c"] and "model" not in found[0]
     assert [one["item"] for one in report(answers, most=1)["disagreements"]] == [3]
+    # by the share of pairs: 2 of 6 are fewer than 1 of 1
+    more = [said(4, "ada", [1, 2, 3, 4]), said(4, "bob", [2, 1, 4, 3])]
+    few = [said(5, "ada", [1, 2]), said(5, "bob", [2, 1])]
+    assert [one["item"] for one in report(more + few)["disagreements"]] == [5, 4]
 
 
 def test_demonstrations_and_nothing_have_no_agreement():

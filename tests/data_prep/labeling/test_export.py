@@ -183,14 +183,29 @@ def test_an_export_that_was_killed_is_replaced(tmp_path, monkeypatch):
     export(path, output)
     label(store, "ada", [ranked([3, 2, 1])])
 
-    def killed(file, rows):
-        write_rows(file, rows)
+    def killed_before(file, rows, before):
+        def dies(written):
+            before(written)
+            raise KeyboardInterrupt
+
+        write_rows(file, rows, dies)
+
+    def killed_after(file, rows, before):
+        write_rows(file, rows, before)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporting, "write_rows", killed)
-    with pytest.raises(KeyboardInterrupt):
-        export(path, output)
-    monkeypatch.undo()
+    for killed, rows in (killed_before, 1), (killed_after, 2):
+        monkeypatch.setattr(exporting, "write_rows", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export(path, output)
+        monkeypatch.undo()
+        # the file that stands there is known, and so is an edit of it
+        whole = output.read_text()
+        assert len(whole.splitlines()) == rows
+        output.write_text(whole + "\n")
+        with pytest.raises(UserError, match="changed by hand"):
+            export(path, output)
+        output.write_text(whole)
     assert export(path, output)["rows"] == 2
 
 

@@ -84,7 +84,8 @@ def test_screening_items_hold_what_the_owner_said_and_are_the_same_items(tmp_pat
     }  # fmt: skip
     path = write_jsonl(tmp_path / "rankings.jsonl", [ranking])
     [found] = read_screening(path)
-    assert found.owner == {"ranks": [2, 1], "flags": [["opinion"], []]} and found.is_screening
+    assert found.owner == {"ranks": [2, 1], "flags": [["opinion"], []], "questions": None}
+    assert found.is_screening
     assert found.row == SAMPLE and found.key == Item(SAMPLE).key
 
 
@@ -100,6 +101,9 @@ def test_screening_items_hold_what_the_owner_said_and_are_the_same_items(tmp_pat
         ({"quality": [3]}, "row 1: 'quality' must be"),
         ({"quality": [3, 70]}, "row 1: 'quality' must be"),
         ({"flags": [[5], [6]]}, "row 1: 'flags' must be a list of questions for each"),
+        ({"flags": [["violent content"], []]}, "row 1: .*violent content: no such question"),
+        ({"questions": "all"}, "row 1: 'questions' must be a list of those that were asked"),
+        ({"questions": ["rude"]}, "row 1: .*rude: no such question"),
     ],
 )
 def test_screening_that_is_none_is_refused(tmp_path, changed, told):

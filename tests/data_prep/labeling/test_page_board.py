@@ -5,6 +5,7 @@ import json
 import pytest
 from labeling_page_tools import HOSTILE, answers_of_models, make_store, prompts, samples
 
+from data_prep.labeling.page import board as board_module
 from data_prep.labeling.page.board import Board
 from data_prep.labeling.page.owner import MOST_SKIPS, MOST_TURNS, OwnersView
 from data_prep.labeling.page.shown import as_row, as_shown, shown
@@ -73,11 +74,11 @@ def test_undo_shows_the_earlier_answer_by_places(board):
     task = board.state("ada")["task"]
     form = ranking([2, 0, 3, 1], 4)
     board.save("ada", {"item": task["item"], "answer": form})
-    again = board.undo("ada")["task"]
+    again = board.undo("ada", {})["task"]
     assert again["item"] == task["item"] and again["outputs"] == task["outputs"]
     assert again["previous"] == form
     with pytest.raises(UserError, match="no earlier item"):
-        board.undo("ada")
+        board.undo("ada", {})
 
 
 def test_what_was_saved_before_a_restart_is_no_second_answer(board):
@@ -95,7 +96,7 @@ def test_after_a_restart_each_item_of_ones_own_can_be_saved(board):
     form = {"item": first["item"], "answer": ranking([3, 2, 1, 0], 4)}
     second = board.save("ada", form)["task"]
     # in another tab
-    board.undo("ada")
+    board.undo("ada", {})
     anew = Board(board.store, board.project, "")
     anew.save("ada", {"item": second["item"], "answer": ranking([0, 1, 2, 3], 4)})
     assert {given["item"] for given in board.store.answers()} == {first["item"], second["item"]}
@@ -115,7 +116,7 @@ def test_a_form_of_a_page_opened_before_is_refused(board, of_page):
     # another tab logged in under another name, or the server has another database by now
     item = board.state("ada")["task"]["item"]
     form = {"item": item, "answer": ranking([0, 1, 2, 3], 4), "reason": "no", **of_page}
-    for act in (board.save, board.skip):
+    for act in (board.save, board.skip, board.undo):
         with pytest.raises(UserError, match="load the page again"):
             act("ada", form)
     assert not list(board.store.history())
@@ -137,6 +138,8 @@ GOOD = {"ranks": [1, 2, 3, 4], "quality": [1, 2, 3, 4], "flags": [[], [], [], []
         {**GOOD, "ranks": ["1", "2", "3", "4"]},
         {**GOOD, "ranks": {"0": 1}},
         {**GOOD, "quality": [8, 1, 1, 1]},
+        {**GOOD, "quality": [None] * 4},
+        {**GOOD, "quality": [1, 2, None, 4]},
         {**GOOD, "flags": [["no question"], [], [], []]},
         {**GOOD, "flags": [[["x"]], [], [], []]},
         {**GOOD, "flags": "abcd"},
@@ -161,6 +164,23 @@ def test_seconds_are_at_most_what_has_passed(board, told):
     item = board.state("ada")["task"]["item"]
     board.save("ada", {"item": item, "answer": ranking([0, 1, 2, 3], 4), "seconds": told})
     assert 0 <= next(board.store.answers())["seconds"] < 60
+
+
+def test_seconds_before_a_reload_count_and_those_before_a_restart_are_not_made_up(
+    board, monkeypatch
+):
+    now = [1000.0]
+    monkeypatch.setattr(board_module.time, "monotonic", lambda: now[0])
+    item = board.state("ada")["task"]["item"]
+    now[0] += 600
+    assert board.state("ada")["task"]["item"] == item
+    now[0] += 5
+    form = {"answer": ranking([0, 1, 2, 3], 4)}
+    board.save("ada", {**form, "item": item, "seconds": 605})
+    anew = Board(board.store, board.project, "")
+    second = board.state("ada")["task"]["item"]
+    anew.save("ada", {**form, "item": second})
+    assert [given["seconds"] for given in board.store.answers()] == [605.0, 0.0]
 
 
 def test_hostile_text_is_told_as_what_it_is():

@@ -1,5 +1,6 @@
 """The page's own server, asked without a browser: who is let in, and to what."""
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,9 +18,12 @@ from labeling_page_tools import (
 
 pytest.importorskip("gradio", reason="the extra `label` is not installed")
 
-from data_prep.labeling.page import app
+from data_prep.labeling.page import app, guard
 from data_prep.labeling.page.guard import MOST_BYTES, is_loopback
 from instruct.errors import UserError
+
+
+TYPED = ("José", "Jose\u0301")  # one letter, and a letter with its accent
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +181,26 @@ def test_another_sites_form_is_refused(alone):
     assert visitor.post("state", headers={"host": f"evil.example:{own.port}"}).status_code == 403
 
 
+def test_an_address_that_is_none_is_refused_without_a_traceback(alone, capfd):
+    visitor = Visitor(alone)
+    for headers in ({"host": "[::1"}, {"origin": "http://["}, {"host": "["}):
+        assert visitor.post("state", headers=headers).status_code == 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_form_in_chunks_is_cut_off_where_it_gets_too_long():
+    """Without a length in front: the server stops reading, whatever else would come."""
+
+    async def chunk():
+        return {"type": "http.request", "body": b"x" * (MOST_BYTES // 2), "more_body": True}
+
+    async def read():
+        receive = guard._at_most(chunk)
+        return [(await receive())["type"] for _ in range(3)]
+
+    assert asyncio.run(read()) == ["http.request", "http.request", "http.disconnect"]
+
+
 def test_another_site_logs_nobody_out(team):
     url, _ = team
     ada = Visitor(url, "ada")
@@ -203,6 +227,26 @@ def test_a_browser_is_told_to_load_nothing_from_elsewhere(alone):
 def test_one_person_alone_is_the_owner(alone):
     state = Visitor(alone).ask("state")
     assert state["is_owner"] and state["labeler"] == app.ALONE
+
+
+def test_of_a_team_without_an_owner_nobody_is_one(tmp_path):
+    with opened(*make_store(tmp_path / "l.sqlite", samples(1, 2)), Team()) as url:
+        ada = Visitor(url, "ada")
+        assert not ada.ask("state")["is_owner"]
+        assert "only the owner" in ada.ask("overview")["error"]
+
+
+def test_a_name_is_one_labeler_however_it_was_typed(tmp_path):
+    class One(Team):
+        names = ["José"]
+
+        def check(self, name, password):
+            return True
+
+    store, project = make_store(tmp_path / "l.sqlite", samples(3, 2))
+    with opened(store, project, One()) as url:
+        items = [Visitor(url, name, "x").ask("state")["task"]["item"] for name in TYPED]
+    assert items == [1, 1] and store.labelers() == ["José"]
 
 
 def test_a_hostile_name_is_no_markup_in_the_page(team):

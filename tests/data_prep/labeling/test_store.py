@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from labeling_tools import Clock, item, ranked, store_of
 
+from data_prep.labeling import store as store_module
 from data_prep.labeling.store import Item, Project, Store
 from instruct.errors import UserError
 
@@ -125,12 +126,41 @@ def test_what_is_left_out_now_is_told_with_its_reason_latest_first(tmp_path):
     told = [(one["item"], one["labeler"], one["reason"]) for one in store.skips()]
     assert told == [(2, "ada", "later"), (1, "bob", "not mine"), (1, "ada", "first")]
     assert all(one["timestamp"] for one in store.skips())
-    # undone it is no skip, answered neither; the history keeps it
+    # undone it is one until he saves anew; the history keeps it
     again = store.undo("bob")
-    assert [one["labeler"] for one in store.skips()] == ["ada", "ada"]
+    assert [one["labeler"] for one in store.skips()] == ["ada", "bob", "ada"]
     store.answer("bob", again.item, ranked([1, 2, 3]), 1)
     assert [one["labeler"] for one in store.skips()] == ["ada", "ada"]
     assert len(list(store.history())) == 4
+
+
+def test_another_reason_in_another_tab_is_not_dropped(tmp_path):
+    store = store_of(tmp_path / "labels.sqlite")
+    task = store.take("ada")
+    store.skip("ada", task.item, "no")
+    # sent again, as where the network ate what was told, it is no second one
+    store.skip("ada", task.item, " no ")
+    with pytest.raises(UserError, match="left out before; undo to change the reason"):
+        store.skip("ada", task.item, "personal data")
+    store.undo("ada")
+    store.skip("ada", task.item, "personal data")
+    assert [one["reason"] for one in store.history()] == ["no", "personal data"]
+
+
+def test_what_is_passed_on_the_way_back_stays_skipped(tmp_path):
+    store = store_of(tmp_path / "labels.sqlite")
+    store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), 1)
+    store.skip("ada", store.take("ada").item, "no")
+    before = store.progress("ada")
+    assert [store.undo("ada").item for _ in range(2)] == [2, 1]
+    assert store.progress("ada") == before
+    assert [(one["item"], one["reason"]) for one in store.skips()] == [(2, "no")]
+    # he goes on through it, and nobody else gets it meanwhile
+    store.answer("ada", 1, ranked([2, 1, 3]), 1)
+    assert store.take("bob").item == 3
+    assert store.take("ada").item == 2
+    store.answer("ada", 2, ranked([1, 2, 3]), 1)
+    assert store.progress("ada")["skipped"] == 0 and not list(store.skips())
 
 
 def test_what_he_skipped_and_another_took_is_not_undone(tmp_path):
@@ -306,3 +336,18 @@ def test_progress_counts_what_is_done_skipped_and_left(tmp_path):
     clock.minutes(61)
     assert store.progress("new")["left"] == 5
     assert store.labelers() == ["ada", "bob"]
+
+
+def test_labelers_of_an_item_are_a_number_that_a_database_takes(tmp_path):
+    for wrong in (0, -1, 10_001, 10**30):
+        with pytest.raises(UserError, match=f"--per_item {wrong}: must be from 1 to 10000"):
+            store_of(tmp_path / "labels.sqlite", per_item=wrong)
+    assert not (tmp_path / "labels.sqlite").exists()
+
+
+def test_the_time_of_an_item_is_that_of_the_latest(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "RECENT", 2)
+    store = store_of(tmp_path / "labels.sqlite")
+    for seconds in (90, 4, 6):
+        store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), seconds)
+    assert store.progress("ada")["seconds_per_item"] == 5.0

@@ -106,3 +106,32 @@ def test_the_command_reads_a_line_and_refuses_a_short_password(tmp_path, monkeyp
     team.main(flags)
     assert Team.read(path).check("ada", "correct horse")
     assert "correct horse" not in capsys.readouterr().out
+
+
+def test_remarks_stay_where_they_are(path):
+    ada, lukasz = path.read_text().splitlines()
+    path.write_text(f"# ours, 2026\n{ada}\n\n# left: {lukasz}\n")
+    set_password(path, "ada", "another one")
+    set_password(path, "eve", "correct horse")
+    remark, changed, blank, left, new = path.read_text().splitlines()
+    assert (remark, blank, left) == ("# ours, 2026", "", f"# left: {lukasz}")
+    assert changed.startswith("ada:") and changed != ada and new.startswith("eve:")
+
+
+def test_a_letter_is_the_same_however_it_was_typed(tmp_path):
+    path, one, two = tmp_path / "team.txt", "José", "Jose\u0301"
+    set_password(path, two, "pässword")
+    set_password(path, one, "another pässword")
+    people = Team.read(path)
+    assert people.names == [one]
+    assert people.check(two, "another pa\u0308ssword") and not people.check(one, "pässword")
+    path.write_text(path.read_text() + path.read_text().replace(one, two))
+    with pytest.raises(UserError, match="line 2: José is there twice"):
+        Team.read(path)
+
+
+def test_a_password_of_bytes_that_are_no_text_is_refused(tmp_path):
+    # what a pipe in Latin-1 holds; it was kept as if it were "p?ssword"
+    with pytest.raises(UserError, match="bytes that are no text"):
+        set_password(tmp_path / "team.txt", "ada", "p\udce4ssword")
+    assert not (tmp_path / "team.txt").exists()

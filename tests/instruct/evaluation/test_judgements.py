@@ -5,7 +5,7 @@ import pytest
 from conftest import write_jsonl
 
 from instruct.errors import UserError
-from instruct.evaluation.judgements import judged_by_people, read_judgements
+from instruct.evaluation.judgements import check_prompts, judged_by_people, read_judgements
 from instruct.evaluation.ranking_metrics import labeler_agreement
 from instruct.evaluation.statistics import cluster_bootstrap, pigeonhole_bootstrap
 
@@ -210,6 +210,13 @@ def test_a_row_that_is_no_judgement_is_told_with_its_place(tmp_path, change, why
     assert why in str(error.value) and "j.jsonl, line 2" in str(error.value)
 
 
+def test_the_same_answers_to_another_prompt_under_the_same_id_are_others(tmp_path):
+    rows = [row(0, "Ada", {"ppo": 1, "sft": 2}), row(0, "Ada", {"ppo": 1, "sft": 2})]
+    rows[1]["prompt"] = prompt_of(7)
+    found = found_in(tmp_path, rows)
+    assert (found["used"], found["left_out"]) == (1, {"another_prompt": 1})
+
+
 def test_nobody_judges_the_same_answers_twice(tmp_path):
     again = row(0, "Ada", {"sft": 1, "ppo": 2})
     with pytest.raises(UserError, match=r"line 7: Ada has judged these answers before .*line 1"):
@@ -264,3 +271,36 @@ def test_one_labeler_is_clustered_by_user_alone():
     assert pigeonhole_bootstrap([1.0, 1.0], ["a", "b"], ["x", "y"]) == (1.0, 1.0, 1.0)
     with pytest.raises(UserError, match="must be finite"):
         pigeonhole_bootstrap([1.0, float("nan")], ["a", "b"], ["x", "y"])
+
+
+def test_judgements_on_no_prompt_are_told_before_answers_are_asked_for(tmp_path):
+    file = write_jsonl(tmp_path / "j.jsonl", ROWS)
+    judgements = read_judgements(file, MODELS)
+    here = [{"prompt_id": "p2", "prompt": prompt_of(2)}]
+    check_prompts(file, judgements, here)
+    for other in ({"prompt_id": "p9", "prompt": prompt_of(2)}, {**here[0], "prompt": prompt_of(3)}):
+        with pytest.raises(UserError, match="6 on a prompt that is not evaluated"):
+            check_prompts(file, judgements, [other])
+
+
+def test_intervals_are_clustered_by_user(tmp_path):
+    """Forty judgements on one user's prompts say less than forty on forty users'."""
+    names = [f"l{n}" for n in range(10)]
+    rows = [
+        row(i, name, {"ppo": 1 + (n + i) % 2, "sft": 2 - (n + i) % 2})
+        for i in range(4)
+        for n, name in enumerate(names)
+    ]
+    file = write_jsonl(tmp_path / "j.jsonl", rows)
+    judgements = read_judgements(file, MODELS)
+    said = [[found.ranks["ppo"] < found.ranks["sft"] for found in judgements]]
+    many, one = (
+        judged_by_people(file, judgements, ANSWERS, users)
+        for users in (["a", "b", "c", "d"], ["a"] * 4)
+    )
+    rates = [found["win_rate"]["ppo_vs_sft"] for found in (many, one)]
+    assert len(said[0]) == 40 and rates[0]["rate"] == rates[1]["rate"] == 0.5
+    assert rates[0] != rates[1]
+    widths = [found["agreement"]["high"] - found["agreement"]["low"] for found in (many, one)]
+    # one user drawn again and again
+    assert widths[0] == widths[1] == 0 or widths[0] > widths[1] == 0

@@ -44,6 +44,9 @@ HERE = "llm:m@http://localhost:8000/v1"
         ("[[A]] where answer A is better, [[B]] where answer B is", None),
         ("Answer A is better", None),
         ("<think>[[A]] or", None),
+        ("Hm.</think>So:\n <think>[[A]]", None),
+        # what is quoted is no thought
+        ("A writes `<think>` into its answer. [[B]]", "B"),
         ("[[D]]", None),
         ("", None),
         (None, None),
@@ -268,6 +271,27 @@ def test_overload_and_errors_of_a_server_are_waited_for(moody):
     assert "sesame" not in json.dumps(judge.identity())
 
 
+def test_a_server_that_has_answered_is_asked_all_at_once(moody, monkeypatch):
+    judge, codes, seen = moody
+    under_way, seen_at_once, real = [], [], judge._completion
+
+    async def counted(*args):
+        under_way.append(args)
+        seen_at_once.append(len(under_way))
+        try:
+            return await real(*args)
+        finally:
+            under_way.remove(args)
+
+    monkeypatch.setattr(judge, "_completion", counted)
+    judge.verdicts(PAIRS[:2])
+    # the first alone: a wrong URL is told before all the others are sent there
+    assert seen_at_once == [1, 1, 2, 3]
+    seen_at_once.clear()
+    judge.verdicts(PAIRS[:2])
+    assert seen_at_once == [1, 2, 3, 4]
+
+
 def test_a_model_without_a_temperature_is_asked_without(moody):
     judge, codes, seen = moody
     codes.append((400, "Unsupported value: 'temperature' does not support 0 with this model"))
@@ -280,10 +304,16 @@ def test_a_model_without_a_temperature_is_asked_without(moody):
     [
         (401, "Incorrect API key provided: sk-sesame", "refuses the key; set the environment"),
         (404, "The model `m` does not exist", "look at the model's name and the URL"),
-        (400, "maximum context length is 512", "(Error code: 400"),
+        (400, "maximum context length is 512", "refuses what it is asked of the prompt 'Hi'"),
+        (422, "no such role", "leave that row out"),
         (429, "quota", "(Error code: 429"),
         (200, '{"hello": 1}', "is no server of chat completions"),
+        (200, '{"choices": [{}]}', "is no server of chat completions"),
+        (200, '{"choices": ["x"]}', "is no server of chat completions"),
+        (200, '{"choices": [{"message": null}]}', "is no server of chat completions"),
+        (200, '{"choices": [{"message": {"content": [1]}}]}', "is no server of chat completions"),
         (200, '{"choices": []}', None),
+        (200, '{"choices": [{"message": {"role": "assistant"}}]}', None),
     ],
 )
 def test_a_refusal_is_one_sentence_without_the_key(moody, code, said, why):

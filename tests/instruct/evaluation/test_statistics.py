@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from instruct.errors import UserError
+from instruct.evaluation import statistics
 from instruct.evaluation.statistics import cluster_bootstrap, win_rate
 
 
@@ -69,3 +70,12 @@ def test_intervals_of_a_hundred_users_cover_the_truth(kind):
     intervals = [simulated(rng, kind) for _ in range(2000)]
     covered = np.mean([low <= 0.6 <= high for _, low, high in intervals])
     assert 0.93 <= covered <= 0.97, covered
+
+
+def test_resamples_drawn_part_by_part_are_those_drawn_at_once(monkeypatch):
+    draw = np.random.default_rng(0)
+    values, users = draw.random(300), draw.integers(70, size=300)
+    whole = cluster_bootstrap(values, users)
+    for most in (70, 71, 700, 10**9):
+        monkeypatch.setattr(statistics, "DRAWN_AT_ONCE", most)
+        assert cluster_bootstrap(values, users) == whole
