@@ -17,6 +17,7 @@ from pathlib import Path
 from data_prep.finished_batches import FinishedBatches, partial_of
 from data_prep.formats.flags import add_shape_flags, shape_of
 from data_prep.formats.reader import read
+from data_prep.labeling.answers import KINDS
 from data_prep.labeling.export import export
 from data_prep.labeling.judges import TIE, check_labeler, labeler_of, rank_row
 from data_prep.labeling.judges import ranks_from_scores as ranks_from_scores
@@ -37,7 +38,6 @@ from instruct.run.fingerprints import content_of
 from instruct.run.folders import claim, record_beside
 
 PEOPLE = "people"
-KINDS = ("rankings", "judgements", "demonstrations")
 
 # what is asked of whom: flags that must be there, and those that can
 ALWAYS = {"debug", "format", "columns"}

@@ -47,8 +47,9 @@ def report(
         by_pair: [{"labelers": [a, b], "rate", "n_pairs"}], those who have items in common.
         by_labeler: {name: {"others": `rate_of` with all others, **`screening_of`}}.
         alpha: {"ranks", "quality"}: Krippendorff's, of ordinal data; see `alpha_of`.
-        disagreements: [{"item", "prompt", "completions", "answers": {labeler: answer}, "opposed",
-            "pairs"}], of `pairs` comparisons `opposed` go against each other.
+        disagreements: [{"item", "prompt_id", "prompt", "completions", "answers":
+            {labeler: answer}, "opposed", "pairs"}], of `pairs` comparisons `opposed` go against
+            each other.
         cutoff: what `below_cutoff` means.
 
     Raises:
@@ -220,6 +221,7 @@ def _disagreements(
     return [
         {
             "item": item,
+            "prompt_id": by_item[item][0]["row"].get("prompt_id"),
             "prompt": by_item[item][0]["row"]["prompt"],
             "completions": by_item[item][0]["row"]["completions"],
             "answers": {one["labeler"]: one["answer"] for one in by_item[item]},

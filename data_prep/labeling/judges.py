@@ -30,15 +30,20 @@ from instruct.evaluation.llm_judge import (
     outcome,
     ranks_from_wins,
 )
-from instruct.evaluation.scripted import READER, SCRIPTED, profane_words, spoken_name
+from instruct.evaluation.scripted import (
+    READER,
+    SCRIPTED,
+    SCRIPTED_TIE,
+    profane_words,
+    spoken_name,
+)
 from instruct.one_bar import moving
 from instruct.tokens import template_columns
 
 AT_ONCE = 32  # rows that a labeler who asks a model scores between two notes on disk
 ROWS_AT_ONCE = 4  # rows whose pairs an LLM compares between two notes: up to 72 questions each
 MOST = 9  # answers of a ranking that an LLM compares: 36 pairs
-# the demo's figures (benchmarks/README.md) were measured with this
-TIE = 0.3  # scores closer than this are equal for the scripted labeler
+TIE = SCRIPTED_TIE  # scores closer than this are equal for the scripted labeler
 BEST = {SCRIPTED: 1.0, READER: 2.0}  # the highest score there is, which has quality 7
 REWARD = "reward"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep.labeling.items import Item, read_items, read_screening
 from data_prep.labeling.project import Project
-from data_prep.labeling.schema import check_file, open_to_read
+from data_prep.labeling.schema import has_tables, open_to_read
 from data_prep.labeling.store import Store
 from data_prep.labeling.team import Team, composed
 from instruct.errors import UserError
@@ -15,7 +15,7 @@ from instruct.plain_text import check_name
 from instruct.rows.encodings import read_text
 
 # flags that are the project's own
-SETTINGS = ("kind", "per_item", "overlap", "lease_minutes", "seed")
+SETTINGS = ("kind", "per_item", "overlap", "lease_minutes", "seed", "owner")
 OF_OUTPUTS = ("ranking_only", "questions", "screening")  # what is asked where outputs are ranked
 
 
@@ -28,9 +28,9 @@ def open_page(args: argparse.Namespace) -> None:
     # imported here: Gradio takes seconds
     from data_prep.labeling.page.app import PORT, check_address, check_listens, gradio, serve
 
-    project = project_of(args)
     args.owner = args.owner and composed(args.owner)
-    team = team_of(args)
+    project = project_of(args)
+    team = team_of(args.passwords, project.owner)
     host = args.host or "127.0.0.1"
     port = PORT if args.port is None else args.port
     check_address(host, team)
@@ -39,7 +39,9 @@ def open_page(args: argparse.Namespace) -> None:
     check_listens(host, port)
     store = Store.create_or_open(args.database, project, items)
     try:
-        serve(store, project, passwords=team, owner=args.owner, host=host, port=port)
+        if team is not None:
+            _tell_overlap(store, project)
+        serve(store, project, passwords=team, owner=project.owner, host=host, port=port)
     finally:
         store.close()
 
@@ -80,8 +82,7 @@ def _begun(database: Path) -> Project | None:
     Raises:
         UserError: a folder, or no database that can be read.
     """
-    check_file(database, "--database ")
-    if not database.is_file() or not database.stat().st_size:
+    if not has_tables(database):
         return None
     store = Store(database, open_to_read(database), can_write=False)
     try:
@@ -97,17 +98,27 @@ def _text(file: Path) -> str:
     return text
 
 
-def team_of(args: argparse.Namespace) -> Team | None:
+def _tell_overlap(store: Store, project: Project) -> None:
+    """Says where agreement will never be known: of a few items a tenth may be none."""
+    alone = project.per_item == 1 and project.kind != "demonstrations"
+    if alone and project.overlap > 0 and not store.items_for_all():
+        print(
+            f"{store.path}: none of its items is one of the {project.overlap:g} that go to all, so "
+            "agreement cannot be told; a larger --overlap, or --per_item 2, in a new database"
+        )
+
+
+def team_of(passwords: Path | None, owner: str | None) -> Team | None:
     """Who may log in; None where one person labels alone.
 
     Raises:
         UserError: no such file, an owner's name that cannot be shown, or somebody who is called
             like a judge that is no person.
     """
-    if args.owner is not None:
-        check_name(args.owner, "--owner")
-    team = Team.read(args.passwords) if args.passwords is not None else None
-    for name in (args.owner, *(team.names if team else ())):
+    if owner is not None:
+        check_name(owner, "--owner")
+    team = Team.read(passwords) if passwords is not None else None
+    for name in (owner, *(team.names if team else ())):
         if is_judge(name):
             raise UserError(
                 f"{name}: rows of a judge that is no person are called so; take another"

@@ -8,7 +8,7 @@ from data_prep.labeling.questions import DEFAULT_QUESTIONS, check_questions
 from instruct.errors import UserError
 
 MOST_PER_ITEM = 10_000  # labelers; more is a slip, and in the end no number to SQLite
-FREE = ("instructions", "lease_minutes")  # settings that may change while people label
+FREE = ("instructions", "lease_minutes", "owner")  # settings that may change while people label
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Project:
         seed: of what goes to all, and of the orders that outputs are shown in.
         instructions: Markdown.
         lease_minutes: after these an item that somebody took and left may go to another.
+        owner: who sees how far all are; alone, who labels.
 
     Raises:
         UserError: a setting out of its range.
@@ -37,6 +38,7 @@ class Project:
     seed: int = 0
     instructions: str = ""
     lease_minutes: float = 60
+    owner: str | None = None
 
     def __post_init__(self):
         if self.kind not in KINDS:

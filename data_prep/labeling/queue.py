@@ -18,7 +18,7 @@ WHERE i.open = 1
     WHERE mine.labeler = :labeler AND mine.item = i.id AND mine.state <> 'lapsed')
   AND (i.to_all = 1 OR :per_item > (
     SELECT count(*) FROM assignments a
-    WHERE a.item = i.id AND a.labeler <> :labeler
+    WHERE a.item = i.id
       AND (a.state = 'answered'
         OR ((a.state = 'held' OR a.reopened = 1) AND a.taken > :since))))
 ORDER BY i.is_screening DESC, i.id LIMIT 1

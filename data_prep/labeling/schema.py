@@ -162,16 +162,32 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def check_file(path: Path, flag: str = "") -> None:
+def has_tables(path: Path) -> bool:
+    """Whether a page has begun a database there: one that was killed at once may have no tables.
+
+    Raises:
+        UserError: something there that is no database, or cannot be read.
+    """
+    check_file(path)
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with told(path):
+        _check_size(path)
+        connection = _read_only(path)
+        with contextlib.closing(connection):
+            return not _is_empty(connection)
+
+
+def check_file(path: Path) -> None:
     """That a path is a file, or none yet.
 
     Raises:
         UserError: a folder, a pipe, a device.
     """
     if path.is_dir():
-        raise UserError(f"{flag}{path}: {IS_FOLDER}")
+        raise UserError(f"{path}: {IS_FOLDER}")
     if path.exists() and not path.is_file():
-        raise UserError(f"{flag}{path}: is no file (a pipe, a device); give another path")
+        raise UserError(f"{path}: is no file (a pipe, a device); give another path")
 
 
 def check_version(path: Path, connection: sqlite3.Connection) -> None:

@@ -9,6 +9,7 @@ Who changes his mind adds an answer: the latest counts, all are kept.
 
 import contextlib
 import json
+import os
 import sqlite3
 import statistics
 import threading
@@ -16,8 +17,9 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from datetime import date
+from datetime import date, timedelta
 from datetime import time as time_of_day
+from decimal import Decimal
 from pathlib import Path
 
 from data_prep.labeling import answers, queue
@@ -40,6 +42,7 @@ class Store:
     def __init__(self, path: Path, connection: sqlite3.Connection, can_write: bool):
         self.path, self.can_write = path, can_write
         self._connection = connection
+        self._file = _identity(path)
         self._lock = threading.RLock()
         self.now = time.time  # leases outlive a server, so they are told by the wall's clock
         self.database, settings = self._about()
@@ -102,6 +105,8 @@ class Store:
             )
             for item in items:
                 self._add(db, project, item)
+            # taken while the clock was ahead, it would be held until then
+            db.execute("UPDATE assignments SET taken = ?1 WHERE taken > ?1", [self.now()])
             if not db.execute("SELECT count(*) FROM items").fetchone()[0]:
                 raise UserError(f"{self.path}: there is nothing to label; give an --input")
         self.database, self.project = identity, project
@@ -162,6 +167,8 @@ class Store:
                     return
                 raise UserError(f"item {item} was saved before; undo to change it")
             turn.check_room(item, mine)
+            # who changes his mind has taken the time of both
+            seconds = round(seconds + (mine.seconds or 0), 1)
             turn.save(item, "answered", seconds, answer=json.dumps(checked))
 
     def skip(self, labeler: str, item: int, reason: str) -> None:
@@ -282,6 +289,11 @@ class Store:
         for item, labeler, reason, timestamp in self._rows(query):
             yield {"item": item, "labeler": labeler, "reason": reason, "timestamp": timestamp}
 
+    def items_for_all(self) -> int:
+        """How many items go to all labelers, screening included."""
+        [(count,)] = self._rows("SELECT count(*) FROM items WHERE to_all = 1")
+        return count
+
     def labelers(self) -> list[str]:
         """Names of all who took an item."""
         return [n for (n,) in self._rows("SELECT DISTINCT labeler FROM assignments ORDER BY 1")]
@@ -301,6 +313,12 @@ class Store:
         """One transaction: on the disk when the block ends well, else undone."""
         if not self.can_write:
             raise UserError(f"{self.path}: was opened to read")
+        # SQLite would go on writing into a file without a name
+        if _identity(self.path) != self._file:
+            raise UserError(
+                f"{self.path}: was moved, removed or replaced since it was opened, so this was not "
+                "saved; put it back with its -wal, and start the page anew"
+            )
         db = self._connection
         with self._lock, told(self.path):
             db.execute("BEGIN IMMEDIATE")
@@ -318,17 +336,28 @@ class Store:
         return Turn(db, self.project, labeler, self.now())
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a name stands for; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _as_json(value) -> str:
     # ASCII: NUL and half characters are no text to SQLite
     return json.dumps(value, default=_plain)
 
 
 def _plain(value) -> str:
-    """Dates and times, which rows of Parquet files hold, as text.
+    """Dates, times and decimals, which rows of Parquet files hold, as text.
 
     Raises:
         UserError: bytes, say.
     """
     if isinstance(value, date | time_of_day):
         return value.isoformat()
+    if isinstance(value, Decimal | timedelta):
+        return str(value)
     raise UserError(f"a column holds {type(value).__name__}, which is no text; leave it out")

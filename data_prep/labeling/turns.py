@@ -15,7 +15,8 @@ from instruct.errors import UserError
 from instruct.plain_text import one_line
 
 MINE = """
-SELECT a.state, a.reopened, n.answer, n.reason, i.row, i.is_screening, a.shown_order, a.taken
+SELECT a.state, a.reopened, n.answer, n.reason, n.seconds, i.row, i.is_screening, a.shown_order,
+  a.taken
 FROM assignments a JOIN items i ON i.id = a.item LEFT JOIN answers n ON n.id = a.answer
 WHERE a.labeler = ? AND a.item = ?
 """
@@ -31,6 +32,7 @@ class Mine(NamedTuple):
     reopened: int
     answer: str | None
     reason: str | None
+    seconds: float | None
     row: str
     is_screening: int
     order: str

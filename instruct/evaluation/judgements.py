@@ -230,7 +230,8 @@ def judged_by_people(
 
     Returns `win_rate` {ours_vs_theirs: as `win_rate` has it}, `quality` {model: {mean, low, high,
     n}}, `flags` {model: {question: {rate, low, high, n}, or None where nobody was asked}}, all
-    with intervals clustered by user and by labeler, and `agreement` of labelers (None where no two
+    with intervals clustered by user and by labeler (None for both ends where one labeler judged
+    one user's prompts), and `agreement` of labelers (None where no two
     judged the same answers).
 
     Raises:
@@ -263,6 +264,9 @@ def _interval(values: list[tuple[float, Judgement]], key: str) -> dict:
         [found.user for _, found in values],
         [found.labeler for _, found in values],
     )
+    # one cluster drawn again and again is no interval
+    if len({found.user for _, found in values}) == len({f.labeler for _, f in values}) == 1:
+        low = high = None
     return {key: mean, "low": low, "high": high, "n": len(values)}
 
 
@@ -271,16 +275,19 @@ def _win_rates(used: list[Judgement], names: list[str]) -> dict[str, dict]:
     for i, ours in enumerate(names):
         for theirs in names[:i]:
             both = [found for found in used if ours in found.ranks and theirs in found.ranks]
-            won = [(_won(found.ranks[ours], found.ranks[theirs]), found) for found in both]
+            won = [(_won(found, ours, theirs), found) for found in both]
             if won:
                 ties = sum(value == 0.5 for value, _ in won)
                 rates[f"{ours}_vs_{theirs}"] = {**_interval(won, "rate"), "ties": ties}
     return rates
 
 
-def _won(ours: int, theirs: int) -> float:
-    # a tie counts half; rank 1 is the best
-    return 0.5 if ours == theirs else float(ours < theirs)
+def _won(found: Judgement, ours: str, theirs: str) -> float:
+    """1, 0, or 0.5 for a tie; one text of both models is a tie, whatever was said of it."""
+    if found.texts[ours] == found.texts[theirs]:
+        return 0.5
+    first, second = found.ranks[ours], found.ranks[theirs]
+    return 0.5 if first == second else float(first < second)
 
 
 def _quality(used: list[Judgement], names: list[str]) -> dict[str, dict]:
@@ -339,14 +346,13 @@ def agreement(used: list[Judgement]) -> dict | None:
                 # of answers under one id, the same ones
                 if any(one.texts[m] != other.texts[m] for m in (a, b)):
                     continue
-                first, second = (
-                    _won(one.ranks[a], one.ranks[b]),
-                    _won(other.ranks[a], other.ranks[b]),
-                )
+                first, second = _won(one, a, b), _won(other, a, b)
                 if 0.5 not in (first, second):
                     alike.append(float(first == second))
                     users.append(one.user)
     if not alike:
         return None
     rate, low, high = cluster_bootstrap(alike, users)
+    if len(set(users)) == 1:
+        low = high = None
     return {"rate": rate, "low": low, "high": high, "n_pairs": len(alike)}

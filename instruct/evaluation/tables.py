@@ -19,8 +19,11 @@ def table_lines(rows: list[list[str]]) -> list[str]:
 
 
 def interval(entry: dict | None) -> str:
-    """A mean with its interval."""
-    return f"{entry['mean']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]" if entry else "–"
+    """A mean with its interval, where it has one."""
+    if not entry:
+        return "–"
+    mean = f"{entry['mean']:.3f}"
+    return mean if entry["low"] is None else f"{mean} [{entry['low']:.3f}, {entry['high']:.3f}]"
 
 
 def against(pair: str) -> str:

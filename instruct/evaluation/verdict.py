@@ -14,6 +14,8 @@ def percent(entry: dict | None) -> str:
     """A win rate with its interval."""
     if entry is None:
         return "–"
+    if entry["low"] is None:
+        return f"{100 * entry['rate']:.1f} %"
     return f"{100 * entry['rate']:.1f} % [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
 
 

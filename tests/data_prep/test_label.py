@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from data_prep import comparisons, label
 from data_prep.labeling import judges
+from data_prep.labeling.judges import ByScore, _outcomes, ranks_from_scores
 from data_prep.labeling.questions import QUESTIONS
 from instruct.evaluation import scripted
 from instruct.evaluation.judges import judge_of
@@ -299,3 +300,22 @@ def test_its_rankings_are_comparisons(tmp_path, reward_model):
 
 def test_equal_scores_are_a_tie_of_any_width():
     assert label.ranks_from_scores([0.5, 0.7, 0.5], tie=0.0) == [2, 1, 2]
+
+
+def test_one_text_twice_has_one_rank():
+    """In another batch a score may differ in its last bits; an LLM is asked of both copies."""
+    labeler = ByScore.__new__(ByScore)
+    labeler.name, labeler.tie = "reward:taste", 0.0
+    assert labeler._ranked(["x", "y", "x"], [1.0, 0.5, 1.0 + 1e-7])["ranks"] == [1, 2, 1]
+    # x beats y, x ties x, and the copy of x loses to y: what is said of the first counts
+    won, tie, lost = [1.0, 1.0], [0.5, 0.5], [0.0, 0.0]
+    found = list(_outcomes(["x", "y", "x"], [won, [], won]))
+    assert found == [(0, 1, 1.0), (0, 2, 0.5), (1, 2, 0.0)]
+    assert list(_outcomes(["a", "b", "c"], [won, tie, lost])) == [
+        (0, 1, 1.0), (0, 2, 0.5), (1, 2, 0.0)
+    ]  # fmt: skip
+
+
+def test_a_tie_is_closer_than_its_width():
+    assert ranks_from_scores([0.5, 0.25, 0.0], 0.25) == [1, 2, 3]
+    assert ranks_from_scores([0.5, 0.26], 0.25) == [1, 1]

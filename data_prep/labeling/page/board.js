@@ -50,7 +50,8 @@ function ownersButton() {
   return button("Owner's view", () => document.dispatchEvent(new CustomEvent("label-owner")));
 }
 
-function show({ task, progress }) {
+function show({ task, progress, short = S.about.short }) {
+  S.about.short = short;
   working(false);
   showProgress(progress);
   Object.assign(S, { task, cards: {}, history: [], selected: null, at: 0 });
@@ -256,9 +257,9 @@ async function send(doing, done, again, request) {
   } catch (error) {
     working(false);
     focused?.focus({ preventScroll: true });
-    saved("Not saved");
+    saved("Not saved", true);
     // an answer is to the item that it was entered for, and to no other
-    return trouble(error.message, () => S.task === task && again());
+    return trouble(error.message, () => S.task === task && again(), error.refused);
   }
   draft.forget(task);
   saved(done);
@@ -296,8 +297,9 @@ async function undo() {
   }
 }
 
-function saved(words) {
+function saved(words, failed = false) {
   find(".saved").textContent = words;
+  find(".saved").classList.toggle("failed", failed);
 }
 
 function say(words, warns = false) {
@@ -306,14 +308,26 @@ function say(words, warns = false) {
   spoken.classList.toggle("warns", warns);
 }
 
-function trouble(words, again = null) {
+// refused: by the server, which may say so again; what was entered stays in this tab
+function trouble(words, again = null, refused = false) {
   const box = find(".trouble");
   if (!words) return fill(box);
   fill(
     box,
     el("span", {}, words),
     again ? button("Try again", () => (trouble(""), again())) : null,
+    refused ? button("Leave it, show what is mine now", showMine) : null,
   );
+}
+
+async function showMine() {
+  try {
+    const state = await ask("state", {});
+    saved("");
+    show(state);
+  } catch (error) {
+    trouble(error.message, showMine);
+  }
 }
 
 ////////////////

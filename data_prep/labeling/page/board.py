@@ -15,8 +15,8 @@ from instruct.errors import UserError
 BY_PLACE = ("ranks", "quality", "flags")  # lists of an answer with a value for each output
 OF_WRITING = ("prompt", "completion", "request_form", "use_case")
 WRITTEN = "demonstrations"
-LONGEST_SECONDS = 24 * 3600  # a page left open over night says nothing of the item
-RECOUNT_SECONDS = 60  # how old the table of what is short may be
+LONGEST_OPEN = 24 * 3600  # seconds; a page left open over night says nothing of the item
+RECOUNT_SECONDS = 10  # how old the table of what is short may be
 
 
 class Board:
@@ -62,7 +62,7 @@ class Board:
         seconds = self._seconds(labeler, item, form.get("seconds"))
         self.store.answer(labeler, item, answer, seconds)
         self._shown.pop((labeler, item), None)
-        return {"saved": item, **self._next(labeler)}
+        return {"saved": item, "short": self._short_kinds(), **self._next(labeler)}
 
     def skip(self, labeler: str, form: dict) -> dict:
         """Leaves an item out, with the labeler's reason.
@@ -111,9 +111,9 @@ class Board:
     def _seconds(self, labeler: str, item: int, counted) -> float:
         """Seconds of work: what the browser counted, at most what has passed."""
         shown_at = self._shown.get((labeler, item))
-        passed = LONGEST_SECONDS
+        passed = LONGEST_OPEN
         if shown_at is not None:
-            passed = min(time.monotonic() - shown_at, LONGEST_SECONDS)
+            passed = min(time.monotonic() - shown_at, LONGEST_OPEN)
         number = isinstance(counted, int | float) and not isinstance(counted, bool)
         if number and 0 <= counted <= passed:
             return round(counted, 1)

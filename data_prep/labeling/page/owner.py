@@ -8,6 +8,7 @@ from data_prep.labeling.agreement import report
 from data_prep.labeling.export import as_row
 from data_prep.labeling.page.shown import messages_shown, shown
 from instruct.errors import UserError
+from instruct.plain_text import one_line
 
 WRITTEN = "demonstrations"
 MOST_SKIPS = 200  # that are told, the latest
@@ -98,8 +99,9 @@ class OwnersView:
 
 def _disagreement(one: dict) -> dict:
     turns = messages_shown(one["prompt"])
+    named = "" if one["prompt_id"] is None else f" ({one_line(one['prompt_id'], 60)})"
     return {
-        "item": one["item"],
+        "item": f"{one['item']}{named}",
         "prompt": [
             {**turn, "content": turn["content"][:LONGEST_TEXT]} for turn in turns[-MOST_TURNS:]
         ],

@@ -5,13 +5,15 @@ const LOST = "The server does not answer. Nothing is lost here: try again in a m
 // Gradio's `server` functions swallow errors, and then give nothing back.
 async function ask(name, form = {}) {
   const answer = await server[name](form);
-  if (answer && answer.error) throw new Error(sentence(answer.error));
+  if (answer && answer.error) throw refusal(answer.error);
   if (answer) return answer;
   throw new Error((await loggedOut()) ? LOGGED_OUT : LOST);
 }
 
 // a command says it after "error: "; a page, alone
 const sentence = (words) => words[0].toUpperCase() + words.slice(1);
+
+const refusal = (words) => Object.assign(new Error(sentence(words)), { refused: true });
 
 const LOGGED_OUT =
   "You are logged out (the server was started anew). Load the page again and log in: what you " +
@@ -25,27 +27,29 @@ async function loggedOut() {
   }
 }
 
-// A draft of this tab: a reload or a logout loses nothing that was entered.
+// A draft: a reload or a logout loses nothing that was entered. Of rankings it is this tab's; a
+// demonstration may be an hour's work, and outlives its tab.
 const draft = {
+  shelf: () => (S.about.kind === "demonstrations" ? localStorage : sessionStorage),
   // another database has other texts under this number, another labeler another order
   key: (task) => JSON.stringify(["label-draft", S.about.database, S.about.labeler, task.item]),
   keep(task, answer) {
     try {
-      sessionStorage.setItem(draft.key(task), JSON.stringify(answer));
+      draft.shelf().setItem(draft.key(task), JSON.stringify(answer));
     } catch {
       // a browser without storage: the page works, a reload starts the item anew
     }
   },
   find(task) {
     try {
-      return JSON.parse(sessionStorage.getItem(draft.key(task)));
+      return JSON.parse(draft.shelf().getItem(draft.key(task)));
     } catch {
       return null;
     }
   },
   forget(task) {
     try {
-      sessionStorage.removeItem(draft.key(task));
+      draft.shelf().removeItem(draft.key(task));
     } catch {
       // as above
     }

@@ -253,3 +253,13 @@ def test_a_reader_changes_nothing(tmp_path):
         with pytest.raises(UserError, match="was opened to read"):
             action()
     assert reader.progress()["items"] == 4
+
+
+def test_a_prompt_of_the_log_keeps_the_form_that_it_has_there(tmp_path):
+    prompt = [{"role": "user", "content": "Write a poem."}]
+    row = {"prompt_id": "p", "prompt": prompt, "request_form": "few_shot"}
+    store = store_of(tmp_path / "w.sqlite", items=[Item(row)], kind="demonstrations")
+    answer = {"prompt": prompt, "completion": "Roses.", "request_form": "plain"}
+    store.answer("ada", store.take("ada").item, answer, 1)
+    [found] = exported_rows(store)
+    assert found["request_form"] == "few_shot"

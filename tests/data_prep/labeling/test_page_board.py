@@ -6,6 +6,7 @@ import pytest
 from labeling_page_tools import HOSTILE, answers_of_models, make_store, prompts, samples
 
 from data_prep.labeling.page import board as board_module
+from data_prep.labeling.page import owner as owner_module
 from data_prep.labeling.page.board import Board
 from data_prep.labeling.page.owner import MOST_SKIPS, MOST_TURNS, OwnersView
 from data_prep.labeling.page.shown import as_row, as_shown, shown
@@ -287,3 +288,36 @@ def test_the_owner_gets_the_latest_skips_with_their_reasons(tmp_path):
     latest = found["skips"][0]
     assert latest["reason"] == f"reason {count - 1}\\x00" and latest["labeler"] == "ada"
     assert latest["item"] == count and latest["prompt"] == f"Question {count - 1}?"
+
+
+def test_what_was_written_is_counted_for_the_next_item(tmp_path, monkeypatch):
+    board = Board(*make_store(tmp_path / "w", prompts(3), kind="demonstrations"), instructions="")
+    counted = []
+    real = board_module.exported_rows
+    monkeypatch.setattr(board_module, "exported_rows", lambda s: counted.append(1) or real(s))
+    answer = {"prompt": "Hm.", "completion": "Yes.", "request_form": "plain", "use_case": "chat"}
+    # every answer is read: once in a while, not for each who asks
+    first = board.state("ada")
+    board.state("bob")
+    assert len(counted) == 1
+    monkeypatch.setattr(board_module, "RECOUNT_SECONDS", -1)
+    told = board.save("ada", {"item": first["task"]["item"], "answer": answer})
+    short = ({row["use_case"]: row["n"] for row in found["short"]} for found in (first, told))
+    assert [one["chat"] for one in short] == [0, 1]
+
+
+def test_an_export_larger_than_a_browser_takes_is_the_commands(tmp_path, monkeypatch):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 2), ranking_only=True)
+    store.answer("ada", store.take("ada").item, {"ranks": [1, 2]}, 1.0)
+    monkeypatch.setattr(owner_module, "LARGEST", 10)
+    with pytest.raises(UserError, match="python -m data_prep.label --database l.sqlite --output"):
+        OwnersView(store, project).export()
+
+
+def test_a_disagreement_names_the_row_of_the_file(tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 2), per_item=2)
+    for name, ranks in ("ada", [1, 2]), ("bob", [2, 1]):
+        answer = {"ranks": ranks, "quality": [4, 4], "flags": [[], []]}
+        store.answer(name, store.take(name).item, answer, 1.0)
+    [told] = OwnersView(store, project).overview()["agreement"]["disagreements"]
+    assert told["item"] == "1 (p0)"

@@ -1,6 +1,7 @@
 """The page in a headless Chromium: what people do there is what comes out."""
 
 import threading
+import time
 
 import pytest
 from browser_tools import SIZES, launched, needs_browser
@@ -24,6 +25,8 @@ pytest.importorskip("gradio", reason="the extra `label` is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = needs_browser
 
+BOARD = "#label-board .page:not([data-screen=loading])"
+
 
 @pytest.fixture(scope="module")
 def browser():
@@ -36,7 +39,7 @@ def visit(browser):
     """Opens an address in a browser of its own; instructions closed."""
     contexts = []
 
-    def opens(url, size="wide", name=None, **more):
+    def opens(url, size="wide", name=None, wait=BOARD, **more):
         context = browser.new_context(viewport=SIZES[size], **more)
         contexts.append(context)
         page = context.new_page()
@@ -47,7 +50,7 @@ def visit(browser):
         page.goto(url)
         if name is not None:
             log_in(page, name)
-        page.wait_for_selector("#label-board .page:not([data-screen=loading])")
+        page.wait_for_selector(wait)
         if page.locator(".drawer").is_visible():
             page.keyboard.press("i")
         return page
@@ -242,6 +245,113 @@ def test_skip_with_a_reason_and_back_to_the_last_item(visit, tmp_path):
     history = list(store.history())
     assert [step["reason"] for step in history] == ["It contains personal data", None, None]
     assert len({step["item"] for step in history}) == 2, "the change is a row of its own"
+
+
+def test_a_reason_is_chosen_and_not_hit(visit, tmp_path):
+    """Enter is the key used all day: it takes no reason that nobody chose."""
+    store, project = make_store(tmp_path / "l.sqlite", samples(3, 2), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        press(page, "s Enter")
+        dialog = page.locator(".ask")
+        skips = dialog.get_by_role("button", name="Skip", exact=True)
+        assert dialog.is_visible()
+        skips.click()
+        assert page.locator(".missing").inner_text() == "Write the reason, or choose one above."
+        # a digit in a reason of one's own is a digit
+        press(page, "4")
+        assert dialog.locator("textarea").input_value() == "4"
+        press(page, "Escape s 4")
+        page.get_by_text("Question 1?").wait_for()
+        press(page, "s")
+        dialog.locator("textarea").fill("no idea")
+        skips.click()
+        page.get_by_text("Question 2?").wait_for()
+    assert [one["reason"] for one in store.history()] == ["It contains personal data", "no idea"]
+
+
+def test_what_is_said_of_an_item_does_not_stay_on_the_next(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(3, 2), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        back = page.get_by_role("button", name="Back to last item")
+        assert back.is_disabled()
+        press(page, "Enter")
+        assert page.locator(".spoken").inner_text() == "Choose first: 1, 2 or = for equal."
+        press(page, "1 Enter")
+        page.get_by_text("Question 1?").wait_for()
+        assert page.locator(".spoken").inner_text() == "" and back.is_enabled()
+        press(page, "u")
+        page.get_by_text("Question 0?").wait_for()
+        assert page.locator(".spoken").inner_text().startswith("Your last item again")
+        press(page, "Enter")
+        page.get_by_text("Question 1?").wait_for()
+        assert page.locator(".spoken").inner_text() == ""
+
+
+def test_nothing_is_entered_unseen_under_the_instructions(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(1, 3))
+    with opened(store, project) as url:
+        phone, screen = visit(url, "narrow"), visit(url)
+        for page in (phone, screen):
+            press(page, "i 7 Enter")
+        # all over the work: nothing but closing them
+        assert phone.locator(".drawer").is_visible()
+        assert phone.locator(".step[aria-current]").inner_text() == "1"
+        press(phone, "Escape 7 Enter")
+        assert phone.locator(".step").first.inner_text() == "1 · 7/7"
+        # beside it
+        assert screen.locator(".step").first.inner_text() == "Output 1 · 7/7"
+        right = screen.locator(".drawer").bounding_box()["x"]
+        for part in (".work", ".actions", ".menu"):
+            box = screen.locator(f"#label-board {part}").bounding_box()
+            assert box["x"] + box["width"] <= right
+
+
+def test_the_prompt_stays_in_sight_while_many_are_ranked(visit, tmp_path):
+    [item] = samples(1, 9)
+    long = Item({**item.row, "completions": [f"{n} of 0 " + "word " * 300 for n in range(9)]})
+    store, project = make_store(tmp_path / "l.sqlite", [long], ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        press(page, "1 2 3 4 5 6 7 8 9")
+        page.mouse.wheel(0, 1500)
+        page.wait_for_function("scrollY > 1000")
+        assert 0 <= page.get_by_text("Question 0?").bounding_box()["y"] < 200
+
+
+def test_who_lost_an_item_goes_on_with_another(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(2, 2), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        # 61 minutes later the item is another's
+        store.now = lambda: time.time() + 3660
+        store.take("bob")
+        press(page, "1 Enter")
+        page.get_by_text("went to another labeler").wait_for()
+        assert "failed" in page.locator("#label-board .saved").get_attribute("class")
+        page.get_by_role("button", name="Leave it").click()
+        page.get_by_text("Question 1?").wait_for()
+        assert page.locator("#label-board .trouble").inner_text() == ""
+        press(page, "2 Enter")
+        saved(page)
+    assert [given["labeler"] for given in store.answers()] == ["labeler"]
+
+
+def test_what_was_written_outlives_its_tab(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", prompts(1), kind="demonstrations")
+    with opened(store, project) as url:
+        page = visit(url)
+        page.get_by_label("Your answer").fill("An hour's work")
+        another = page.context.new_page()
+        another.errors = []
+        page.close()
+        another.goto(url)
+        another.get_by_text("Question 0?").wait_for()
+        assert another.get_by_label("Your answer").input_value() == "An hour's work"
+        another.get_by_role("button", name="Save").click()
+        another.get_by_text("Nothing is left for you").wait_for()
+        assert another.evaluate("Object.keys(localStorage).filter(k => /draft/.test(k))") == []
 
 
 def test_nothing_is_saved_before_the_store_says_so(visit, tmp_path, monkeypatch):
@@ -666,6 +776,17 @@ def test_every_screen_is_accessible_and_no_wider_than_the_window(visit, tmp_path
             page.get_by_role("button", name="Owner's view").click()
             page.wait_for_selector(".numbers")
             check()
+
+
+@pytest.mark.parametrize("colors", ["light", "dark"])
+def test_the_login_is_accessible_too(visit, tmp_path, colors):
+    pytest.importorskip("axe_playwright_python", reason="axe is not installed")
+    with opened(*make_store(tmp_path / "l.sqlite", samples(1, 2)), Team(), "owner") as url:
+        page = visit(url, color_scheme=colors, wait="label:has-text('username')")
+        assert page.title() == "Labeling" and axe_findings(page) == []
+        log_in(page, "ada")
+        page.get_by_text("Question 0?").wait_for()
+        assert page.title() == "Labeling"
 
 
 def test_focus_is_seen_and_follows_the_keys(visit, tmp_path):

@@ -1,6 +1,7 @@
 """The page's own server, asked without a browser: who is let in, and to what."""
 
 import asyncio
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,7 +22,6 @@ pytest.importorskip("gradio", reason="the extra `label` is not installed")
 from data_prep.labeling.page import app, guard
 from data_prep.labeling.page.guard import MOST_BYTES, is_loopback
 from instruct.errors import UserError
-
 
 TYPED = ("José", "Jose\u0301")  # one letter, and a letter with its accent
 
@@ -294,3 +294,13 @@ def test_a_port_in_use_is_one_sentence(alone, tmp_path):
     port = Visitor(alone).http.base_url.port
     with pytest.raises(UserError, match=f"--port {port}: another program listens there"):
         app.serve(store, project, port=port)
+
+
+def test_a_port_that_only_one_address_has_free_is_told():
+    # Gradio listens on 127.0.0.1 as well, whatever --host says
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"--port {port}: another program"):
+            app.check_listens("127.0.0.2", port)

@@ -3,8 +3,10 @@
 The page itself is tested in test_page_*.py: here somebody answers in its place.
 """
 
+import contextlib
 import json
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -211,3 +213,46 @@ def test_prompts_to_answer_are_nobodys_twice_unless_asked(tmp_path, monkeypatch)
     assert [(p.overlap, p.lease_minutes) for p in opened] == [(0.0, 60), (0.5, 5.0)]
     with pytest.raises(SystemExit):
         label.main([*page, "--database", str(tmp_path / "n.sqlite"), "--lease_minutes", "0"])
+
+
+def test_the_owner_is_remembered(tmp_path, page, capsys):
+    opened, people = page
+    database = tmp_path / "l.sqlite"
+    run = ["--labeler", "people", "--database", str(database)]
+    samples = write_jsonl(tmp_path / "s.jsonl", SAMPLES)
+    label.main([*run, "--input", samples, "--owner", "Jose\u0301"])
+    people[:] = []
+    label.main(run)
+    label.main([*run, "--owner", "eve"])
+    label.main(run)
+    assert [more["owner"] for _, more in opened] == ["José", "José", "eve", "eve"]
+    for name, why in (("a/b", "cannot begin with a dot or hold"), ("reward:x", "no person")):
+        assert why in stops(label.main, [*run, "--owner", name], capsys)
+    assert len(opened) == 4
+
+
+def test_a_page_that_was_killed_at_once_begins_anew(tmp_path, page, capsys):
+    opened, _ = page
+    database = tmp_path / "l.sqlite"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    run = ["--labeler", "people", "--database", str(database)]
+    assert "nothing to label; give an --input" in stops(label.main, run, capsys)
+    label.main([*run, "--input", write_jsonl(tmp_path / "s.jsonl", SAMPLES), "--ranking_only"])
+    assert opened[-1][0].ranking_only
+    assert len(list(Store.read(database).answers())) == 3
+
+
+def test_a_team_is_told_where_agreement_will_not_be_known(tmp_path, page, capsys):
+    samples, passwords = write_jsonl(tmp_path / "s.jsonl", SAMPLES), tmp_path / "team.txt"
+    team.set_password(passwords, "ada", "correct horse")
+    for number, (more, told) in enumerate([
+        ([], True),
+        (["--overlap", "1"], False),
+        (["--overlap", "0"], False),
+        (["--per_item", "2"], False),
+    ]):  # fmt: skip
+        database = str(tmp_path / f"{number}.sqlite")
+        run = ["--labeler", "people", "--database", database, "--input", samples, "--seed", "1"]
+        label.main([*run, "--passwords", str(passwords), *more])
+        assert ("agreement cannot be told" in capsys.readouterr().out) is told

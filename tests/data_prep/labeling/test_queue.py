@@ -7,6 +7,8 @@ import pytest
 from labeling_tools import Clock, item, ranked, store_of
 
 from data_prep.labeling import queue
+from data_prep.labeling.schema import open_to_write
+from data_prep.labeling.store import Store
 from instruct.errors import UserError
 
 
@@ -184,6 +186,54 @@ def test_an_answer_that_becomes_a_skip_frees_the_item(tmp_path):
     store.skip("ada", 1, "I cannot tell after all")
     assert list(store.answers()) == []
     assert store.take("bob").item == 1
+
+
+def test_a_lease_begins_when_an_item_is_taken_again(tmp_path):
+    store = store_of(tmp_path / "labels.sqlite", count=1, lease_minutes=30)
+    clock = Clock(store)
+    for name, other in ("ada", "bob"), ("bob", "ada"), ("ada", "bob"):
+        assert store.take(name).item == 1
+        clock.minutes(29)
+        assert store.take(other) is None
+        clock.minutes(2)
+
+
+def test_who_goes_back_to_a_skip_has_it_for_a_lease(tmp_path):
+    store = store_of(tmp_path / "labels.sqlite", count=1, lease_minutes=30)
+    clock = Clock(store)
+    store.take("ada")
+    store.skip("ada", 1, "no")
+    clock.minutes(31)
+    assert store.undo("ada").item == 1
+    assert store.take("bob") is None and store.progress("bob")["left"] == 0
+    clock.minutes(31)
+    assert store.take("bob").item == 1
+
+
+def test_what_was_taken_while_the_clock_was_ahead_is_free_after_a_lease(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    store = store_of(path, count=1, lease_minutes=30)
+    clock = Clock(store)
+    clock.minutes(365 * 24 * 60)
+    store.take("ada")
+    store.close()
+    store = Store(path, open_to_write(path), can_write=True)
+    clock = Clock(store)
+    store._begin(store.project, [])
+    clock.minutes(29)
+    assert store.take("bob") is None
+    clock.minutes(2)
+    assert store.take("bob").item == 1
+
+
+def test_what_is_left_to_do_counts_those_who_came_and_what_they_left_out(tmp_path):
+    store = store_of(tmp_path / "labels.sqlite", count=3, overlap=1.0)
+    # somebody will come
+    assert store.progress()["left"] == 3
+    store.skip("ada", store.take("ada").item, "no")
+    assert store.progress()["left"] == 2
+    store.take("bob")
+    assert store.progress()["left"] == 5
 
 
 def test_a_skip_that_was_undone_and_left_is_a_skip_again(tmp_path):

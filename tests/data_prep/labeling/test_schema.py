@@ -1,5 +1,6 @@
 """A database that cannot be used, or not now: one sentence, and nothing in it is lost."""
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -13,6 +14,7 @@ from conftest import SCRIPT_ENV
 from labeling_tools import ranked, store_of
 
 from data_prep.labeling import schema
+from data_prep.labeling.schema import has_tables, open_to_read, open_to_write
 from data_prep.labeling.store import Store
 from instruct.errors import UserError
 
@@ -94,6 +96,25 @@ def test_an_empty_file_becomes_a_database_and_is_none_to_read(tmp_path):
     path.touch()
     assert "start the page" in refused(lambda: Store.read(path))
     assert store_of(path).take("ada").item == 1
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, None])
+def test_a_pipe_or_a_device_is_no_database(tmp_path, make):
+    path = Path("/dev/null") if make is None else tmp_path / "pipe"
+    if make:
+        make(path)
+    for opens in (open_to_read, open_to_write, has_tables):
+        with pytest.raises(UserError, match="is no file"):
+            opens(path)
+
+
+def test_a_database_without_tables_is_not_begun(tmp_path, labeled):
+    """What is there after a page was killed at once: SQLite's first page, and nothing in it."""
+    path = tmp_path / "young.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    assert path.stat().st_size and not has_tables(path) and has_tables(labeled)
+    assert store_of(path).progress()["items"] == 4
 
 
 def test_what_is_not_there_is_told_and_not_made(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from labeling_tools import Clock, item, ranked, store_of
@@ -351,3 +352,35 @@ def test_the_time_of_an_item_is_that_of_the_latest(tmp_path, monkeypatch):
     for seconds in (90, 4, 6):
         store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), seconds)
     assert store.progress("ada")["seconds_per_item"] == 5.0
+
+
+def test_a_file_that_was_moved_or_replaced_takes_no_answer(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    store = store_of(path)
+    first = store.take("ada")
+    moved = path.rename(tmp_path / "moved.sqlite")
+    other = b"another file"
+    for is_there in (False, True):
+        if is_there:
+            path.write_bytes(other)
+        with pytest.raises(UserError, match="moved, removed or replaced .* not saved; put it back"):
+            store.answer("ada", first.item, ranked([1, 2, 3]), 1)
+    assert path.read_bytes() == other
+    moved.rename(path)
+    store.answer("ada", first.item, ranked([1, 2, 3]), 1)
+    assert len(list(Store.read(path).answers())) == 1
+
+
+def test_who_changes_his_mind_has_taken_the_time_of_both(tmp_path):
+    store = store_of(tmp_path / "labels.sqlite")
+    store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), 60)
+    store.answer("ada", store.undo("ada").item, ranked([2, 1, 3]), 0.8)
+    assert next(store.answers())["seconds"] == 60.8
+
+
+def test_decimals_and_times_ride_along(tmp_path):
+    more = {"price": Decimal("1.50"), "asked": datetime(2026, 1, 2, tzinfo=UTC)}
+    store = store_of(tmp_path / "labels.sqlite", items=[item(0, **more)])
+    store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), 1)
+    row = next(store.answers())["row"]
+    assert (row["price"], row["asked"]) == ("1.50", "2026-01-02T00:00:00+00:00")

@@ -135,3 +135,8 @@ def test_a_password_of_bytes_that_are_no_text_is_refused(tmp_path):
     with pytest.raises(UserError, match="bytes that are no text"):
         set_password(tmp_path / "team.txt", "ada", "p\udce4ssword")
     assert not (tmp_path / "team.txt").exists()
+
+
+def test_hashing_costs_what_owasp_asks_for():
+    # password storage cheat sheet: N = 2^14, r = 8, p = 5; the paper's cut-off, B.1
+    assert team.COST == {"n": 2**14, "r": 8, "p": 5} and team.SCREENING_CUTOFF == 0.75

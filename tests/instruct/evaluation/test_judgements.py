@@ -8,6 +8,8 @@ from instruct.errors import UserError
 from instruct.evaluation.judgements import check_prompts, judged_by_people, read_judgements
 from instruct.evaluation.ranking_metrics import labeler_agreement
 from instruct.evaluation.statistics import cluster_bootstrap, pigeonhole_bootstrap
+from instruct.evaluation.tables import interval
+from instruct.evaluation.verdict import percent
 
 MODELS = ("base", "sft", "ppo")
 USERS = ["u0", "u0", "u1", "u2"]
@@ -73,7 +75,7 @@ def test_win_rates_quality_and_flags_are_those_counted_by_hand(tmp_path):
     assert rate["low"] < rate["rate"] < rate["high"]
     assert found["win_rate"]["sft_vs_base"]["rate"] == 1.0
     assert found["win_rate"]["ppo_vs_base"] == {
-        "rate": 0.5, "low": 0.5, "high": 0.5, "n": 1, "ties": 1,
+        "rate": 0.5, "low": None, "high": None, "n": 1, "ties": 1,
     }  # fmt: skip
     assert list(found["win_rate"]) == ["sft_vs_base", "ppo_vs_base", "ppo_vs_sft"]
     assert found["quality"]["ppo"]["mean"] == (7 + 5 + 2 + 5) / 4
@@ -284,23 +286,61 @@ def test_judgements_on_no_prompt_are_told_before_answers_are_asked_for(tmp_path)
 
 
 def test_intervals_are_clustered_by_user(tmp_path):
-    """Forty judgements on one user's prompts say less than forty on forty users'."""
-    names = [f"l{n}" for n in range(10)]
-    rows = [
-        row(i, name, {"ppo": 1 + (n + i) % 2, "sft": 2 - (n + i) % 2})
-        for i in range(4)
-        for n, name in enumerate(names)
-    ]
-    file = write_jsonl(tmp_path / "j.jsonl", rows)
-    judgements = read_judgements(file, MODELS)
-    said = [[found.ranks["ppo"] < found.ranks["sft"] for found in judgements]]
-    many, one = (
-        judged_by_people(file, judgements, ANSWERS, users)
-        for users in (["a", "b", "c", "d"], ["a"] * 4)
+    draw = np.random.default_rng(0)
+    rows = []
+    for i in range(4):
+        for name in "abcdefgh":
+            won = bool(draw.random() < (0.9 if USERS[i] == "u0" else 0.3))
+            rows.append(row(i, name, {"ppo": 2 - won, "sft": 1 + won}))
+    found = found_in(tmp_path, rows)
+    won = [float(one["ranks"][0] < one["ranks"][1]) for one in rows]
+    users, labelers = [one["user_id"] for one in rows], [one["labeler"] for one in rows]
+    rate = found["win_rate"]["ppo_vs_sft"]
+    wanted = pigeonhole_bootstrap(won, users, labelers)
+    assert (rate["rate"], rate["low"], rate["high"]) == pytest.approx(wanted)
+    alike, of = [], []
+    for i in range(4):
+        on = [w for one, w in zip(rows, won, strict=True) if one["prompt_id"] == f"p{i}"]
+        pairs = [float(on[a] == on[b]) for a in range(8) for b in range(a + 1, 8)]
+        alike += pairs
+        of += [USERS[i]] * len(pairs)
+    agreed = found["agreement"]
+    assert (agreed["rate"], agreed["low"], agreed["high"]) == pytest.approx(
+        cluster_bootstrap(alike, of)
     )
-    rates = [found["win_rate"]["ppo_vs_sft"] for found in (many, one)]
-    assert len(said[0]) == 40 and rates[0]["rate"] == rates[1]["rate"] == 0.5
-    assert rates[0] != rates[1]
-    widths = [found["agreement"]["high"] - found["agreement"]["low"] for found in (many, one)]
-    # one user drawn again and again
-    assert widths[0] == widths[1] == 0 or widths[0] > widths[1] == 0
+
+
+def test_one_text_of_two_models_is_a_tie(tmp_path):
+    answers = {name: [{**rows[0], "completion": "same"}] for name, rows in ANSWERS.items()}
+    rows = [row(0, name, {"ppo": 1, "sft": 2}, completions=["same"] * 2) for name in ("Ada", "Bob")]
+    file = write_jsonl(tmp_path / "j.jsonl", rows)
+    found = judged_by_people(file, read_judgements(file, MODELS), answers, USERS[:1])
+    assert found["win_rate"]["ppo_vs_sft"]["ties"] == 2 and found["agreement"] is None
+
+
+def test_one_labeler_of_one_user_is_no_sample(tmp_path):
+    found = found_in(tmp_path, [row(0, "Ada", {"ppo": 1, "sft": 2}, quality=[7, 3])])
+    rate, quality = found["win_rate"]["ppo_vs_sft"], found["quality"]["ppo"]
+    assert rate == {"rate": 1.0, "low": None, "high": None, "n": 1, "ties": 0}
+    assert percent(rate) == "100.0 %" and interval(quality) == "7.000"
+    two = found_in(tmp_path, [row(0, name, {"ppo": 1, "sft": 2}) for name in ("Ada", "Bob")])
+    assert two["agreement"] == {"rate": 1.0, "low": None, "high": None, "n_pairs": 1}
+
+
+def test_a_file_with_one_of_the_models_is_told(tmp_path):
+    file = write_jsonl(tmp_path / "j.jsonl", ROWS)
+    with pytest.raises(UserError, match="fewer than two of --models"):
+        read_judgements(file, ("ppo", "another"))
+
+
+def test_answers_under_one_id_are_compared_where_they_are_the_same(tmp_path):
+    """Two prompts without ids of their own, both number 0."""
+    answers = {
+        name: [rows[0], {**rows[0], "completion": f"{name} says more"}]
+        for name, rows in ANSWERS.items()
+    }
+    more = row(0, "Bob", {"ppo": 2, "sft": 1})
+    more["completions"] = ["ppo says more", "sft says more"]
+    file = write_jsonl(tmp_path / "j.jsonl", [row(0, "Ada", {"ppo": 1, "sft": 2}), more])
+    found = judged_by_people(file, read_judgements(file, MODELS), answers, USERS[:2])
+    assert found["used"] == 2 and found["agreement"] is None
