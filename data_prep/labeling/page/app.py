@@ -31,7 +31,7 @@ LOGIN = "<title>Labeling</title>Log in with the name and password that the owner
 HERE = Path(__file__).parent
 # the first parts are shared: each component runs in a function of its own
 BOARD_PARTS = ("dom.js", "server.js", "keys.js", "each.js", "ranking.js", "drag.js", "write.js")
-BOARD_SCRIPT = (*BOARD_PARTS, "board.js")
+BOARD_SCRIPT = (*BOARD_PARTS, "aside.js", "board.js")
 OWNER_SCRIPT = ("dom.js", "server.js", "owner.js")
 
 
