@@ -1,6 +1,7 @@
 """Rows that an evaluation reads: held-out prompts, examples to show first, rankings."""
 
 import random
+from collections import Counter
 
 from data_prep.formats.forms import category, request_form
 from data_prep.formats.identifiers import identifier_of
@@ -25,9 +26,12 @@ def held_out_prompts(
     total = len(rows)
     # drawn, not the first: files are often sorted by user
     rows = random.Random(seed).sample(rows, min(limit, len(rows)))
+    names = [_id_of(row, source) for row in rows]
+    # an id is one prompt's: what several have names none of them
+    often = Counter(names)
     drawn = [
         {
-            "prompt_id": _id_of(row, source) or str(i),
+            "prompt_id": names[i] if names[i] and often[names[i]] == 1 else str(i),
             # without users every prompt is a cluster of its own
             "user_id": identifier_of(row, "user_id", source) or f"prompt {i}",
             "prompt": row["prompt"],

@@ -115,7 +115,9 @@ def screening_of(answers: list[dict], questions: Sequence[str] = DEFAULT_QUESTIO
     rates = [part["rate"] for part in (ranks, alike) if part]
     below = any(rate < SCREENING_CUTOFF for rate in rates) if rates else None
     # who ties all that the owner orders agrees with nothing
-    if ranks is None and any(len(set(one["owner"]["ranks"])) > 1 for one in screened):
+    if ranks is None and any(
+        _preferences(one["row"], one["owner"]["ranks"]).any() for one in screened
+    ):
         below = True
     return {"screening": ranks, "screening_flags": alike, "below_cutoff": below}
 

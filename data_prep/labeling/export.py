@@ -81,6 +81,8 @@ def export(
 
     # first: an output never stands without its record
     write_rows(output, rows, before=note)
+    # from now on the file before it is another
+    write_json(record_beside(output), {**record, "sha256": file_hash(output)})
     return {"rows": len(rows), "labelers": dict(labelers), "screening": left_out}
 
 

@@ -66,6 +66,7 @@ class Task:
         order: order[i] is the output of the row that stands at place i as shown.
         is_screening: whether the owner has ranked it; labelers are not told.
         previous: his earlier answer, where he undoes it.
+        skipped: why he left it out before, where he undoes that.
     """
 
     item: int
@@ -74,6 +75,7 @@ class Task:
     order: tuple[int, ...]
     is_screening: bool
     previous: dict | None
+    skipped: str | None = None
 
 
 def project_of(path: Path, settings: dict) -> Project:

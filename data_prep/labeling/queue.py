@@ -81,7 +81,7 @@ def close_if_full(connection: sqlite3.Connection, item: int, per_item: int) -> N
 
 
 def left_for(connection: sqlite3.Connection, labeler: str, per_item: int, since: float) -> int:
-    """How many items this labeler may still get, what he holds included."""
+    """How many items this labeler may still get, what he holds included; not what he reopened."""
     values = {"labeler": labeler, "per_item": per_item, "since": since}
     counts = ("SELECT count(*) FROM items WHERE open = 1", HAD, FULL)
     all_open, had, full = (connection.execute(q, values).fetchone()[0] for q in counts)

@@ -187,7 +187,8 @@ class Store:
                 if mine.reason == reason:
                     return
                 raise UserError(f"item {item} was left out before; undo to change the reason")
-            turn.save(item, "skipped", 0.0, reason=reason)
+            # what was worked before counts where he thinks again
+            turn.save(item, "skipped", mine.seconds or 0.0, reason=reason)
 
     def undo(self, labeler: str) -> Task | None:
         """His latest item again, with his answer as `previous`; undone again, the one before it.
@@ -265,7 +266,10 @@ class Store:
             }
 
     def history(self) -> Iterator[dict]:
-        """Everything that was ever saved, in order: {item, labeler, answer or reason, …}."""
+        """Everything that was ever saved, in order: {item, labeler, answer or reason, …}.
+
+        `seconds` are those of the item until then, changes of mind included.
+        """
         query = "SELECT item, labeler, answer, reason, seconds, timestamp FROM answers ORDER BY id"
         for item, labeler, answer, reason, seconds, timestamp in self._rows(query):
             yield {

@@ -101,6 +101,7 @@ class Turn:
             tuple(json.loads(mine.order)),
             bool(mine.is_screening),
             mine.answer and json.loads(mine.answer),
+            mine.reason,
         )
 
     def state_of(self, item: int) -> Mine:

@@ -84,12 +84,9 @@ def rate_against(rates: dict[str, dict], ours: str, theirs: str) -> dict | None:
         return entry
     if (entry := rates.get(f"{theirs}_vs_{ours}")) is None:
         return None
-    return {
-        **entry,
-        "rate": 1 - entry["rate"],
-        "low": 1 - entry["high"],
-        "high": 1 - entry["low"],
-    }
+    # what people said once has no interval
+    low, high = (None if end is None else 1 - end for end in (entry["high"], entry["low"]))
+    return {**entry, "rate": 1 - entry["rate"], "low": low, "high": high}
 
 
 ################

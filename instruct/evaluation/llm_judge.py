@@ -357,8 +357,9 @@ def _told(openai, error, name: str) -> str:
     # too long for its context, say: asked again, it says the same
     if isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError):
         return (
-            f"refuses what it is asked of the prompt {name!r} ({said}); leave that row out, or "
-            "serve a model that takes it; what was answered so far is kept"
+            f"refuses what it is asked of the prompt {name!r} ({said}); where it is too "
+            "long, leave that row out, or serve a model that takes it; what was answered so far is "
+            "kept"
         )
     if isinstance(error, openai.APITimeoutError):
         return f"did not answer in {TIMEOUT:.0f} seconds{more}"

@@ -37,6 +37,10 @@ def test_a_prompt_keeps_the_id_that_it_has_in_its_file(tmp_path):
     rows = [{"prompt": "a", "prompt_id": 6}, {"prompt": "b", "id": "x", "prompt_id": "y"}]
     found, _ = evaluate.held_out_prompts(write_jsonl(tmp_path / "p.jsonl", rows), 9, 0)
     assert {row["prompt"][0]["content"]: row["prompt_id"] for row in found} == {"a": "6", "b": "x"}
+    # of a log whose column says something else, say
+    rows = [{"prompt": text, "prompt_id": "same"} for text in "ab"]
+    found, _ = evaluate.held_out_prompts(write_jsonl(tmp_path / "q.jsonl", rows), 9, 0)
+    assert sorted(row["prompt_id"] for row in found) == ["0", "1"]
 
 
 def test_report_holds_answers_scores_intervals_and_kl(arguments, tmp_path, tiny_model):

@@ -56,11 +56,17 @@ function askToSkip() {
     dialog.close();
     skip(words);
   };
-  // the key that opened this is held by a hand that may press the next: nothing has the focus yet
+  // the hand that opened this may press the next key at once: nothing has the focus yet; a digit
+  // chooses a reason, what else is typed begins one
   const title = { id: "label-skip-title", tabindex: "-1", autofocus: true };
   dialog.onkeydown = (event) => {
+    if (event.key === "Enter" && event.ctrlKey) return leave(reason.value);
+    const isTyped = event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey;
+    if (!isTyped || event.repeat || event.target === reason) return;
     const words = SKIP_REASONS[Number(event.key) - 1];
-    if (words && event.target !== reason && !event.repeat) leave(words);
+    if (words) leave(words);
+    // a blank presses the button that has the focus
+    else if (event.key !== " ") reason.focus();
   };
   fill(
     dialog,
@@ -76,7 +82,7 @@ function askToSkip() {
       "div",
       { class: "buttons" },
       button("Do not skip", () => dialog.close()),
-      button("Skip", () => leave(reason.value), { class: "button primary" }),
+      keyed("Skip", "Ctrl+Enter", () => leave(reason.value), { class: "button primary" }),
     ),
   );
   dialog.showModal();

@@ -22,11 +22,20 @@ const comparing = () => (S.task.outputs.length === 2 ? "pair" : "rank");
 
 async function begin() {
   document.addEventListener("keydown", pressed);
+  addEventListener("pagehide", clock.keep);
+  await showMine();
+  // once for each text: who has read it is not asked again
+  if (S.about && remembered() !== S.about.instructions) toggleDrawer();
+}
+
+// Whoever is logged in by now, and what is his.
+async function showMine() {
   try {
     S.about = await ask("state");
   } catch (error) {
-    return trouble(error.message, begin);
+    return trouble(error.message, showMine);
   }
+  saved("");
   find(".title").textContent = TITLES[S.about.kind];
   find(".who").textContent = S.about.labeler;
   fill(
@@ -35,8 +44,6 @@ async function begin() {
     S.about.is_owner ? ownersButton() : null,
   );
   show(S.about);
-  // once for each text: who has read it is not asked again
-  if (remembered() !== S.about.instructions) toggleDrawer();
 }
 
 function ownersButton() {
@@ -54,9 +61,10 @@ function show({ task, progress, short = S.about.short }) {
   S.answer = task && (draft.find(task) || earlierAnswer(task));
   // of any item, not of this tab alone: only the server knows what lies before
   S.earlier = progress.done + progress.skipped > 0;
-  clock.start();
+  clock.start(task);
   trouble("");
-  say("");
+  if (task?.skipped) say(`You left this out: ${task.skipped}`);
+  else say(task?.previous ? "You saved this before: what you save now counts." : "");
   render();
   scrollTo(0, 0);
   find(".here")?.focus({ preventScroll: true });
@@ -282,7 +290,6 @@ async function undo() {
     const answer = await ask("undo", ofPage());
     saved("");
     show(answer);
-    say("Your last item again: what you save now counts.");
   } catch (error) {
     working(false);
     focused?.focus({ preventScroll: true });
@@ -311,16 +318,6 @@ function trouble(words, again = null, refused = false) {
     again ? button("Try again", () => (trouble(""), again())) : null,
     refused ? button("Leave it, show what is mine now", showMine) : null,
   );
-}
-
-async function showMine() {
-  try {
-    const state = await ask("state", {});
-    saved("");
-    show(state);
-  } catch (error) {
-    trouble(error.message, showMine);
-  }
 }
 
 begin();

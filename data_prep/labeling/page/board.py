@@ -104,7 +104,7 @@ class Board:
         progress = self.store.progress(labeler)
         if task is None:
             return {"task": None, "progress": progress}
-        # since the first time: a reload takes nothing from what he has worked
+        # since the first time: the browser counts what was before a reload, too
         self._shown.setdefault((labeler, task.item), time.monotonic())
         return {"task": task_shown(task), "progress": progress}
 
@@ -155,7 +155,12 @@ def task_shown(task) -> dict:
 
     By name, never the row as it is: a row tells who wrote what.
     """
-    told = {"item": task.item, "prompt": messages_shown(task.row.get("prompt")), "previous": None}
+    told = {
+        "item": task.item,
+        "prompt": messages_shown(task.row.get("prompt")),
+        "previous": None,
+        "skipped": task.skipped and shown(task.skipped),
+    }
     if task.kind == WRITTEN:
         return {**told, "previous": task.previous}
     told["outputs"] = [shown(text) for text in as_shown(task.row["completions"], task.order)]

@@ -32,7 +32,8 @@ const KEYS = {
 };
 
 function keyList(screen) {
-  const rows = [...(KEYS[screen] || []), ...KEYS.all];
+  const isThere = ([key]) => key !== "b" || !S.about.ranking_only;
+  const rows = [...(KEYS[screen] || []).filter(isThere), ...KEYS.all];
   return el(
     "dl",
     { class: "keylist" },
@@ -54,7 +55,7 @@ function pressed(event) {
   if (find(".page").hidden || find(".ask").open) return;
   // what is being dragged belongs to this item: it is dropped before another comes
   if (find(".page").classList.contains("dragging")) return;
-  if (event.key === "Enter" && event.ctrlKey && S.screen === "write") {
+  if (event.key === "Enter" && event.ctrlKey && S.screen === "write" && !covered()) {
     event.preventDefault();
     return saveWriting();
   }

@@ -99,7 +99,7 @@ class OwnersView:
 
 def _disagreement(one: dict) -> dict:
     turns = messages_shown(one["prompt"])
-    named = "" if one["prompt_id"] is None else f" ({one_line(one['prompt_id'], 60)})"
+    named = "" if one["prompt_id"] is None else f" ({one_line(str(one['prompt_id']), 60)})"
     return {
         "item": f"{one['item']}{named}",
         "prompt": [

@@ -22,7 +22,7 @@ function rankScreen() {
     el(
       "section",
       { class: "ranking", "data-drop": "gap:" + groups.length },
-      el("h2", { tabindex: "-1", class: "here" }, "Ranking, best first"),
+      el("h2", { tabindex: "-1", class: "here", "data-drop": "gap:0" }, "Ranking, best first"),
       groups.length
         ? null
         : el("p", { class: "empty" }, "Press digits from best to worst, or drag here."),

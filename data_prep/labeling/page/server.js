@@ -27,41 +27,60 @@ async function loggedOut() {
   }
 }
 
-// A draft: a reload or a logout loses nothing that was entered. Of rankings it is this tab's; a
-// demonstration may be an hour's work, and outlives its tab.
+// A draft of this tab: a reload or a logout loses nothing that was entered. A demonstration may be
+// an hour's work: another tab finds it, too, where nothing of the item has been saved.
 const draft = {
-  shelf: () => (S.about.kind === "demonstrations" ? localStorage : sessionStorage),
   // another database has other texts under this number, another labeler another order
   key: (task) => JSON.stringify(["label-draft", S.about.database, S.about.labeler, task.item]),
   keep(task, answer) {
     try {
-      draft.shelf().setItem(draft.key(task), JSON.stringify(answer));
+      sessionStorage.setItem(draft.key(task), JSON.stringify(answer));
+      if (S.about.kind === "demonstrations")
+        localStorage.setItem(draft.key(task), JSON.stringify(answer));
     } catch {
       // a browser without storage: the page works, a reload starts the item anew
     }
   },
   find(task) {
     try {
-      return JSON.parse(draft.shelf().getItem(draft.key(task)));
+      const kept = sessionStorage.getItem(draft.key(task));
+      return JSON.parse(kept || (task.previous ? null : localStorage.getItem(draft.key(task))));
     } catch {
       return null;
     }
   },
   forget(task) {
     try {
-      draft.shelf().removeItem(draft.key(task));
+      sessionStorage.removeItem(draft.key(task));
+      sessionStorage.removeItem(clock.key(task));
+      localStorage.removeItem(draft.key(task));
     } catch {
       // as above
     }
   },
 };
 
-// Seconds of work on an item: not while another tab is in front.
+// Seconds of work on an item: not while another tab is in front, and those before a reload, too.
 const clock = {
   counted: 0,
   since: null,
-  start() {
-    clock.counted = 0;
+  key: (task) => "seconds of " + draft.key(task),
+  keep() {
+    try {
+      if (S.task) sessionStorage.setItem(clock.key(S.task), clock.seconds());
+    } catch {
+      // a browser without storage: those before a reload are lost
+    }
+  },
+  kept(task) {
+    try {
+      return 1000 * Number(sessionStorage.getItem(clock.key(task)));
+    } catch {
+      return 0;
+    }
+  },
+  start(task) {
+    clock.counted = task ? clock.kept(task) : 0;
     clock.since = document.hidden ? null : performance.now();
   },
   turn() {

@@ -172,6 +172,10 @@ def test_who_ties_all_that_the_owner_orders_is_below_the_cutoff():
     tied = {"ranks": [1, 1, 1], "flags": [[], [], []]}
     ada = report([said(9, "ada", [1, 2, 3], tied)])["by_labeler"]["ada"]
     assert ada["screening"] is None and ada["below_cutoff"] is False
+    # nor of copies of one text, which he ordered
+    copies = said(9, "ada", [1, 2, 3], {"ranks": [1, 3, 2], "flags": None})
+    copies["row"]["completions"] = ["x", "x", "y"]
+    assert report([copies])["by_labeler"]["ada"]["below_cutoff"] is None
 
 
 def test_what_the_owner_was_not_asked_is_not_held_against_anybody():

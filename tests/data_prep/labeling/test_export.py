@@ -207,6 +207,12 @@ def test_an_export_that_was_killed_is_replaced(tmp_path, monkeypatch):
             export(path, output)
         output.write_text(whole)
     assert export(path, output)["rows"] == 2
+    # once it stands, the one before it is a file like any other
+    output.write_text("{}\n")
+    export(path, output, changed=True)
+    output.write_text("{}\n")
+    with pytest.raises(UserError, match="changed by hand"):
+        export(path, output)
 
 
 def test_another_kind_no_answer_or_no_database_is_told(tmp_path):

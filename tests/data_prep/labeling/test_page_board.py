@@ -63,7 +63,7 @@ def test_a_browser_is_not_told_who_wrote_what(tmp_path):
         board = Board(*make_store(tmp_path / name, items, kind=kind), instructions="")
         state = board.state("ada")
         assert "SECRET" not in json.dumps(state)
-        assert set(state["task"]) == {"item", "prompt", "outputs", "previous"}
+        assert set(state["task"]) == {"item", "prompt", "outputs", "previous", "skipped"}
 
 
 def test_a_browser_is_told_whose_and_of_which_database_its_drafts_are(board):
@@ -321,3 +321,21 @@ def test_a_disagreement_names_the_row_of_the_file(tmp_path):
         store.answer(name, store.take(name).item, answer, 1.0)
     [told] = OwnersView(store, project).overview()["agreement"]["disagreements"]
     assert told["item"] == "1 (p0)"
+
+
+def test_what_was_left_out_comes_back_with_its_reason(board):
+    item = board.state("ada")["task"]["item"]
+    board.skip("ada", {"item": item, "reason": "no \u202e idea"})
+    back = board.undo("ada", {})["task"]
+    assert (back["item"], back["skipped"], back["previous"]) == (item, "no \\u202e idea", None)
+    assert board.save("ada", {"item": item, "answer": ranking([0, 1, 2, 3], 4)})["saved"] == item
+
+
+def test_a_row_whose_id_is_a_number_is_told_as_well(tmp_path):
+    [item] = samples(1, 2)
+    numbered = Item({**item.row, "prompt_id": 7})
+    store, project = make_store(tmp_path / "l.sqlite", [numbered], per_item=2, ranking_only=True)
+    for name, ranks in ("ada", [1, 2]), ("bob", [2, 1]):
+        store.answer(name, store.take(name).item, {"ranks": ranks}, 1.0)
+    [told] = OwnersView(store, project).overview()["agreement"]["disagreements"]
+    assert told["item"] == "1 (7)"

@@ -254,18 +254,21 @@ def test_a_reason_is_chosen_and_not_hit(visit, tmp_path):
         page = visit(url)
         press(page, "s Enter")
         dialog = page.locator(".ask")
-        skips = dialog.get_by_role("button", name="Skip", exact=True)
+        skips = dialog.get_by_role("button", name="Skip Ctrl+Enter")
         assert dialog.is_visible()
         skips.click()
         assert page.locator(".missing").inner_text() == "Write the reason, or choose one above."
         # a digit in a reason of one's own is a digit
         press(page, "4")
         assert dialog.locator("textarea").input_value() == "4"
+        # what is typed at once is the beginning of a reason, and no shortcut is one
+        press(page, "Escape s Control+1 Alt+1 n o 1")
+        assert dialog.locator("textarea").input_value() == "no1"
         press(page, "Escape s 4")
         page.get_by_text("Question 1?").wait_for()
         press(page, "s")
         dialog.locator("textarea").fill("no idea")
-        skips.click()
+        press(page, "Control+Enter")
         page.get_by_text("Question 2?").wait_for()
     assert [one["reason"] for one in store.history()] == ["It contains personal data", "no idea"]
 
@@ -283,7 +286,7 @@ def test_what_is_said_of_an_item_does_not_stay_on_the_next(visit, tmp_path):
         assert page.locator(".spoken").inner_text() == "" and back.is_enabled()
         press(page, "u")
         page.get_by_text("Question 0?").wait_for()
-        assert page.locator(".spoken").inner_text().startswith("Your last item again")
+        assert page.locator(".spoken").inner_text().startswith("You saved this before")
         press(page, "Enter")
         page.get_by_text("Question 1?").wait_for()
         assert page.locator(".spoken").inner_text() == ""
@@ -306,6 +309,58 @@ def test_nothing_is_entered_unseen_under_the_instructions(visit, tmp_path):
         for part in (".work", ".actions", ".menu"):
             box = screen.locator(f"#label-board {part}").bounding_box()
             assert box["x"] + box["width"] <= right
+
+
+def test_what_was_left_out_says_so_when_it_comes_back(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(2, 2), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        press(page, "s 4")
+        page.get_by_text("Question 1?").wait_for()
+        press(page, "u")
+        page.get_by_text("Question 0?").wait_for()
+        assert (
+            page.locator(".spoken").inner_text() == "You left this out: It contains personal data"
+        )
+
+
+def test_seconds_before_a_reload_are_worked_ones(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(2, 2), ranking_only=True)
+    with opened(store, project) as url:
+        page = visit(url)
+        page.wait_for_timeout(2000)
+        page.reload()
+        page.get_by_text("Question 0?").wait_for()
+        press(page, "1 Enter")
+        page.get_by_text("Question 1?").wait_for()
+        press(page, "1 Enter")
+        page.get_by_text("Nothing is left").wait_for()
+    first, second = (given["seconds"] for given in store.answers())
+    assert 2 <= first and second < 2
+
+
+def test_whoever_logged_in_since_goes_on_as_who_he_is(visit, tmp_path):
+    store, project = make_store(tmp_path / "l.sqlite", samples(4, 2), ranking_only=True)
+    with opened(store, project, Team(), "owner") as url:
+        page = visit(url, wait="label:has-text('username')")
+        log_in(page, "ada")
+        page.wait_for_selector(BOARD)
+        other = page.context.new_page()
+        other.errors = []
+        other.goto(f"{url}/logout")
+        other.goto(url)
+        log_in(other, "owner")
+        other.wait_for_selector(BOARD)
+        page.bring_to_front()
+        if page.locator("#label-board .drawer").is_visible():
+            press(page, "i")
+        press(page, "1 Enter")
+        page.get_by_text("opened under another name").wait_for()
+        page.get_by_role("button", name="Leave it").click()
+        page.wait_for_function("document.querySelector('.who').textContent === 'owner'")
+        press(page, "1 Enter")
+        saved(page)
+    assert [given["labeler"] for given in store.answers()] == ["owner"]
 
 
 def test_the_prompt_stays_in_sight_while_many_are_ranked(visit, tmp_path):

@@ -376,6 +376,11 @@ def test_who_changes_his_mind_has_taken_the_time_of_both(tmp_path):
     store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), 60)
     store.answer("ada", store.undo("ada").item, ranked([2, 1, 3]), 0.8)
     assert next(store.answers())["seconds"] == 60.8
+    # also where he left it out in between
+    store.skip("ada", store.undo("ada").item, "hm")
+    assert store.undo("ada").skipped == "hm"
+    store.answer("ada", 1, ranked([2, 1, 3]), 5)
+    assert next(store.answers())["seconds"] == 65.8
 
 
 def test_decimals_and_times_ride_along(tmp_path):

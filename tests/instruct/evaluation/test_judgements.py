@@ -5,6 +5,7 @@ import pytest
 from conftest import write_jsonl
 
 from instruct.errors import UserError
+from instruct.evaluation.comparison import rate_against
 from instruct.evaluation.judgements import check_prompts, judged_by_people, read_judgements
 from instruct.evaluation.ranking_metrics import labeler_agreement
 from instruct.evaluation.statistics import cluster_bootstrap, pigeonhole_bootstrap
@@ -323,6 +324,8 @@ def test_one_labeler_of_one_user_is_no_sample(tmp_path):
     rate, quality = found["win_rate"]["ppo_vs_sft"], found["quality"]["ppo"]
     assert rate == {"rate": 1.0, "low": None, "high": None, "n": 1, "ties": 0}
     assert percent(rate) == "100.0 %" and interval(quality) == "7.000"
+    other_way = rate_against(found["win_rate"], "sft", "ppo")
+    assert (other_way["rate"], other_way["low"], other_way["high"]) == (0.0, None, None)
     two = found_in(tmp_path, [row(0, name, {"ppo": 1, "sft": 2}) for name in ("Ada", "Bob")])
     assert two["agreement"] == {"rate": 1.0, "low": None, "high": None, "n_pairs": 1}
 
