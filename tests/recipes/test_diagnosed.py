@@ -338,9 +338,12 @@ def test_a_policy_that_ran_away(trained):
     run_ppo(
         trained, str(trained / "sft" / "merged"), kl_coef=0.0, learning_rate=3e-2, watchdog=False
     )
-    # with it goes what else there is to lose
+    # with it goes what else there is to lose; on some machines it runs to answers of one token,
+    # in which there is no room for many nats
     lost = ["entropy_gone", "one_phrase", "answers_never_end", "over_optimised"]
-    assert_broken(trained, "kl_ran_away", "ppo", maybe=lost)
+    ended = "answers_end_at_once"
+    rule = ended if ended in {e["rule"] for e in diagnose(trained, {})} else "kl_ran_away"
+    assert_broken(trained, rule, "ppo", maybe=[*lost, "kl_ran_away"])
 
 
 def test_answers_that_become_one(setup, tmp_path):
