@@ -174,8 +174,8 @@ def check_prompts(source: str | Path, judgements: list[Judgement], prompts: list
     Raises:
         UserError: none is.
     """
-    here = [(row["prompt_id"], _words_of(row["prompt"])) for row in prompts]
-    if not any((found.prompt_id, found.asked) in here for found in judgements):
+    here = {(row["prompt_id"], tuple(_words_of(row["prompt"]))) for row in prompts}
+    if not any((found.prompt_id, tuple(found.asked)) in here for found in judgements):
         told = f"{len(judgements)} {WHY[OTHER_PROMPT]}"
         raise _none_counts(source, f"{told}; first: {judgements[0].place}")
 

@@ -334,16 +334,20 @@ def test_a_policy_that_never_moved(setup, tmp_path):
     assert moved["evidence"]["learning_rate"] == 1e-9 and moved["evidence"]["kl_coef"] == 0.02
 
 
+def longer(prompts, completions, **_) -> list[float]:
+    """A score that an answer can always have more of."""
+    return [float(len(text)) for text in completions]
+
+
 def test_a_policy_that_ran_away(trained):
     run_ppo(
-        trained, str(trained / "sft" / "merged"), kl_coef=0.0, learning_rate=3e-2, watchdog=False
-    )
-    # with it goes what else there is to lose; on some machines it runs to answers of one token,
-    # in which there is no room for many nats
+        trained, str(trained / "sft" / "merged"), kl_coef=0.0, learning_rate=3e-2, watchdog=False,
+        # where to is no luck: in answers that end at once there is no room for many nats
+        reward_funcs=[f"{__name__}:longer"], reward_weights=[0, 1],
+    )  # fmt: skip
+    # with it goes what else there is to lose
     lost = ["entropy_gone", "one_phrase", "answers_never_end", "over_optimised"]
-    ended = "answers_end_at_once"
-    rule = ended if ended in {e["rule"] for e in diagnose(trained, {})} else "kl_ran_away"
-    assert_broken(trained, rule, "ppo", maybe=[*lost, "kl_ran_away"])
+    assert_broken(trained, "kl_ran_away", "ppo", maybe=lost)
 
 
 def test_answers_that_become_one(setup, tmp_path):
