@@ -201,7 +201,7 @@ def write_rows(
             with opener(beside, "wt", encoding="utf-8") as out:
                 for row in rows:
                     # text a person can read, whatever its script
-                    out.write(json.dumps(row, ensure_ascii=False, default=_as_json) + "\n")
+                    out.write(json.dumps(row, ensure_ascii=False, default=as_plain) + "\n")
         if before is not None:
             before(beside)
 
@@ -220,7 +220,7 @@ def _write_parquet(path: Path, rows: list[dict], beside: Path) -> None:
         raise UserError(f"{path}: cannot be written as Parquet ({error}); write .jsonl") from error
 
 
-def _as_json(value) -> str:
+def as_plain(value) -> str:
     """Dates and times, which Parquet has and JSON has not, as ISO text.
 
     Raises:
@@ -230,7 +230,10 @@ def _as_json(value) -> str:
         return value.isoformat()
     if isinstance(value, Decimal | timedelta):
         return str(value)
-    raise UserError(f"a value of type {type(value).__name__} is no JSON; write .parquet instead")
+    raise UserError(
+        f"a value of type {type(value).__name__} is no JSON; leave its column "
+        "out, or write .parquet"
+    )
 
 
 def check_output(path: str | Path) -> None:

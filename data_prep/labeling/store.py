@@ -17,9 +17,6 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from datetime import date, timedelta
-from datetime import time as time_of_day
-from decimal import Decimal
 from pathlib import Path
 
 from data_prep.labeling import answers, queue
@@ -28,6 +25,7 @@ from data_prep.labeling.project import Project, Task, check_same, project_of
 from data_prep.labeling.schema import open_to_read, open_to_write, told
 from data_prep.labeling.turns import Turn
 from instruct.errors import UserError
+from instruct.files import as_plain
 from instruct.plain_text import check_name
 from instruct.run.folders import claim
 
@@ -351,17 +349,4 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _as_json(value) -> str:
     # ASCII: NUL and half characters are no text to SQLite
-    return json.dumps(value, default=_plain)
-
-
-def _plain(value) -> str:
-    """Dates, times and decimals, which rows of Parquet files hold, as text.
-
-    Raises:
-        UserError: bytes, say.
-    """
-    if isinstance(value, date | time_of_day):
-        return value.isoformat()
-    if isinstance(value, Decimal | timedelta):
-        return str(value)
-    raise UserError(f"a column holds {type(value).__name__}, which is no text; leave it out")
+    return json.dumps(value, default=as_plain)

@@ -238,7 +238,7 @@ def test_a_date_of_a_parquet_file_is_kept_as_text_and_bytes_are_refused(tmp_path
     store = store_of(tmp_path / "labels.sqlite", items=[item(1, when=when)])
     store.answer("ada", store.take("ada").item, ranked([1, 2, 3]), 1)
     assert [row["row"]["when"] for row in store.answers()] == ["2026-01-02T03:04:05+00:00"]
-    with pytest.raises(UserError, match="a column holds bytes"):
+    with pytest.raises(UserError, match="type bytes is no JSON; leave its column out"):
         store_of(tmp_path / "other.sqlite", items=[item(1, image=b"x")])
     # nothing of it is left that would be in the way
     assert store_of(tmp_path / "other.sqlite").progress()["items"] == 4
